@@ -1,0 +1,196 @@
+"""The Python API: :func:`dump`, :func:`open`, :func:`verify`, :func:`compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from pydump.engine.compare import run_compare
+from pydump.engine.open import open_source
+from pydump.engine.planner import Request, settle
+from pydump.engine.run import Output, run_dump
+from pydump.engine.verify import run_verify
+from pydump.errors import ReadError
+from pydump.interfaces.source import Source
+from pydump.model.guest import Guest
+from pydump.model.note import Note
+from pydump.model.plan import Compat
+from pydump.model.report import CompareReport, DumpReport, ProgressCallback, VerifyReport
+from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.registry import Registry, installed
+
+
+class Dump:
+    """An open vmcore: its memory and its facts. Use it as a context manager.
+
+    Attributes:
+        source: The source behind it.
+    """
+
+    def __init__(self, source: Source, registry: Registry, *, arch: str | None = None) -> None:
+        self.source = source
+        self.stated = source.guest()
+        self._registry = registry
+        self._arch = arch
+        self._settled: tuple[Guest, tuple[str, ...]] | None = None
+
+    @property
+    def guest(self) -> Guest:
+        """The facts, completed and put right by the architecture's plugin where it is installed.
+
+        Raises:
+            PlanError: The source does not say enough and no architecture was named.
+        """
+        return self._facts()[0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know about the facts, a line each."""
+        return self._facts()[1]
+
+    def _facts(self) -> tuple[Guest, tuple[str, ...]]:
+        if self._settled is None:
+            guest, _, warnings = settle(self.stated, self._arch, self._registry)
+            self._settled = guest, warnings
+        return self._settled
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """The notes but VMCOREINFO, as the file holds them."""
+        return self.stated.notes
+
+    @property
+    def vmcoreinfo(self) -> Vmcoreinfo | None:
+        """The guest kernel's VMCOREINFO, or None."""
+        return self.stated.vmcoreinfo
+
+    def read(self, paddr: int, size: int) -> bytes:
+        """``size`` bytes of guest memory from ``paddr`` on.
+
+        Raises:
+            ReadError: There is no RAM in a part of the range, or the dump does not hold it; the error says which.
+        """
+        end = paddr + size
+        if size < 0 or paddr < 0:
+            raise ReadError(paddr, size, "no such range")
+        memory = self.stated.memory.ranges()
+        held = memory.subtract(self.source.excluded()).subtract(self.source.unreadable()).clip(paddr, end)
+        if held.size != size:
+            missing = next(iter(memory.clip(0, 1 << 64).clip(paddr, end).subtract(held)), None)
+            if missing:
+                why = "was left out of the dump" if self.source.excluded().clip(*missing) else "is lost"
+                raise ReadError(paddr, size, f"{missing[0]:#x}..{missing[1]:#x} {why}")
+            raise ReadError(paddr, size, "there is no RAM in all or part of it")
+        buffer = bytearray(size)
+        if size:
+            self.source.read_into(paddr, memoryview(buffer))
+        return bytes(buffer)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open(source: str | Source, *, arch: str | None = None) -> Dump:  # noqa: A001  (pydump.open, as users write it)
+    """Open a vmcore, or anything else that ``pydump dump`` takes as its source.
+
+    Args:
+        source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a Source.
+        arch: An architecture's name, in place of what the source says.
+
+    Raises:
+        PydumpError: It cannot be opened.
+    """
+    registry = installed()
+    return Dump(open_source(source, registry) if isinstance(source, str) else source, registry, arch=arch)
+
+
+def dump(
+    source: str | Source,
+    output: str,
+    *,
+    format: str = "kdump",
+    compression: str | None = None,
+    arch: str | None = None,
+    begin: int | None = None,
+    length: int | None = None,
+    vmcoreinfo: Vmcoreinfo | None = None,
+    compat: Compat | None = None,
+    flatten: bool = False,
+    force: bool = False,
+    sync: bool = True,
+    workers: int | None = None,
+    dry_run: bool = False,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: ProgressCallback | None = None,
+) -> DumpReport:
+    """Write a vmcore.
+
+    Args:
+        source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a Source.
+        output: A path, or ``-`` for standard output.
+        format: A format's name: "kdump", "elf", or QEMU's ("kdump-lzo").
+        compression: A compressor's name, "none", or None for the best known one that is installed.
+        arch: An architecture's name, in place of what the source says.
+        begin: The first paddr wanted.
+        length: Bytes wanted from ``begin`` on.
+        vmcoreinfo: VMCOREINFO to write in place of the source's.
+        compat: "qemu" to write what QEMU would, mistakes included.
+        flatten: Write a flattened stream even where the output can seek.
+        force: Replace an existing output.
+        sync: Wait until the data is on the disk.
+        workers: Processes that encode; default: the CPUs this process may use.
+        dry_run: Plan only, write nothing.
+        options: Plugin options: ``{"zlib": {"level": 6}}``.
+        progress: Told how far the run is.
+
+    Raises:
+        PydumpError: It failed; nothing is left at the output.
+    """
+    request = Request(format, compression, arch, begin, length, vmcoreinfo, compat, options or {})
+    registry = installed()
+    opened = open_source(source, registry) if isinstance(source, str) else source
+    label = source if isinstance(source, str) else source.name
+    try:
+        return run_dump(
+            opened,
+            label,
+            Output(output, flatten, force, sync),
+            request,
+            registry,
+            workers=workers,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    finally:
+        if isinstance(source, str):
+            opened.close()
+
+
+def verify(path: str, *, progress: ProgressCallback | None = None) -> VerifyReport:
+    """Check every structure and every page of a vmcore.
+
+    Raises:
+        PydumpError: The file cannot be opened at all.
+    """
+    with open(path) as opened:
+        return run_verify(opened.source, path, progress=progress)
+
+
+def compare(left: str, right: str, *, progress: ProgressCallback | None = None) -> CompareReport:
+    """Compare two vmcores: are they the same guest memory and notes?
+
+    Raises:
+        PydumpError: One of them cannot be opened or read.
+    """
+    with open(left) as a, open(right) as b:
+        return run_compare(a.source, b.source, (left, right), installed(), progress=progress)

@@ -1,0 +1,374 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from pydump.errors import Cancelled, PlanError, PydumpError
+
+if TYPE_CHECKING:
+    from pydump.api import Dump
+    from pydump.options import OptionField
+
+#: Exit codes that no error carries.
+EXIT_INCOMPLETE = 3
+EXIT_DIFFERS = 4
+EXIT_INTERRUPTED = 130
+
+
+class ProgressStyle(StrEnum):
+    """How progress is shown on standard error."""
+
+    auto = "auto"
+    bar = "bar"
+    plain = "plain"
+    json = "json"
+    none = "none"
+
+
+class CompatTarget(StrEnum):
+    """Whose bytes to write."""
+
+    qemu = "qemu"
+
+
+Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="The guest's architecture, in place of what the source says.")]
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+Style = Annotated[ProgressStyle, Option("--progress", help="How to show progress on standard error.")]
+SourceArg = Annotated[
+    str,
+    Argument(metavar="SOURCE", help="A vmcore, parts of one separated by commas, '-', or raw:PATH@PADDR[,PATH@PADDR…]."),
+]
+FileArg = Annotated[str, Argument(metavar="FILE", help="A vmcore, parts of one separated by commas, or '-'.")]
+
+app = typer.Typer(
+    name="pydump",
+    help="Guest memory in, a vmcore that every tool opens out.",
+    no_args_is_help=False,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class _Say:
+    """What the user wants to hear."""
+
+    arch: str | None = None
+    verbose = False
+    quiet = False
+
+
+_say = _Say()
+
+
+def _talk(line: str) -> None:
+    if not _say.quiet:
+        print(f"pydump: {line}", file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context,
+    arch: Arch = None,
+    version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, Option("--verbose", "-v", help="Say what is chosen, and why.")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Guest memory in, a vmcore that every tool opens out.
+
+    With --arch NAME and no command: the dump facts of that architecture.
+    """
+    _say.arch, _say.verbose, _say.quiet = arch, verbose, quiet
+    if version:
+        from pydump import __version__
+
+        print(f"pydump {__version__}")
+    elif context.invoked_subcommand is None:
+        if arch is None:
+            print(context.get_help())
+            raise typer.Exit(2)
+        from pydump.cli import render
+        from pydump.registry import installed
+
+        render.arch(installed().arch(arch), as_json=as_json)
+
+
+def dump(
+    source: SourceArg,
+    output: Annotated[str, Argument(metavar="OUTPUT", help="A path, '-' for standard output, or fd:N.")],
+    arch: Arch = None,
+    format_: Annotated[str, Option("--format", metavar="NAME", help="kdump, elf, or QEMU's names, as kdump-lzo.")] = "kdump",
+    compression: Annotated[
+        str | None, Option("--compression", metavar="NAME", help="zlib, lzo, snappy, zstd or none. Default: zlib.")
+    ] = None,
+    flatten: Annotated[bool, Option("--flatten", help="Write a flattened stream, as for a pipe.")] = False,
+    begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Only guest memory from here on.")] = None,
+    length: Annotated[str | None, Option("--length", metavar="SIZE", help="Only so many bytes of it.")] = None,
+    workers: Annotated[int | None, Option("--workers", metavar="N", help="Processes that encode. Default: the CPUs.")] = None,
+    vmcoreinfo: Annotated[
+        Path | None, Option("--vmcoreinfo", metavar="FILE", help="VMCOREINFO text to write in place of the source's.")
+    ] = None,
+    compat: Annotated[CompatTarget | None, Option("--compat", help="Write QEMU's bytes, mistakes included.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    force: Annotated[bool, Option("--force", help="Replace an existing output.")] = False,
+    no_sync: Annotated[bool, Option("--no-sync", help="Do not wait until the data is on the disk.")] = False,
+    as_json: Json = False,
+    progress: Style = ProgressStyle.auto,
+    **plugin_options: Any,
+) -> None:
+    """Write a vmcore from guest memory: capture, convert or repair.
+
+    Exit codes: 0 complete, 1 failed, 2 cannot be done as asked, 3 written but the source had lost pages, 130 interrupted.
+    """
+    import pydump
+    from pydump.builtin.raw import parse_number
+    from pydump.cli import render
+    from pydump.cli.progress import shown
+    from pydump.model.vmcoreinfo import Vmcoreinfo
+
+    with shown(ProgressStyle.none if _say.quiet or dry_run else progress) as tell:
+        report = pydump.dump(
+            source,
+            output,
+            format=format_,
+            compression=compression,
+            arch=arch or _say.arch,
+            begin=None if begin is None else parse_number(begin),
+            length=None if length is None else parse_number(length),
+            vmcoreinfo=None if vmcoreinfo is None else Vmcoreinfo(_read_text(vmcoreinfo)),
+            compat=None if compat is None else compat.value,
+            flatten=flatten,
+            force=force,
+            sync=not no_sync,
+            workers=workers,
+            dry_run=dry_run,
+            options=_by_plugin(plugin_options),
+            progress=tell,
+        )
+    for warning in report.warnings:
+        _talk(f"warning: {warning}")
+    to_stdout = output == "-"
+    if as_json:
+        print(json.dumps(asdict(report), indent=2), file=sys.stderr if to_stdout else sys.stdout)
+    elif not _say.quiet:
+        render.report(report, sys.stderr if to_stdout else sys.stdout)
+    if not report.complete:
+        _talk(f"incomplete: the source had lost {report.unreadable_size} bytes of guest memory; they read as left out")
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+@app.command()
+def info(
+    file: SourceArg,
+    arch: Arch = None,
+    notes: Annotated[bool, Option("--notes", help="Print the notes and the registers they hold.")] = False,
+    vmcoreinfo: Annotated[bool, Option("--vmcoreinfo", help="Print the VMCOREINFO text.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a vmcore is, how large, and whose."""
+    import pydump
+    from pydump.cli import render
+
+    with pydump.open(file, arch=arch or _say.arch) as opened:
+        if vmcoreinfo:
+            if opened.vmcoreinfo is None:
+                raise PydumpError(f"{file} has no VMCOREINFO")
+            sys.stdout.write(opened.vmcoreinfo.text.rstrip(b"\0").decode("utf-8", "replace"))
+        else:
+            _warn(opened)
+            render.info(opened, file, notes=notes, as_json=as_json)
+
+
+@app.command()
+def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle.auto) -> None:
+    """Check every structure, every descriptor, every page. Exit code 4 where something is wrong."""
+    import pydump
+    from pydump.cli import render
+    from pydump.cli.progress import shown
+
+    with shown(ProgressStyle.none if _say.quiet else progress) as tell:
+        report = pydump.verify(file, progress=tell)
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        render.verify(report, quiet=_say.quiet)
+    if not report.ok:
+        raise typer.Exit(EXIT_DIFFERS)
+
+
+@app.command()
+def compare(
+    left: Annotated[str, Argument(metavar="A", help="A vmcore.")],
+    right: Annotated[str, Argument(metavar="B", help="Another.")],
+    as_json: Json = False,
+    progress: Style = ProgressStyle.auto,
+) -> None:
+    """Are these the same guest memory and notes? Exit code 4 where they are not, and where they part."""
+    import pydump
+    from pydump.cli import render
+    from pydump.cli.progress import shown
+
+    with shown(ProgressStyle.none if _say.quiet else progress) as tell:
+        report = pydump.compare(left, right, progress=tell)
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        render.compare(report, quiet=_say.quiet)
+    if not report.same:
+        raise typer.Exit(EXIT_DIFFERS)
+
+
+@app.command()
+def read(
+    file: SourceArg,
+    paddr: Annotated[str, Argument(metavar="PADDR", help="Guest-physical address, as 0x1000.")],
+    size: Annotated[str, Argument(metavar="SIZE", help="Bytes, as 4096 or 4K.")],
+    as_hex: Annotated[bool, Option("--hex", help="A hex dump, also where standard output is no terminal.")] = False,
+) -> None:
+    """Guest memory to standard output; on a terminal as a hex dump."""
+    import pydump
+    from pydump.builtin.raw import parse_number
+    from pydump.cli import render
+
+    start, length = parse_number(paddr), parse_number(size)
+    with pydump.open(file) as opened:
+        step = 1 << 20
+        for at in range(start, start + length, step):
+            data = opened.read(at, min(step, start + length - at))
+            if as_hex or sys.stdout.isatty():
+                render.hexdump(data, at)
+            else:
+                sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+
+
+@app.command()
+def plugins(as_json: Json = False) -> None:
+    """What is installed, what does not work, and why."""
+    from pydump.cli import render
+    from pydump.registry import installed
+
+    render.plugins(installed(), as_json=as_json)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminated)
+    try:
+        _add_dump(arguments)
+        if not {"-h", "--help"} & set(arguments):
+            _warn_of_broken_plugins(arguments)
+        code = typer.main.get_command(app).main(arguments, prog_name="pydump", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except PydumpError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; nothing was left at the output", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes standard output
+        return 1
+    except typer.TyperException as error:
+        return _fail(f"{error.format_message()}; see pydump --help", error.exit_code)
+    except MemoryError:
+        return _fail("out of memory", 1)
+    except Exception as error:  # a bug: still one line, unless someone is looking for it
+        if os.environ.get("PYDUMP_DEBUG"):
+            raise
+        return _fail(f"internal error: {type(error).__name__}: {error}; set PYDUMP_DEBUG=1 for the traceback", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print("pydump: error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise Cancelled(f"ended by {signal.Signals(number).name}; nothing was left at the output")
+
+
+def _warn(opened: Dump) -> None:
+    for warning in opened.warnings:
+        _talk(f"warning: {warning}")
+
+
+def _warn_of_broken_plugins(arguments: list[str]) -> None:
+    if "plugins" in arguments or "-q" in arguments or "--quiet" in arguments or not arguments:
+        return
+    from pydump.registry import installed
+
+    for plugin in installed().broken:
+        print(f"pydump: warning: plugin {plugin.name} does not work: {plugin.error}", file=sys.stderr)
+
+
+def _read_text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PlanError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _add_dump(arguments: list[str]) -> None:
+    """Register ``dump``, with the options of the installed compressors when it is the command that is run."""
+    signature = inspect.signature(dump, eval_str=True)
+    fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters = [*fixed, *(_plugin_parameters() if "dump" in arguments else [])]
+    dump.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    dump.__annotations__ = {p.name: p.annotation for p in parameters}
+    app.command()(dump)
+
+
+def _plugin_parameters() -> list[inspect.Parameter]:
+    """``--<name>-<field>`` for each option of each compressor."""
+    from pydump.options import option_fields
+    from pydump.registry import installed
+
+    parameters = []
+    for cls in installed().compressors():
+        for declared in option_fields(cls.Options):
+            parameters.append(_parameter(cls.name, declared))
+    return parameters
+
+
+def _parameter(owner: str, declared: OptionField) -> inspect.Parameter:
+    flag = f"--{owner}-{declared.name}".replace("_", "-")
+    if declared.low is not None:
+        text = f"{owner}: {declared.help}, {declared.low} to {declared.high}"
+    elif declared.choices:
+        text = f"{owner}: {declared.help}: {', '.join(declared.choices)}"
+    else:
+        text = f"{owner}: {declared.help}"
+    return inspect.Parameter(
+        f"{owner}__{declared.name}",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[declared.type | None, Option(flag, help=f"{text}. Default: {declared.default}.")],
+    )
+
+
+def _by_plugin(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        if value is not None:
+            owner, _, name = key.partition("__")
+            options.setdefault(owner, {})[name] = value
+    return options

@@ -1,0 +1,95 @@
+"""Progress on standard error: a bar, lines, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydump.model.report import Progress, ProgressCallback
+
+#: A run shorter than this many seconds draws nothing.
+PATIENCE = 0.5
+
+
+@contextmanager
+def shown(style: str) -> Iterator[ProgressCallback | None]:
+    """A callback that shows progress in ``style`` ("auto", "bar", "plain", "json" or "none")."""
+    if style == "auto":
+        style = "bar" if sys.stderr.isatty() else "none"
+    if style == "bar":
+        with _bar() as callback:
+            yield callback
+    elif style in ("plain", "json"):
+        yield _lines(style)
+    else:
+        yield None
+
+
+def _lines(style: str) -> ProgressCallback:
+    state = {"next": 0.0}
+
+    def tell(progress: Progress) -> None:
+        now = time.monotonic()
+        if now < state["next"] and progress.done < progress.total:
+            return
+        state["next"] = now + 1
+        if style == "json":
+            line = json.dumps({"phase": progress.phase, "done": progress.done, "total": progress.total})
+        else:
+            share = 100 * progress.done // max(1, progress.total)
+            line = f"pydump: {progress.phase} {share} % of {progress.total >> 20} MiB"
+        print(line, file=sys.stderr, flush=True)
+
+    return tell
+
+
+@contextmanager
+def _bar() -> Iterator[ProgressCallback]:
+    began = time.monotonic()
+    bar: Any = None
+    tasks: dict[str, Any] = {}
+
+    def tell(progress: Progress) -> None:
+        nonlocal bar
+        if bar is None:
+            if time.monotonic() - began < PATIENCE:
+                return
+            bar = _rich_bar()
+            bar.start()
+        if progress.phase not in tasks:
+            tasks[progress.phase] = bar.add_task(progress.phase, total=progress.total)
+        bar.update(tasks[progress.phase], completed=progress.done)
+
+    try:
+        yield tell
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _rich_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

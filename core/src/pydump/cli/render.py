@@ -1,0 +1,204 @@
+"""What the commands print for people, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TextIO
+
+
+if TYPE_CHECKING:
+    from pydump.api import Dump
+    from pydump.interfaces.arch import Arch
+    from pydump.model.guest import Guest
+    from pydump.model.report import CompareReport, DumpReport, VerifyReport
+    from pydump.registry import Registry
+
+_LABEL = 14
+
+
+def size(n: int) -> str:
+    """A number of bytes for people: ``256.2 MiB``."""
+    value = float(n)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{n} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def _rows(rows: list[tuple[str, str]], stream: TextIO | None = None) -> None:
+    for label, value in rows:
+        print(f"{label:<{_LABEL}}{value}", file=stream)
+
+
+def report(r: DumpReport, stream: TextIO) -> None:
+    """A finished dump, in a few lines."""
+    codec = "" if r.format == "elf" else ", not compressed" if r.compression == "none" else f", {r.compression} by {r.producer}"
+    kind = f"{r.format}{' (flattened)' if r.flattened else ''}{codec}"
+    rate = f" in {r.seconds:.2f} s with {r.workers} worker{'s' if r.workers > 1 else ''}"
+    rows = [
+        ("would write" if r.dry_run else "wrote", r.output if r.output != "-" else "standard output"),
+        ("format", kind),
+        ("guest", f"{r.arch or f'e_machine {r.machine}'}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}"),
+        ("memory", f"{size(r.ram_size)}, {size(r.zero_size)} of it zero pages" if not r.dry_run else size(r.ram_size)),
+        ("size", f"at most {size(r.output_size)}" if r.dry_run else f"{size(r.output_size)}{rate}"),
+    ]
+    if r.excluded_size:
+        rows.append(("left out", f"{size(r.excluded_size)} that the source had left out"))
+    if not r.has_vmcoreinfo:
+        rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
+    _rows(rows, stream)
+
+
+def _cpus(n: int) -> str:
+    return f"{n} CPU{'' if n == 1 else 's'}"
+
+
+def verify(r: VerifyReport, *, quiet: bool) -> None:
+    """What a check found."""
+    for fault in r.faults:
+        print(fault)
+    if r.n_faults > len(r.faults):
+        print(f"… and {r.n_faults - len(r.faults)} more")
+    if r.ok and not quiet:
+        print(f"{r.path}: sound; {size(r.checked_size)} of guest memory read back in {r.seconds:.2f} s")
+    elif not r.ok:
+        print(f"{r.path}: {r.n_faults} fault{'s' if r.n_faults != 1 else ''}")
+
+
+def compare(r: CompareReport, *, quiet: bool) -> None:
+    """Where two dumps part."""
+    for line in r.differences:
+        print(line)
+    if r.n_differences > len(r.differences):
+        print(f"… and {r.n_differences - len(r.differences)} more")
+    if r.same and not quiet:
+        print(f"the same guest: {size(r.compared_size)} of memory compared in {r.seconds:.2f} s")
+    elif not r.same:
+        print(f"{r.left} and {r.right} differ in {r.n_differences} place{'s' if r.n_differences != 1 else ''}")
+
+
+def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
+    """What a vmcore is."""
+    guest = opened.guest
+    source = opened.source
+    excluded, lost = source.excluded().size, source.unreadable().size
+    if as_json:
+        print(json.dumps(_info_json(opened, path, guest, notes=notes), indent=2))
+        return
+    uts = guest.utsname
+    release = uts.release if uts.release != "unknown" else None
+    rows = [("file", path), *source.describe()]
+    rows.append(("guest", f"{guest.arch or 'unknown architecture'}, {guest.byte_order}-endian, {guest.elf_class}-bit"))
+    rows.append(("kernel", f"Linux {release}" if release else "unknown"))
+    rows.append(("page size", f"{guest.page_size} bytes"))
+    rows.append(("phys_base", f"{guest.phys_base or 0:#x}"))
+    rows.append(("memory", f"{size(guest.memory.size)} in {len(guest.memory)} block{'s' if len(guest.memory) > 1 else ''}"))
+    rows += [("", f"{block.paddr:#014x} .. {block.end:#014x}  {size(block.size)}") for block in guest.memory.blocks[:16]]
+    if len(guest.memory) > 16:
+        rows.append(("", f"… and {len(guest.memory) - 16} more"))
+    if excluded:
+        rows.append(("left out", f"{size(excluded)} (dump level {guest.dump_level})"))
+    if lost:
+        rows.append(("lost", size(lost)))
+    rows.append(("CPUs", str(guest.n_cpus or 0)))
+    rows.append(("notes", f"{len(guest.notes)}" if guest.notes else "none"))
+    text = guest.vmcoreinfo
+    rows.append(("vmcoreinfo", f"{len(text.keys())} entries" if text else "none"))
+    _rows(rows)
+    if notes:
+        for note in guest.notes:
+            print(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes")
+
+
+def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[str, Any]:
+    uts = guest.utsname
+    result: dict[str, Any] = {
+        "path": path,
+        "source": dict(opened.source.describe()),
+        "arch": guest.arch,
+        "machine": guest.machine,
+        "byte_order": guest.byte_order,
+        "elf_class": guest.elf_class,
+        "page_size": guest.page_size,
+        "phys_base": guest.phys_base,
+        "utsname": {name: getattr(uts, name) for name in ("sysname", "nodename", "release", "version", "machine", "domainname")},
+        "n_cpus": guest.n_cpus,
+        "memory": [{"paddr": block.paddr, "size": block.size} for block in guest.memory],
+        "excluded_size": opened.source.excluded().size,
+        "unreadable_size": opened.source.unreadable().size,
+        "dump_level": guest.dump_level,
+        "has_vmcoreinfo": guest.vmcoreinfo is not None,
+        "warnings": list(opened.warnings),
+    }
+    if notes:
+        result["notes"] = [{"name": n.name, "type": n.type, "desc": n.desc.hex()} for n in guest.notes]
+    return result
+
+
+def hexdump(data: bytes, paddr: int) -> None:
+    """Sixteen bytes a line, as ``hexdump -C`` prints them."""
+    for at in range(0, len(data), 16):
+        row = data[at : at + 16]
+        left, right = row[:8].hex(" "), row[8:].hex(" ")
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        print(f"{paddr + at:016x}  {left:<23}  {right:<23}  |{text}|")
+
+
+def plugins(registry: Registry, *, as_json: bool) -> None:
+    """What is installed, and what is broken."""
+    rows = [
+        {
+            "plugin": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "provides": [f"{role} {cls.name}" for role, cls in plugin.classes],
+            "error": plugin.error,
+        }
+        for plugin in registry.plugins
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    width = max(len(str(row["plugin"])) for row in rows)
+    place = max(len(f"{row['distribution']} {row['version']}") for row in rows)
+    for row in rows:
+        says = f"broken: {row['error']}" if row["error"] else ", ".join(row["provides"] or ())
+        print(f"{row['plugin']:<{width}}  {row['distribution']} {row['version']}".ljust(width + place + 4) + str(says))
+
+
+def arch(cls: type[Arch], *, as_json: bool) -> None:
+    """The dump facts of an architecture."""
+    order = cls.byte_order
+    if as_json:
+        facts = {
+            "name": cls.name,
+            "machine": cls.machine,
+            "byte_order": order,
+            "elf_class": cls.elf_class,
+            "page_sizes": list(cls.page_sizes),
+            "uts_machine": cls.uts_machine(order),
+            "notes": [{"label": k.label, "name": k.name, "type": k.type, "size": k.size} for k in cls.note_kinds],
+            "registers": [{"name": r.name, "bits": r.bits, "note": r.note} for r in cls.registers],
+        }
+        print(json.dumps(facts, indent=2))
+        return
+    _rows(
+        [
+            ("arch", cls.name),
+            ("machine", f"{cls.machine} (ELF e_machine)"),
+            ("byte order", f"{order}-endian"),
+            ("class", f"{cls.elf_class}-bit"),
+            ("page size", ", ".join(f"{n} bytes" for n in cls.page_sizes)),
+            ("uname -m", cls.uts_machine(order)),
+        ]
+    )
+    print("notes of a CPU")
+    for kind in cls.note_kinds:
+        length = f"{kind.size} bytes" if kind.size is not None else "varies"
+        print(f"  {kind.label:<12} {kind.name:<6} type {kind.type:#07x}  {length}")
+        names = [r.name for r in cls.registers if r.note == kind.label]
+        for at in range(0, len(names), 12):
+            print(f"    {' '.join(names[at : at + 12])}")
+
+

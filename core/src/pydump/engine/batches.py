@@ -1,0 +1,147 @@
+"""Cuts what a writer wants into batches, and fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydump.interfaces.format import Batch, Writer
+from pydump.interfaces.source import KnowsHoles, Source
+from pydump.model.memory import Ranges
+from pydump.model.plan import Plan
+
+#: Bytes of guest memory in a batch that holds data.
+BATCH_SIZE = 4 << 20
+#: Bytes in a batch that is known to be zero: bounded by the page descriptors it makes.
+HOLE_BATCH_SIZE = 256 << 20
+#: A hole shorter than this is filled with zeros rather than cut out.
+LEAST_HOLE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A batch before it is read.
+
+    Attributes:
+        position: Where it begins in the stored stream.
+        size: Bytes.
+        runs: ``(start, end)`` in paddr of what it is made of, end to end; empty when all of it is known to be zero.
+    """
+
+    position: int
+    size: int
+    runs: tuple[tuple[int, int], ...]
+
+
+class Batches:
+    """The batches of a dump: the same sequence each time, in every process.
+
+    Args:
+        source: Where the memory is.
+        plan: What is wanted of it.
+        writer: In which pieces.
+    """
+
+    def __init__(self, source: Source, plan: Plan, writer: Writer) -> None:
+        self._source = source
+        self._stored = writer.stored
+        self._unit = writer.unit
+        self._readable = plan.readable()
+        self.total = self._stored.size
+
+    def specs(self) -> Iterator[Spec]:
+        """What each batch is made of, in the order of the stored stream."""
+        position = size = 0
+        runs: list[tuple[int, int]] = []
+        for start, end, hole in self._pieces():
+            if hole:
+                if runs:
+                    yield Spec(position, size, tuple(runs))
+                    position, size, runs = position + size, 0, []
+                for at in range(start, end, HOLE_BATCH_SIZE):
+                    step = min(HOLE_BATCH_SIZE, end - at)
+                    yield Spec(position, step, ())
+                    position += step
+                continue
+            at = start
+            while at < end:
+                stop = min(end, at + BATCH_SIZE - size)
+                runs.append((at, stop))
+                size += stop - at
+                at = stop
+                if size == BATCH_SIZE:
+                    yield Spec(position, size, tuple(runs))
+                    position, size, runs = position + size, 0, []
+        if runs:
+            yield Spec(position, size, tuple(runs))
+
+    def load(self, spec: Spec, buffer: memoryview) -> Batch:
+        """Read a batch.
+
+        Args:
+            spec: Which.
+            buffer: Room for BATCH_SIZE bytes, which the batch's data will lie in.
+        """
+        if not spec.runs:
+            return Batch(spec.position, spec.size, None)
+        at = 0
+        for start, end in spec.runs:
+            self._fill(start, buffer[at : at + end - start])
+            at += end - start
+        return Batch(spec.position, spec.size, buffer[: spec.size])
+
+    def _fill(self, paddr: int, buffer: memoryview) -> None:
+        """Read a run; what of it is not readable (the rest of a page beyond RAM) is zero."""
+        end = paddr + len(buffer)
+        at = paddr
+        for start, stop in self._readable.clip(paddr, end):
+            if start > at:
+                buffer[at - paddr : start - paddr] = bytes(start - at)
+            self._source.read_into(start, buffer[start - paddr : stop - paddr])
+            at = stop
+        if at < end:
+            buffer[at - paddr :] = bytes(end - at)
+
+    def _pieces(self) -> Iterator[tuple[int, int, bool]]:
+        """``(start, end, is hole)`` over the stored ranges, cut at multiples of the unit."""
+        for start, end in self._stored:
+            if not isinstance(self._source, KnowsHoles) or end - start < LEAST_HOLE:
+                yield start, end, False
+                continue
+            at = start
+            for data_start, data_end in self._data(start, end):
+                if data_start - at >= LEAST_HOLE:
+                    yield at, data_start, True
+                    at = data_start
+                if data_end > at:
+                    yield at, data_end, False
+                    at = data_end
+            if end - at >= LEAST_HOLE:
+                yield at, end, True
+            elif end > at:
+                yield at, end, False
+
+    def _data(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """What of a range may hold data, widened to whole units and with short holes closed."""
+        assert isinstance(self._source, KnowsHoles)
+        unit = self._unit
+        last: tuple[int, int] | None = None
+        for a, b in self._readable.clip(start, end):
+            for data_start, data_end in self._source.data_ranges(a, b - a):
+                first = start + (data_start - start) // unit * unit
+                stop = min(end, start - (start - data_end) // unit * unit)
+                if last is not None and first - last[1] < LEAST_HOLE:
+                    last = (last[0], max(last[1], stop))
+                else:
+                    if last is not None:
+                        yield last
+                    last = (first, stop)
+        if last is not None:
+            yield last
+
+
+def readable_runs(readable: Ranges, step: int) -> Iterator[tuple[int, int]]:
+    """``readable`` in runs of at most ``step`` bytes."""
+    for start, end in readable:
+        for at in range(start, end, step):
+            yield at, min(end, at + step)

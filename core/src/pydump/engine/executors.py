@@ -1,0 +1,314 @@
+"""Who encodes: this process alone, or forked workers. The bytes that come out are the same."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from typing import Any, Final
+
+from pydump.engine.batches import BATCH_SIZE, Batches, Spec
+from pydump.errors import Cancelled, PluginError, PydumpError
+from pydump.interfaces.format import Encoded, Writer
+from pydump.interfaces.sink import Extent, Hole, Sink
+
+#: Encoded batches a worker may hold while it waits for its turn.
+MAX_PENDING: Final = 3
+#: Batches of one worker that may be on their way to the parent.
+SLOTS: Final = 3
+#: Room for one batch on its way: its payload, which is never longer than the batch, and its descriptors.
+SLOT_SIZE: Final = BATCH_SIZE + (4 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run of the pipeline adds up to.
+
+    Attributes:
+        end: Where the last payload ends.
+        zero_size: Bytes of guest memory that were found to be zero.
+    """
+
+    end: int
+    zero_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A pipeline: batches through a writer into a sink."""
+
+    batches: Batches
+    writer: Writer
+    sink: Sink
+    #: Called with the bytes of guest memory done so far.
+    progress: Callable[[int], None]
+
+
+class Executor(ABC):
+    """Runs a job."""
+
+    #: Processes that encode.
+    workers: int
+
+    @abstractmethod
+    def run(self, job: Job) -> Outcome:
+        """Encode and write every batch.
+
+        Raises:
+            PydumpError: Anything failed; no process is left running.
+        """
+
+
+class SerialExecutor(Executor):
+    """Everything in this process."""
+
+    workers = 1
+
+    def run(self, job: Job) -> Outcome:
+        at, done, zero = job.writer.start, 0, 0
+        buffer = memoryview(bytearray(min(BATCH_SIZE, max(1, job.batches.total))))
+        for extent in job.writer.layout():
+            job.sink.write(extent)
+        for spec in job.batches.specs():
+            encoded = _encode(job, spec, buffer)
+            for extent in job.writer.extents(encoded, at):
+                job.sink.write(extent)
+            at += encoded.grows
+            done += encoded.size
+            zero += encoded.zero_size
+            job.progress(done)
+        return Outcome(at, zero)
+
+
+def _encode(job: Job, spec: Spec, buffer: memoryview) -> Encoded:
+    batch = job.batches.load(spec, buffer)
+    try:
+        return job.writer.encode(batch)
+    except PydumpError:
+        raise
+    except Exception as error:  # a format or codec that breaks is named, with where it was
+        paddr = spec.runs[0][0] if spec.runs else spec.position
+        raise PluginError(
+            type(job.writer).__module__.partition(".")[0], f"{type(error).__name__}: {error}, at paddr {paddr:#x}"
+        ) from error
+
+
+class _Shared:
+    """Numbers that all processes see, and the lock that guards them."""
+
+    NEXT, TICKET, OFFSET, DONE, ZERO = range(5)
+
+    def __init__(self, context: Any, start: int) -> None:
+        self.turn = context.Condition(context.Lock())
+        self._map = mmap.mmap(-1, mmap.PAGESIZE)
+        self.numbers = memoryview(self._map).cast("q")
+        self.numbers[self.OFFSET] = start
+
+    def claim(self) -> int:
+        """The number of the next batch that nobody has."""
+        with self.turn:
+            index = self.numbers[self.NEXT]
+            self.numbers[self.NEXT] = index + 1
+            return index
+
+    def ticket(self, index: int, encoded: Encoded, *, wait: bool) -> int | None:
+        """The start offset of batch ``index``, when all batches before it have theirs.
+
+        Args:
+            index: The batch's number.
+            encoded: What became of it.
+            wait: Wait for it; else None when it is not yet known.
+        """
+        numbers = self.numbers
+        with self.turn:
+            while numbers[self.TICKET] != index:
+                if not wait:
+                    return None
+                self.turn.wait()
+            start = numbers[self.OFFSET]
+            numbers[self.OFFSET] = start + encoded.grows
+            numbers[self.TICKET] = index + 1
+            numbers[self.DONE] += encoded.size
+            numbers[self.ZERO] += encoded.zero_size
+            self.turn.notify_all()
+            return start
+
+
+class ForkedExecutor(Executor):
+    """Forked workers, which inherit source, writer and sink.
+
+    A worker claims the next batch, reads and encodes it, and gets its start offset when the batches before have
+    theirs. Where the sink takes writes from any process it writes the extents itself; else they go to the parent
+    through shared memory, and the parent writes them in order.
+
+    Args:
+        workers: Processes that encode.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def run(self, job: Job) -> Outcome:
+        context = get_context("fork")
+        shared = _Shared(context, job.writer.start)
+        slots = None if job.sink.shared else [mmap.mmap(-1, SLOT_SIZE * SLOTS) for _ in range(self.workers)]
+        pipes = [context.Pipe() for _ in range(self.workers)]
+        parent = os.getpid()
+        processes = []
+        try:
+            for number in range(self.workers):
+                slot = slots[number] if slots else None
+                process = context.Process(target=_work, args=(job, shared, number, pipes, slot, parent), daemon=True)
+                process.start()
+                processes.append(process)
+            for _, theirs in pipes:
+                theirs.close()
+            for extent in job.writer.layout():
+                job.sink.write(extent)
+            self._follow(job, shared, [ours for ours, _ in pipes], processes, slots)
+        finally:
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+                process.join()
+                process.close()
+            for ours, _ in pipes:
+                ours.close()
+        numbers = shared.numbers
+        job.progress(numbers[_Shared.DONE])
+        return Outcome(numbers[_Shared.OFFSET], numbers[_Shared.ZERO])
+
+    def _follow(
+        self, job: Job, shared: _Shared, pipes: list[Any], processes: list[Any], slots: list[mmap.mmap] | None
+    ) -> None:
+        """Until every worker has said that it is done: write what they send, tell how far they are, notice a death."""
+        running = dict(zip(pipes, processes, strict=True))
+        number = {pipe: i for i, pipe in enumerate(pipes)}
+        waiting: dict[int, tuple[Any, int, list[tuple[int, int, int]]]] = {}
+        following = 0
+        while running:
+            for pipe in connection.wait(list(running), timeout=0.1):
+                try:
+                    kind, content = pipe.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    process = running[pipe]
+                    process.join()
+                    raise _died(process.exitcode) from None
+                if kind == "error":
+                    raise content
+                if kind == "done":
+                    del running[pipe]
+                else:
+                    index, slot, pieces = content
+                    waiting[index] = (pipe, slot, pieces)
+            while following in waiting:
+                assert slots is not None
+                pipe, slot, pieces = waiting.pop(following)
+                view = memoryview(slots[number[pipe]])
+                for offset, place, size in pieces:
+                    job.sink.write(Hole(offset, size) if place < 0 else Extent(offset, view[place : place + size]))
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.send(slot)
+                following += 1
+            job.progress(shared.numbers[_Shared.DONE])
+
+
+def _died(exitcode: int | None) -> PydumpError:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = "was memory short?" if -exitcode == signal.SIGKILL else None
+        return PydumpError(f"a worker process was ended by {name}", hint=hint)
+    return PydumpError(f"a worker process ended unexpectedly with exit code {exitcode}")
+
+
+def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.mmap | None, parent: int) -> None:
+    """A worker's life."""
+    _end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    pipe = pipes[number][1]
+    for ours, theirs in pipes:  # else nobody would see the end of a pipe whose worker has died
+        ours.close()
+        if theirs is not pipe:
+            theirs.close()
+    courier = _Courier(pipe, slot) if slot is not None else None
+    try:
+        for index, encoded, start in _encoded(job, shared):
+            extents = job.writer.extents(encoded, start)
+            if courier is not None:
+                courier.send(index, extents)
+            else:
+                for extent in extents:
+                    job.sink.write(extent)
+        pipe.send(("done", None))
+    except PydumpError as error:
+        pipe.send(("error", error))
+    except (BrokenPipeError, EOFError):
+        pass  # the parent has given up
+
+
+def _encoded(job: Job, shared: _Shared) -> Iterator[tuple[int, Encoded, int]]:
+    """The batches that this worker gets, each with its number and its start offset, in ascending order."""
+    buffer = memoryview(bytearray(min(BATCH_SIZE, max(1, job.batches.total))))
+    specs = enumerate(job.batches.specs())
+    pending: deque[tuple[int, Encoded]] = deque()
+    wanted = shared.claim()
+    for number, spec in specs:
+        if number != wanted:
+            continue
+        encoded = _encode(job, spec, buffer)
+        pending.append((number, encoded))
+        while pending:
+            index, oldest = pending[0]
+            # A payload that refers to the buffer must be written before the next batch is read into it.
+            borrowed = oldest.payload is not None and not oldest.grows
+            start = shared.ticket(index, oldest, wait=borrowed or len(pending) > MAX_PENDING)
+            if start is None:
+                break
+            pending.popleft()
+            yield index, oldest, start
+        wanted = shared.claim()
+    for index, encoded in pending:
+        start = shared.ticket(index, encoded, wait=True)
+        assert start is not None
+        yield index, encoded, start
+
+
+class _Courier:
+    """Carries extents to the parent: their bytes through shared memory, where they are through a pipe."""
+
+    def __init__(self, pipe: Any, slots: mmap.mmap) -> None:
+        self._pipe = pipe
+        self._view = memoryview(slots)
+        self._free = deque(range(SLOTS))
+
+    def send(self, index: int, extents: Iterator[Extent | Hole]) -> None:
+        """Send a batch's extents, once there is room."""
+        while not self._free or self._pipe.poll():
+            self._free.append(self._pipe.recv())
+        slot = self._free.popleft()
+        pieces: list[tuple[int, int, int]] = []
+        at = slot * SLOT_SIZE
+        for extent in extents:
+            if isinstance(extent, Hole):
+                pieces.append((extent.offset, -1, extent.size))
+            else:
+                self._view[at : at + extent.size] = memoryview(extent.data).cast("B")
+                pieces.append((extent.offset, at, extent.size))
+                at += extent.size
+        self._pipe.send(("batch", (index, slot, pieces)))
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, however that happens."""
+    PR_SET_PDEATHSIG = 1  # noqa: N806  (its name in sys/prctl.h)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise Cancelled("the parent process is gone")

@@ -1,0 +1,79 @@
+"""From what the user names to a source: a path, several, or ``<source name>:<argument>``."""
+
+from __future__ import annotations
+
+import os
+
+from pydump.builtin.files import FileBacking
+from pydump.builtin.flattened import FlattenedBacking, is_flattened
+from pydump.errors import FormatError, PlanError, SourceError
+from pydump.interfaces.backing import Backing
+from pydump.interfaces.format import Format
+from pydump.interfaces.source import Source
+from pydump.registry import Registry
+
+#: Bytes a format may look at to tell whether a file is its own.
+HEAD_SIZE = 4096
+#: What a file begins with whose format is not installed, and what to install.
+_KNOWN_HEADS = ((b"\x7fELF", "pydump-format-elf"), (b"KDUMP   ", "pydump-format-kdump"), (b"DISKDUMP", "pydump-format-kdump"))
+
+
+def open_source(spec: str, registry: Registry) -> Source:
+    """Open what ``spec`` names.
+
+    Args:
+        spec: A path; ``-`` for standard input; paths separated by commas, for a split dump; or
+            ``<source name>:<argument>``. A file of that very name comes first.
+        registry: What is installed.
+
+    Raises:
+        PydumpError: It cannot be opened, for the reason the error gives.
+    """
+    if not os.path.exists(spec):
+        name, colon, argument = spec.partition(":")
+        if colon and "/" not in name and name:
+            return registry.source(name).open(argument)
+    paths = [spec] if spec == "-" or os.path.exists(spec) else spec.split(",")
+    backings: list[Backing] = []
+    try:
+        backings += [_open_backing(path) for path in paths]
+        format_ = _detect(backings, registry)
+        if len(backings) > 1 and not format_.splits:
+            raise PlanError(f"a {format_.name} dump is one file, {len(backings)} are named")
+        return format_.open(backings, registry.decompressors())
+    except BaseException:
+        for backing in backings:
+            backing.close()
+        raise
+
+
+def _open_backing(path: str) -> Backing:
+    backing: Backing = FileBacking.open(path)
+    if is_flattened(backing.read(0, min(HEAD_SIZE, backing.size))):
+        try:
+            return FlattenedBacking(backing)
+        except BaseException:
+            backing.close()
+            raise
+    return backing
+
+
+def _detect(backings: list[Backing], registry: Registry) -> type[Format]:
+    """The one format that all the files are of."""
+    path = backings[0].path
+    heads = [backing.read(0, min(HEAD_SIZE, backing.size)) for backing in backings]
+    if not heads[0]:
+        raise SourceError(f"{path} is empty")
+    found = [cls for cls in registry.formats() if all(cls.detect(head) for head in heads)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(cls.name for cls in found)
+        raise FormatError(path, f"more than one format claims it: {names}", hint="uninstall one of their plugins")
+    known = ", ".join(registry.names("format")) or "none"
+    needed = next((distribution for head, distribution in _KNOWN_HEADS if heads[0].startswith(head)), None)
+    raise FormatError(
+        path,
+        f"it is of no format that is installed: known are {known}",
+        hint=f"pip install {needed}" if needed else "bare memory is read with raw:PATH@PADDR",
+    )

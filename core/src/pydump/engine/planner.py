@@ -1,0 +1,207 @@
+"""Settles every choice before a byte of memory is read, and refuses what cannot be done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydump.errors import PlanError, UnsupportedError
+from pydump.interfaces.arch import Arch
+from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.format import Writer
+from pydump.interfaces.source import Source
+from pydump.model.guest import Guest, Utsname
+from pydump.model.memory import MemoryMap
+from pydump.model.plan import Compat, Plan
+from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.registry import Registry
+
+#: The page size of a guest of which nobody says another.
+DEFAULT_PAGE_SIZE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asks for.
+
+    Attributes:
+        format: A format's name or alias.
+        compression: A compressor's name, "none", or None for the format's first that is installed.
+        arch: An architecture's name, in place of what the source says.
+        begin: The first paddr wanted, or None for all.
+        length: Bytes wanted from ``begin`` on.
+        vmcoreinfo: The text to write in place of the source's, or None.
+        compat: "qemu" to write what QEMU would.
+        options: Options by plugin name, then by field.
+    """
+
+    format: str = "kdump"
+    compression: str | None = None
+    arch: str | None = None
+    begin: int | None = None
+    length: int | None = None
+    vmcoreinfo: Vmcoreinfo | None = None
+    compat: Compat | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and the plugin instances that carry it out."""
+
+    plan: Plan
+    writer: Writer
+    compressor: Compressor | None
+
+
+def make_plan(source: Source, request: Request, registry: Registry) -> Planned:
+    """Settle how ``source`` is written.
+
+    Raises:
+        PlanError: The request cannot be carried out; nothing was read.
+    """
+    choice = registry.format(request.format)
+    compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
+    guest = source.guest()
+    if request.vmcoreinfo is not None:
+        guest = replace(guest, vmcoreinfo=request.vmcoreinfo)
+    guest, arch, warnings = settle(guest, request.arch, registry)
+    if request.compat == "qemu" and arch is not None:
+        guest = arch.as_qemu(guest)
+    memory = _window(guest.memory, request)
+    window = memory.ranges()
+    plan = Plan(
+        guest=replace(guest, memory=memory),
+        format=choice.format.name,
+        compression=compressor.name if compressor else "none",
+        excluded=source.excluded().intersect(window),
+        unreadable=source.unreadable().intersect(window),
+        compat=request.compat,
+        u64_align=arch.u64_align if arch else 8,
+        load_vaddrs=_load_vaddrs(arch, guest, memory) if request.compat is None else (),
+        warnings=warnings,
+    )
+    return Planned(plan, choice.format.writer(plan, compressor), compressor)
+
+
+def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:
+    """Fill in what the source did not say, from the architecture's plugin or, without one, from common sense.
+
+    Args:
+        guest: What the source says.
+        wanted: An architecture's name in place of what the source says, or None.
+        registry: What is installed.
+
+    Returns:
+        The guest with byte order, class, page size and phys_base set; its architecture, if its plugin is there; and
+        warnings, a line each.
+
+    Raises:
+        PlanError: The architecture is not known and the source does not say enough to do without.
+    """
+    arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
+    if arch is not None:
+        if wanted:
+            guest = replace(guest, machine=None, utsname=replace(guest.utsname, machine=""))
+            if guest.byte_order is None:
+                guest = replace(guest, byte_order=arch.byte_order)
+        guest = arch.settle(guest)
+        if guest.elf_class == 32 and guest.memory.end > 1 << 32:
+            guest = replace(guest, elf_class=64)
+        return guest, arch, ()
+    if guest.byte_order is None or guest.elf_class is None:
+        known = ", ".join(registry.names("arch")) or "none"
+        raise PlanError(
+            "the source does not say of which architecture the guest is",
+            hint=f"say --arch: known are {known}",
+        )
+    vmcoreinfo = guest.vmcoreinfo
+    uts = guest.utsname
+    settled = replace(
+        guest,
+        page_size=(vmcoreinfo.page_size if vmcoreinfo else None) or guest.page_size or DEFAULT_PAGE_SIZE,
+        phys_base=guest.phys_base or 0,
+        utsname=Utsname(
+            uts.sysname or "Linux",
+            uts.nodename,
+            uts.release or (vmcoreinfo.osrelease if vmcoreinfo else None) or "unknown",
+            uts.version or "unknown",
+            uts.machine or "unknown",
+            uts.domainname,
+        ),
+        n_cpus=guest.n_cpus or sum(note.name == "CORE" and note.type == 1 for note in guest.notes),
+    )
+    named = f"e_machine {guest.machine}" if guest.machine is not None else f"machine {uts.machine or 'unknown'!r}"
+    return settled, None, (
+        f"no architecture plugin knows this guest ({named}): facts are taken as the source states them; "
+        "install its pydump-arch plugin to have them checked and completed",
+    )
+
+
+def find_arch(guest: Guest, registry: Registry) -> type[Arch] | None:
+    """The installed architecture that a guest is of: by name, by e_machine, by uname, by its notes."""
+    arches = registry.arches()
+    if guest.arch is not None:
+        return registry.arch(guest.arch)
+    if guest.machine is not None:
+        same = [cls for cls in arches if cls.machine == guest.machine]
+        return (
+            next((c for c in same if c.byte_order == guest.byte_order and c.elf_class == guest.elf_class), None)
+            or next((c for c in same if c.elf_class == guest.elf_class), None)
+            or next(iter(same), None)
+        )
+    machine = guest.utsname.machine.lower()
+    named = next((cls for cls in arches if machine == cls.name or machine in cls.aliases), None)
+    if named is not None:
+        return named
+    owners = [cls for cls in arches if cls.owns(guest)]
+    return owners[0] if len(owners) == 1 else None
+
+
+def _compressor(
+    request: Request, usable: tuple[str, ...], implied: str | None, registry: Registry
+) -> Compressor | None:
+    wanted = request.compression
+    if implied is not None:
+        if wanted not in (None, implied):
+            raise PlanError(f"--format {request.format} means {implied}, and --compression says {wanted}")
+        wanted = implied
+    if not usable:
+        if wanted not in (None, "none"):
+            raise UnsupportedError(f"format {request.format} does not compress", hint="leave --compression out")
+        return None
+    if wanted == "none":
+        return None
+    if wanted is None:
+        wanted = next((name for name in usable if name in registry.names("compressor")), usable[0])
+    compressor = registry.compressor(wanted, dict(request.options.get(wanted, {})))
+    if wanted not in usable:
+        raise UnsupportedError(
+            f"format {request.format} cannot hold {wanted} pages", hint=f"it can hold {', '.join(usable)} and none"
+        )
+    return compressor
+
+
+def _window(memory: MemoryMap, request: Request) -> MemoryMap:
+    if request.begin is None and request.length is None:
+        if not memory:
+            raise PlanError("the source has no guest memory")
+        return memory
+    begin = request.begin or 0
+    if request.length == 0 or (request.length or 0) < 0 or begin < 0:
+        raise PlanError("--length must be at least 1 and --begin at least 0")
+    length = request.length if request.length is not None else max(0, memory.end - begin)
+    clipped = memory.clip(begin, length)
+    if not clipped:
+        where = ", ".join(f"{block.paddr:#x}..{block.end:#x}" for block in memory.blocks[:4])
+        more = ", …" if len(memory) > 4 else ""
+        raise PlanError(f"there is no guest memory in {begin:#x}..{begin + length:#x}", hint=f"RAM is at {where}{more}")
+    return clipped
+
+
+def _load_vaddrs(arch: type[Arch] | None, guest: Guest, memory: MemoryMap) -> tuple[tuple[int, int], ...]:
+    if arch is None:
+        return ()
+    pairs = [(block.paddr, arch.load_vaddr(guest, block.paddr)) for block in memory]
+    return tuple((paddr, vaddr - paddr if vaddr is not None else 0) for paddr, vaddr in pairs)

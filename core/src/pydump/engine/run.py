@@ -1,0 +1,167 @@
+"""Carries out a plan: source to sink, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from pydump.builtin.flattened import FlattenedSink
+from pydump.builtin.sinks import DescriptorSink, FileSink
+from pydump.engine.batches import BATCH_SIZE, Batches
+from pydump.engine.executors import Executor, ForkedExecutor, Job, Outcome, SerialExecutor
+from pydump.engine.planner import Planned, Request, make_plan
+from pydump.errors import PlanError
+from pydump.interfaces.format import Writer
+from pydump.interfaces.sink import Sink
+from pydump.interfaces.source import Source
+from pydump.model.report import DumpReport, Progress, ProgressCallback
+from pydump.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a dump goes.
+
+    Attributes:
+        target: A path, ``-`` for standard output, or ``<sink name>:<argument>``.
+        flatten: Write a flattened stream even where the output can seek.
+        force: Replace what is there.
+        sync: Wait until the data is on the disk.
+    """
+
+    target: str
+    flatten: bool = False
+    force: bool = False
+    sync: bool = True
+
+
+def run_dump(
+    source: Source,
+    label: str,
+    output: Output,
+    request: Request,
+    registry: Registry,
+    *,
+    workers: int | None = None,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
+) -> DumpReport:
+    """Write ``source`` to ``output``.
+
+    Args:
+        source: What to read.
+        label: What the user called it.
+        output: Where to.
+        request: In which form.
+        registry: What is installed.
+        workers: Processes that encode; default: the CPUs this process may use, and no more than there is work for.
+        dry_run: Plan only.
+        progress: Told how far the run is.
+
+    Raises:
+        PydumpError: It failed; nothing is left at the output.
+    """
+    began = time.monotonic()
+    planned = make_plan(source, request, registry)
+    plan, writer = planned.plan, planned.writer
+    batches = Batches(source, plan, writer)
+    executor = _executor(workers, batches.total)
+    if dry_run:
+        return _report(planned, label, output, executor, began, Outcome(writer.start, 0), writer.size_limit, dry=True)
+    with _opened(output, writer, registry) as opened:
+
+        def tell(done: int) -> None:
+            if progress is not None:
+                progress(Progress("dump", done, batches.total))
+
+        outcome = executor.run(Job(batches, writer, opened.sink, tell))
+        for extent in writer.finish(outcome.end):
+            opened.sink.write(extent)
+        size = writer.size(outcome.end)
+        opened.commit(size)
+    return _report(planned, label, output, executor, began, outcome, size, flattened=opened.flattened)
+
+
+class _Opened:
+    """A sink that is aborted unless it was committed."""
+
+    def __init__(self, sink: Sink, flattened: bool) -> None:
+        self.sink = sink
+        self.flattened = flattened
+        self._open = True
+
+    def commit(self, size: int) -> None:
+        self._open = False
+        self.sink.commit(size)
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._open:
+            self.sink.abort()
+
+
+def _opened(output: Output, writer: Writer, registry: Registry) -> _Opened:
+    sink = _sink(output, registry)
+    flatten = output.flatten or not (sink.seekable or writer.sequential)
+    return _Opened(FlattenedSink(sink) if flatten else sink, flatten)
+
+
+def _sink(output: Output, registry: Registry) -> Sink:
+    target = output.target
+    if target == "-":
+        return DescriptorSink.stdout()
+    name, colon, argument = target.partition(":")
+    if colon and name in registry.names("sink") and not os.path.lexists(target):
+        return registry.sink(name).open(argument, force=output.force)
+    return DescriptorSink.special(target) or FileSink.open(target, force=output.force, sync=output.sync)
+
+
+def _executor(workers: int | None, total: int) -> Executor:
+    if workers is not None and workers < 1:
+        raise PlanError("--workers must be at least 1")
+    wanted = workers or len(os.sched_getaffinity(0))
+    useful = -(-total // BATCH_SIZE)
+    return ForkedExecutor(min(wanted, useful)) if min(wanted, useful) > 1 else SerialExecutor()
+
+
+def _report(
+    planned: Planned,
+    label: str,
+    output: Output,
+    executor: Executor,
+    began: float,
+    outcome: Outcome,
+    size: int,
+    *,
+    flattened: bool = False,
+    dry: bool = False,
+) -> DumpReport:
+    plan, guest = planned.plan, planned.plan.guest
+    return DumpReport(
+        source=label,
+        output=output.target,
+        format=plan.format,
+        compression=plan.compression,
+        producer=planned.compressor.producer if planned.compressor else "none",
+        flattened=flattened or (dry and output.flatten),
+        arch=guest.arch,
+        machine=guest.machine,
+        byte_order=guest.byte_order or "",
+        elf_class=guest.elf_class or 0,
+        page_size=guest.page_size or 0,
+        n_cpus=guest.n_cpus or 0,
+        has_vmcoreinfo=guest.vmcoreinfo is not None,
+        ram_size=guest.memory.size,
+        stored_size=plan.readable().size,
+        zero_size=outcome.zero_size,
+        excluded_size=plan.excluded.size,
+        unreadable_size=plan.unreadable.size,
+        output_size=size,
+        seconds=time.monotonic() - began,
+        workers=executor.workers,
+        dry_run=dry,
+        warnings=plan.warnings,
+    )

@@ -1,0 +1,133 @@
+"""What can go wrong, each with its facts as attributes and, where there is one, a hint on what to do.
+
+The command line prints ``message`` and ``hint`` on one line and ends with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PydumpError(Exception):
+    """Base of every error that pydump raises on purpose.
+
+    Attributes:
+        message: What happened, in one line.
+        hint: What to do about it, or None.
+        exit_code: The process's exit code when this error ends a command.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process boundaries: rebuild without calling __init__, whose arguments differ by class.
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(cls: type[PydumpError], args: tuple[Any, ...], state: dict[str, Any]) -> PydumpError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class PlanError(PydumpError):
+    """The request cannot be carried out as asked; nothing was read or written."""
+
+    exit_code = 2
+
+
+class UnknownPluginError(PlanError):
+    """A name that no installed plugin has registered.
+
+    Attributes:
+        role: "arch", "format", "compressor", "source" or "sink".
+        name: What was asked for.
+        known: The names that are registered.
+    """
+
+    def __init__(self, role: str, name: str, known: tuple[str, ...], *, hint: str | None = None) -> None:
+        listed = ", ".join(known) if known else "none"
+        super().__init__(f"unknown {role} {name!r}: known are {listed}", hint=hint)
+        self.role = role
+        self.name = name
+        self.known = known
+
+
+class UnsupportedError(PlanError):
+    """Everything named exists, but the combination does not."""
+
+
+class PluginError(PydumpError):
+    """A plugin is broken, or failed while it was working.
+
+    Attributes:
+        plugin: The plugin's name.
+    """
+
+    def __init__(self, plugin: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"plugin {plugin}: {message}", hint=hint)
+        self.plugin = plugin
+
+
+class SourceError(PydumpError):
+    """Guest memory or guest facts could not be had."""
+
+
+class ReadError(SourceError):
+    """A range of guest memory could not be read.
+
+    Attributes:
+        paddr: Guest-physical address of the first byte asked for.
+        size: Bytes asked for.
+    """
+
+    def __init__(self, paddr: int, size: int, why: str, *, hint: str | None = None) -> None:
+        super().__init__(f"cannot read {size:#x} bytes at paddr {paddr:#x}: {why}", hint=hint)
+        self.paddr = paddr
+        self.size = size
+
+
+class FormatError(PydumpError):
+    """A file is not what its format says it should be.
+
+    Attributes:
+        path: The file.
+        offset: Where in the file, or None.
+    """
+
+    def __init__(self, path: str, message: str, *, offset: int | None = None, hint: str | None = None) -> None:
+        where = "" if offset is None else f" at offset {offset:#x}"
+        super().__init__(f"{path}{where}: {message}", hint=hint)
+        self.path = path
+        self.offset = offset
+
+
+class CompressionError(PydumpError):
+    """Compressed data does not decompress to what it should.
+
+    Attributes:
+        compressor: The compressor's name.
+    """
+
+    def __init__(self, compressor: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{compressor}: {message}", hint=hint)
+        self.compressor = compressor
+
+
+class SinkError(PydumpError):
+    """The output could not be written; nothing was left at the target."""
+
+
+class Cancelled(PydumpError):
+    """The run was interrupted; nothing was left at the target."""
+
+    exit_code = 130

@@ -1,0 +1,47 @@
+"""All hooks on one screen. A hook is called once, when plugins are loaded, and returns classes.
+
+A plugin is a module or object behind an entry point of the group ``pydump``; it implements the hooks of the roles it
+plays with ``@pydump.hookimpl``. Hooks choose; they never process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pydump.interfaces.arch import Arch
+    from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.format import Format
+    from pydump.interfaces.sink import Sink
+    from pydump.interfaces.source import Source
+
+hookspec = pluggy.HookspecMarker("pydump")
+hookimpl = pluggy.HookimplMarker("pydump")
+
+
+@hookspec
+def pydump_register_arches() -> Sequence[type[Arch]]:  # type: ignore[empty-body]
+    """Architectures: how CPU state becomes notes, how addresses translate."""
+
+
+@hookspec
+def pydump_register_formats() -> Sequence[type[Format]]:  # type: ignore[empty-body]
+    """Formats: how pages and notes become a file, and back."""
+
+
+@hookspec
+def pydump_register_compressors() -> Sequence[type[Compressor]]:  # type: ignore[empty-body]
+    """Compressors: bytes in, bytes out."""
+
+
+@hookspec
+def pydump_register_sources() -> Sequence[type[Source]]:  # type: ignore[empty-body]
+    """Sources other than vmcore files: raw memory, a live guest."""
+
+
+@hookspec
+def pydump_register_sinks() -> Sequence[type[Sink]]:  # type: ignore[empty-body]
+    """Sinks: where positioned writes go."""

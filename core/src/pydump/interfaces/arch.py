@@ -1,0 +1,201 @@
+"""The architecture role: the facts of a machine, how CPU state becomes notes, how addresses translate.
+
+An architecture is a class without instances: constants, and class methods that take and return values.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from pydump.model.guest import ByteOrder, Cpu, Guest, Section, Utsname
+from pydump.model.note import Note
+
+#: Reads guest memory: ``(paddr, size) -> bytes``. Raises ReadError where there is none.
+ReadPhysical = Callable[[int, int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """One register of an architecture's table.
+
+    Attributes:
+        name: As people and debuggers call it, lower case.
+        bits: Its width.
+        note: What holds it: "PRSTATUS", "QEMU", "SVE", …
+    """
+
+    name: str
+    bits: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteKind:
+    """A kind of note that an architecture writes for each CPU.
+
+    Attributes:
+        label: The name its registers refer to.
+        name: The note's owner ("CORE", "LINUX", "QEMU").
+        type: The note's type.
+        size: Bytes of its content, or None where it varies.
+    """
+
+    label: str
+    name: str
+    type: int
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A run of virtual addresses that is contiguous in paddr.
+
+    Attributes:
+        vaddr: Where it begins, as an unsigned number with its real sign bits.
+        paddr: The guest-physical address behind ``vaddr``.
+        size: Bytes.
+    """
+
+    vaddr: int
+    paddr: int
+    size: int
+
+
+class AddressSpace(ABC):
+    """The guest kernel's virtual addresses."""
+
+    @abstractmethod
+    def translate(self, vaddr: int) -> int | None:
+        """The paddr behind ``vaddr``, or None where nothing is mapped."""
+
+    @abstractmethod
+    def mappings(self) -> Iterator[Mapping]:
+        """Every mapping, ascending in vaddr, neighbours that continue each other joined."""
+
+
+class Arch(ABC):
+    """The facts of an architecture."""
+
+    #: Its registry name: ``--arch x86_64``.
+    name: ClassVar[str]
+    #: Other names for it, lower case: what ``uname -m`` or QEMU's kdump header may say.
+    aliases: ClassVar[tuple[str, ...]] = ()
+    #: ELF e_machine.
+    machine: ClassVar[int]
+    #: The byte order when nothing else says.
+    byte_order: ClassVar[ByteOrder]
+    #: 32 or 64.
+    elf_class: ClassVar[int]
+    #: Page sizes a kernel can have, in bytes, the commonest first.
+    page_sizes: ClassVar[tuple[int, ...]]
+    #: Alignment of a 64-bit field inside a struct, in bytes: 4 on i386, else 8.
+    u64_align: ClassVar[int] = 8
+    #: The notes of a CPU, in the order in which QEMU writes them.
+    note_kinds: ClassVar[tuple[NoteKind, ...]] = ()
+    #: The register table.
+    registers: ClassVar[tuple[Register, ...]] = ()
+
+    @classmethod
+    def uts_machine(cls, byte_order: ByteOrder) -> str:
+        """What ``uname -m`` prints in such a guest."""
+        return cls.name
+
+    @classmethod
+    def phys_base(cls, guest: Guest) -> int:
+        """The phys_base of a kdump header, signed, from VMCOREINFO or else from where RAM lies."""
+        return 0
+
+    @classmethod
+    def owns(cls, guest: Guest) -> bool:
+        """Is this guest of this architecture? Asked when its file names no machine (a kdump header need not).
+
+        The notes decide: the size of NT_PRSTATUS differs between architectures of one class and byte order.
+        """
+        kinds = {(kind.name, kind.type): kind.size for kind in cls.note_kinds if kind.label == "PRSTATUS"}
+        sizes = [len(note.desc) for note in guest.notes if (note.name, note.type) in kinds]
+        order_fits = guest.byte_order in (None, cls.byte_order)
+        return bool(sizes) and order_fits and all(size in kinds.values() for size in sizes)
+
+    @classmethod
+    def settle(cls, guest: Guest) -> Guest:
+        """``guest`` with every fact filled in that this architecture knows, and what QEMU writes wrongly put right."""
+        vmcoreinfo = guest.vmcoreinfo
+        byte_order = guest.byte_order or cls.byte_order
+        uts = guest.utsname
+        release = uts.release or (vmcoreinfo.osrelease if vmcoreinfo else None) or "unknown"
+        settled = replace(
+            guest,
+            arch=cls.name,
+            machine=cls.machine,
+            byte_order=byte_order,
+            elf_class=guest.elf_class or cls.elf_class,
+            page_size=(vmcoreinfo.page_size if vmcoreinfo else None) or guest.page_size or cls.page_sizes[0],
+            utsname=Utsname(
+                uts.sysname or "Linux",
+                uts.nodename,
+                release,
+                uts.version or "unknown",
+                cls.uts_machine(byte_order),
+                uts.domainname,
+            ),
+            n_cpus=guest.n_cpus or cls.count_cpus(guest.notes),
+        )
+        if vmcoreinfo is not None or guest.phys_base is None:
+            settled = replace(settled, phys_base=cls.phys_base(settled))
+        return replace(settled, notes=cls.corrected_notes(settled.notes, byte_order))
+
+    @classmethod
+    def as_qemu(cls, guest: Guest) -> Guest:
+        """The facts as QEMU's dump would state them, mistakes included, for ``--compat qemu``.
+
+        Args:
+            guest: The facts as :meth:`settle` left them.
+        """
+        return guest
+
+    @classmethod
+    def count_cpus(cls, notes: Sequence[Note]) -> int:
+        """How many CPUs the notes speak of."""
+        kinds = {(kind.name, kind.type) for kind in cls.note_kinds if kind.label == "PRSTATUS"}
+        return sum((note.name, note.type) in kinds for note in notes)
+
+    @classmethod
+    def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
+        """The notes with QEMU's known mistakes put right."""
+        return notes
+
+    @classmethod
+    @abstractmethod
+    def cpu_notes(cls, cpus: Sequence[Cpu], byte_order: ByteOrder) -> tuple[Note, ...]:
+        """The notes QEMU writes for these CPUs, in its order. A register that is not given is 0.
+
+        Raises:
+            PlanError: A register's name is unknown or its value does not fit; the hint lists the right names.
+        """
+
+    @classmethod
+    @abstractmethod
+    def cpus(cls, notes: Sequence[Note], byte_order: ByteOrder) -> tuple[Cpu, ...]:
+        """The register values that the notes hold; the inverse of :meth:`cpu_notes`.
+
+        Raises:
+            FormatError: A note is not as long as it should be.
+        """
+
+    @classmethod
+    def elf_sections(cls, guest: Guest) -> tuple[Section, ...]:
+        """ELF sections this architecture adds to a dump of ``guest``."""
+        return guest.sections
+
+    @classmethod
+    def load_vaddr(cls, guest: Guest, paddr: int) -> int | None:
+        """The p_vaddr that readers need on the PT_LOAD which begins at ``paddr``, or None for p_vaddr = p_paddr."""
+        return None
+
+    @classmethod
+    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        """The kernel's address space, or None when too little is known (no VMCOREINFO, no registers)."""
+        return None

@@ -1,0 +1,60 @@
+"""Random access to the bytes of a file, however they are stored: what a format's reader reads from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from pydump.errors import FormatError
+
+
+class Backing(ABC):
+    """Bytes from 0 to ``size``, readable at any offset, from any process.
+
+    Attributes:
+        path: What to call it in messages.
+        size: Bytes.
+    """
+
+    path: str
+    size: int
+
+    @abstractmethod
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill all of ``buffer`` with the bytes from ``offset`` on.
+
+        Raises:
+            FormatError: The range reaches past the end.
+            SourceError: The file system failed.
+        """
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on; the same errors as :meth:`read_into`.
+
+        A size that is taken from a hostile header is refused before memory is reserved for it.
+        """
+        self.check(offset, size)
+        buffer = bytearray(size)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def check(self, offset: int, size: int) -> None:
+        """Refuse a range that does not lie in the file.
+
+        Raises:
+            FormatError: It does not.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise FormatError(
+                self.path,
+                f"{size:#x} bytes are needed here, but the file ends at {self.size:#x}",
+                offset=offset,
+                hint="the file is truncated or damaged",
+            )
+
+    def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """``(start, end)`` of what may hold data within the range; the rest is a hole and reads as zero."""
+        yield offset, offset + size
+
+    def close(self) -> None:
+        """Let go of the file."""

@@ -1,0 +1,47 @@
+"""The compressor role: bytes in, bytes out. What number a format gives a compressor is the format's affair."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydump.options import NoOptions
+
+
+class Compressor(ABC):
+    """Compresses pages one by one. Instances are picklable; the codec is loaded at first use, not at import.
+
+    Attributes:
+        options: An instance of the class's ``Options``.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = self.Options() if options is None else options
+
+    @property
+    def producer(self) -> str:
+        """Which library does the work, with its version: for ``pydump info`` and the report."""
+        return self.name
+
+    @abstractmethod
+    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
+        """The compressed form of one page. The same input gives the same output."""
+
+    @abstractmethod
+    def decompress(self, data: bytes | bytearray | memoryview, size: int) -> bytes:
+        """The ``size`` bytes that ``data`` was made of.
+
+        Never returns, and never reserves memory for, more than ``size`` bytes.
+
+        Raises:
+            CompressionError: ``data`` is damaged, or holds another number of bytes.
+        """
+
+    def compress_batch(self, data: memoryview, page_size: int, offsets: Sequence[int]) -> list[bytes]:
+        """Compress the pages of ``data`` that begin at ``offsets``. Override it where a library has a batch call."""
+        compress = self.compress
+        return [compress(data[offset : offset + page_size]) for offset in offsets]

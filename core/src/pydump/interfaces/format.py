@@ -1,0 +1,150 @@
+"""The format role: what a vmcore looks like, read and written. A format does no I/O of its own.
+
+A :class:`Format` is a light class that can be asked for its name and whether a file is its own; its reader and its
+writer are loaded when one is wanted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydump.interfaces.backing import Backing
+from pydump.interfaces.sink import Extent, Hole
+from pydump.options import NoOptions
+
+if TYPE_CHECKING:
+    from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.source import Source
+    from pydump.model.memory import Ranges
+    from pydump.model.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A piece of the stored stream: all bytes that a writer asked for in :attr:`Writer.stored`, end to end.
+
+    Attributes:
+        position: Where in the stream it begins.
+        size: Bytes; of a writer that works in pages, a multiple of the page size.
+        data: The bytes, valid only until ``encode`` returns; None when all are known to be zero.
+    """
+
+    position: int
+    size: int
+    data: memoryview | None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What became of a batch. Only where ``grows`` is 0 may it refer to the batch's data: such is written at once.
+
+    Attributes:
+        position: The batch's.
+        grows: Bytes of payload whose place depends on the batches before it; 0 for a format without any.
+        payload: The bytes to write, or None when there are none.
+        table: A second stream such as page descriptors, as the writer likes it.
+        size: Bytes of guest memory in it.
+        zero_size: Bytes of those in pages of zeros, as far as the writer looked.
+    """
+
+    position: int
+    grows: int
+    payload: bytes | bytearray | memoryview | None
+    table: Any
+    size: int
+    zero_size: int
+
+
+class Writer(ABC):
+    """Turns one plan into extents. Picklable; ``encode`` is pure and runs in any process.
+
+    Attributes:
+        stored: The ranges of guest memory it wants, ascending; their bytes end to end are the stored stream. They may
+            reach beyond RAM (to fill the last page): such bytes are zero.
+        unit: Batches begin and end at multiples of this many bytes of the stream.
+        start: Offset in the output at which the first batch's payload begins.
+        size_limit: The output is at most this long.
+    """
+
+    #: Do all extents come in ascending order of offset? Then the output can go down a pipe as it is.
+    sequential: ClassVar[bool] = False
+
+    stored: Ranges
+    unit: int
+    start: int
+    size_limit: int
+
+    @abstractmethod
+    def layout(self) -> Iterator[Extent | Hole]:
+        """Headers, bitmaps, tables: what is known before a page is read."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Encoded:
+        """The expensive part: looks at nothing but the plan and the batch, keeps nothing of ``batch.data``."""
+
+    @abstractmethod
+    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
+        """What to write for a batch whose payload begins at ``start``."""
+
+    def finish(self, end: int) -> Iterator[Extent | Hole]:
+        """What comes after the last payload, which ends at ``end``."""
+        return iter(())
+
+    def size(self, end: int) -> int:
+        """The output's length in bytes when the last payload ends at ``end``."""
+        return end
+
+
+class Format(ABC):
+    """A kind of vmcore."""
+
+    name: ClassVar[str]
+    #: Other names people know, each with the settings it implies: ``{"kdump-lzo": {"compression": "lzo"}}``.
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: Names of the compressors it has a number for, best known first; empty if it does not compress.
+    compressors: ClassVar[tuple[str, ...]] = ()
+    #: Can one dump be split over several files?
+    splits: ClassVar[bool] = False
+    Options: ClassVar[type] = NoOptions
+
+    @classmethod
+    @abstractmethod
+    def detect(cls, head: bytes) -> bool:
+        """Is a file that begins with ``head`` (up to 4096 bytes) of this format?"""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
+        """A reader.
+
+        Args:
+            files: The file, or the parts of a split dump in any order.
+            compressor: Gives the compressor of a name, or raises UnknownPluginError saying what to install.
+
+        Raises:
+            FormatError: The file's structure is damaged.
+        """
+
+    @classmethod
+    @abstractmethod
+    def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
+        """A writer for ``plan``.
+
+        Raises:
+            UnsupportedError: The format cannot express what the plan holds.
+        """
+
+
+class Decompressors(ABC):
+    """How a reader gets a compressor by name."""
+
+    @abstractmethod
+    def __call__(self, name: str) -> Compressor:
+        """The compressor ``name``.
+
+        Raises:
+            UnknownPluginError: It is not installed; the hint says what to install.
+        """

@@ -1,0 +1,83 @@
+"""The sink role: where positioned writes go. Only a sink writes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes with their place in the output.
+
+    Attributes:
+        offset: Where they go.
+        data: The bytes.
+    """
+
+    offset: int
+    data: bytes | bytearray | memoryview
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A run of zeros with its place in the output; a sink that can leaves it unwritten.
+
+    Attributes:
+        offset: Where it begins.
+        size: Bytes.
+    """
+
+    offset: int
+    size: int
+
+
+class Sink(ABC):
+    """An output. Bytes that are never written read as zero. It appears whole, at :meth:`commit`, or not at all."""
+
+    #: The name before the colon on the command line.
+    name: ClassVar[str]
+    #: Can it write at any offset? If not, extents must come in ascending order.
+    seekable: ClassVar[bool]
+    #: May :meth:`write` be called in a forked process?
+    shared: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def open(cls, argument: str, *, force: bool = False) -> Self:
+        """Open what stands after the colon for writing.
+
+        Args:
+            argument: A path, a URL: what the sink understands.
+            force: Replace what is there.
+
+        Raises:
+            PlanError: Something is there and ``force`` is not set.
+            SinkError: It cannot be written.
+        """
+
+    @abstractmethod
+    def write(self, extent: Extent | Hole) -> None:
+        """Write an extent.
+
+        Raises:
+            SinkError: It could not be written.
+        """
+
+    @abstractmethod
+    def commit(self, size: int) -> None:
+        """The output is complete and ``size`` bytes long: make it appear.
+
+        Raises:
+            SinkError: It could not be completed; nothing is left.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Leave nothing behind. Called at most once, in place of :meth:`commit`; never raises."""

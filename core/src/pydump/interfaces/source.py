@@ -1,0 +1,82 @@
+"""The source role: bytes of guest memory, and the facts of the guest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar, Protocol, Self, runtime_checkable
+
+from pydump.model.guest import Guest
+from pydump.model.memory import Ranges
+
+
+class Source(ABC):
+    """Guest memory that can be read, and what is known of the guest.
+
+    Reading must be safe from forked processes: use positioned reads, never a shared file position.
+    """
+
+    #: The name before the colon on the command line: ``raw`` in ``raw:ram.bin@0``.
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def open(cls, argument: str) -> Self:
+        """Open what stands after the colon.
+
+        Raises:
+            SourceError: It cannot be opened.
+        """
+
+    @abstractmethod
+    def guest(self) -> Guest:
+        """The facts, as far as the source knows them. May be called more than once."""
+
+    @abstractmethod
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        """Fill all of ``buffer`` with guest memory from ``paddr`` on.
+
+        The range lies within RAM (``guest().memory``). Bytes in :meth:`excluded` or :meth:`unreadable` are zero.
+
+        Raises:
+            ReadError: Something in the range cannot be read.
+        """
+
+    def excluded(self) -> Ranges:
+        """RAM that the source left out by choice (a filtered dump)."""
+        return Ranges.empty()
+
+    def unreadable(self) -> Ranges:
+        """RAM that the source should hold and knows it does not (an incomplete dump)."""
+        return Ranges.empty()
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        """``(label, value)`` lines about the source itself, for ``pydump info``."""
+        return ()
+
+    def close(self) -> None:
+        """Let go of files and connections. Reading afterwards is an error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@runtime_checkable
+class KnowsHoles(Protocol):
+    """A source that can say what of its memory is zero without reading it (holes of a sparse file)."""
+
+    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
+        """``(start, end)`` in paddr of what may hold data within the range, ascending; the rest is zero."""
+        ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A source that can check its own structure beyond what reading it checks."""
+
+    def problems(self) -> Iterator[str]:
+        """One line for each fault found in headers, tables and notes."""
+        ...

@@ -1,0 +1,1 @@
+"""Bytes: how a struct is declared, and the structs that more than one format uses."""

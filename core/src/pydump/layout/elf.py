@@ -1,0 +1,149 @@
+"""ELF headers, 32 and 64 bit, and the numbers that a core file uses.
+
+Source: System V ABI, chapters 4 and 5; include/uapi/linux/elf.h of the Linux kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pydump.layout.struct import U16, U32, U64, Bytes1, Bytes4, Bytes7, Bytes16, Layout
+
+ELFMAG: Final = b"\x7fELF"
+ELFCLASS32: Final = 1
+ELFCLASS64: Final = 2
+ELFDATA2LSB: Final = 1
+ELFDATA2MSB: Final = 2
+EV_CURRENT: Final = 1
+ET_CORE: Final = 4
+PT_LOAD: Final = 1
+PT_NOTE: Final = 4
+SHT_NULL: Final = 0
+SHT_PROGBITS: Final = 1
+SHT_STRTAB: Final = 3
+SHT_NOBITS: Final = 8
+#: e_phnum's value when the true count stands in section header 0's sh_info.
+PN_XNUM: Final = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Ident(Layout):
+    """e_ident, the bytes that mean the same in every ELF file."""
+
+    magic: Bytes4 = ELFMAG
+    ei_class: Bytes1 = b"\0"
+    ei_data: Bytes1 = b"\0"
+    ei_version: Bytes1 = b"\1"
+    ei_osabi: Bytes1 = b"\0"
+    ei_abiversion: Bytes1 = b"\0"
+    ei_pad: Bytes7 = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Elf64Ehdr(Layout):
+    """Elf64_Ehdr."""
+
+    e_ident: Bytes16 = b""
+    e_type: U16 = 0
+    e_machine: U16 = 0
+    e_version: U32 = 0
+    e_entry: U64 = 0
+    e_phoff: U64 = 0
+    e_shoff: U64 = 0
+    e_flags: U32 = 0
+    e_ehsize: U16 = 0
+    e_phentsize: U16 = 0
+    e_phnum: U16 = 0
+    e_shentsize: U16 = 0
+    e_shnum: U16 = 0
+    e_shstrndx: U16 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Elf32Ehdr(Layout):
+    """Elf32_Ehdr."""
+
+    e_ident: Bytes16 = b""
+    e_type: U16 = 0
+    e_machine: U16 = 0
+    e_version: U32 = 0
+    e_entry: U32 = 0
+    e_phoff: U32 = 0
+    e_shoff: U32 = 0
+    e_flags: U32 = 0
+    e_ehsize: U16 = 0
+    e_phentsize: U16 = 0
+    e_phnum: U16 = 0
+    e_shentsize: U16 = 0
+    e_shnum: U16 = 0
+    e_shstrndx: U16 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Elf64Phdr(Layout):
+    """Elf64_Phdr."""
+
+    p_type: U32 = 0
+    p_flags: U32 = 0
+    p_offset: U64 = 0
+    p_vaddr: U64 = 0
+    p_paddr: U64 = 0
+    p_filesz: U64 = 0
+    p_memsz: U64 = 0
+    p_align: U64 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Elf32Phdr(Layout):
+    """Elf32_Phdr; p_flags stands elsewhere than in Elf64_Phdr."""
+
+    p_type: U32 = 0
+    p_offset: U32 = 0
+    p_vaddr: U32 = 0
+    p_paddr: U32 = 0
+    p_filesz: U32 = 0
+    p_memsz: U32 = 0
+    p_flags: U32 = 0
+    p_align: U32 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Elf64Shdr(Layout):
+    """Elf64_Shdr."""
+
+    sh_name: U32 = 0
+    sh_type: U32 = 0
+    sh_flags: U64 = 0
+    sh_addr: U64 = 0
+    sh_offset: U64 = 0
+    sh_size: U64 = 0
+    sh_link: U32 = 0
+    sh_info: U32 = 0
+    sh_addralign: U64 = 0
+    sh_entsize: U64 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Elf32Shdr(Layout):
+    """Elf32_Shdr."""
+
+    sh_name: U32 = 0
+    sh_type: U32 = 0
+    sh_flags: U32 = 0
+    sh_addr: U32 = 0
+    sh_offset: U32 = 0
+    sh_size: U32 = 0
+    sh_link: U32 = 0
+    sh_info: U32 = 0
+    sh_addralign: U32 = 0
+    sh_entsize: U32 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Nhdr(Layout):
+    """Elf32_Nhdr and Elf64_Nhdr, which are the same."""
+
+    n_namesz: U32 = 0
+    n_descsz: U32 = 0
+    n_type: U32 = 0

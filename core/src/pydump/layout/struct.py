@@ -1,0 +1,130 @@
+"""Every on-disk struct is declared once, as a frozen dataclass whose annotations carry the field's C type.
+
+::
+
+    @dataclass(frozen=True, slots=True)
+    class PageDesc(Layout):
+        '''One stored page. Source: makedumpfile diskdump_mod.h, struct page_desc.'''
+
+        offset: I64 = 0
+        size: U32 = 0
+        flags: U32 = 0
+        page_flags: U64 = 0
+
+Fields follow each other without padding; where C pads, the table says so with a ``Pad`` field. The byte order is an
+argument of every call. The same declaration gives a NumPy dtype for tables of millions.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args, get_type_hints
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pydump.model.guest import ByteOrder
+
+U8 = Annotated[int, "B"]
+U16 = Annotated[int, "H"]
+U32 = Annotated[int, "I"]
+U64 = Annotated[int, "Q"]
+I32 = Annotated[int, "i"]
+I64 = Annotated[int, "q"]
+
+_PREFIX = {"little": "<", "big": ">"}
+
+
+# Fields of bytes; shorter values are padded with zeros. A module that needs another length declares its own.
+Bytes1 = Annotated[bytes, "1s"]
+Bytes2 = Annotated[bytes, "2s"]
+Bytes4 = Annotated[bytes, "4s"]
+Bytes7 = Annotated[bytes, "7s"]
+Bytes8 = Annotated[bytes, "8s"]
+Bytes16 = Annotated[bytes, "16s"]
+
+
+def prefix(byte_order: ByteOrder) -> str:
+    """The ``struct`` and NumPy prefix of a byte order."""
+    return _PREFIX[byte_order]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Base of every declared struct."""
+
+    def pack(self, byte_order: ByteOrder) -> bytes:
+        """The struct's bytes.
+
+        Raises:
+            ValueError: A value does not fit its field.
+        """
+        values = [getattr(self, f.name) for f in fields(self)]
+        try:
+            return _codec(type(self), byte_order).pack(*values)
+        except struct.error as error:
+            raise ValueError(f"{type(self).__name__}: {error}: {self}") from None
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview, byte_order: ByteOrder, offset: int = 0) -> Self:
+        """The struct that begins at ``offset`` of ``data``.
+
+        Raises:
+            ValueError: ``data`` is too short.
+        """
+        codec = _codec(cls, byte_order)
+        if offset < 0 or len(data) - offset < codec.size:
+            raise ValueError(f"{cls.__name__} needs {codec.size} bytes, {max(0, len(data) - offset)} are there")
+        return cls(*codec.unpack_from(data, offset))
+
+    @classmethod
+    def nbytes(cls) -> int:
+        """Size of the struct in bytes."""
+        return _codec(cls, "little").size
+
+    @classmethod
+    def offset_of(cls, name: str) -> int:
+        """Offset of a field in bytes."""
+        at = 0
+        for field_name, code in _codes(cls):
+            if field_name == name:
+                return at
+            at += struct.calcsize("<" + code)
+        raise KeyError(name)
+
+    @classmethod
+    def dtype(cls, byte_order: ByteOrder) -> np.dtype[Any]:
+        """The struct as a NumPy record."""
+        import numpy as np
+
+        def one(code: str) -> str:
+            return f"S{code[:-1]}" if code.endswith("s") else f"{prefix(byte_order)}{_NUMPY[code]}"
+
+        return np.dtype([(name, one(code)) for name, code in _codes(cls)])
+
+    @classmethod
+    def describe(cls) -> tuple[tuple[int, int, str], ...]:
+        """``(offset, size, name)`` of each field, for documentation and messages."""
+        rows = []
+        at = 0
+        for name, code in _codes(cls):
+            size = struct.calcsize("<" + code)
+            rows.append((at, size, name))
+            at += size
+        return tuple(rows)
+
+
+_NUMPY = {"B": "u1", "H": "u2", "I": "u4", "Q": "u8", "i": "i4", "q": "i8"}
+
+
+@cache
+def _codes(cls: type[Layout]) -> tuple[tuple[str, str], ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple((f.name, get_args(hints[f.name])[1]) for f in fields(cls))
+
+
+@cache
+def _codec(cls: type[Layout], byte_order: ByteOrder) -> struct.Struct:
+    return struct.Struct(prefix(byte_order) + "".join(code for _, code in _codes(cls)))

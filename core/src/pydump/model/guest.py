@@ -1,0 +1,96 @@
+"""What a source knows of a guest, and what is settled about it before a dump is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydump.model.memory import MemoryMap
+from pydump.model.note import Note
+from pydump.model.vmcoreinfo import Vmcoreinfo
+
+ByteOrder = Literal["little", "big"]
+
+
+@dataclass(frozen=True, slots=True)
+class Utsname:
+    """The guest kernel's ``struct new_utsname``; a field that is not known is empty."""
+
+    sysname: str = ""
+    nodename: str = ""
+    release: str = ""
+    version: str = ""
+    machine: str = ""
+    domainname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """The registers of one virtual CPU.
+
+    Attributes:
+        index: Its place among the guest's CPUs, from 0.
+        registers: Register name, as in the architecture's table, to value.
+    """
+
+    index: int
+    registers: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """An ELF section that an architecture adds to a dump.
+
+    Attributes:
+        name: Its name.
+        type: sh_type.
+        data: Its content.
+        flags: sh_flags.
+        addr: sh_addr.
+        info: sh_info.
+        entsize: sh_entsize.
+    """
+
+    name: str
+    type: int
+    data: bytes
+    flags: int = 0
+    addr: int = 0
+    info: int = 0
+    entsize: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """The facts of a guest. None means that nobody said.
+
+    Attributes:
+        memory: Where RAM lies.
+        arch: Name of the architecture plugin.
+        machine: ELF e_machine.
+        byte_order: Of the guest and of every number in its dump.
+        elf_class: 32 or 64.
+        page_size: The guest kernel's page size in bytes.
+        phys_base: Physical address the kernel is linked against, signed; what it means is the architecture's.
+        notes: All notes but VMCOREINFO, in the file's order and byte order.
+        vmcoreinfo: The guest kernel's VMCOREINFO.
+        utsname: The guest kernel's names.
+        n_cpus: Number of CPUs, or None when it follows from the notes.
+        sections: ELF sections that belong to the dump.
+        dump_level: What the source's maker left out, as makedumpfile's bits (1 zero, 2 and 4 cache, 8 user, 16 free).
+    """
+
+    memory: MemoryMap
+    arch: str | None = None
+    machine: int | None = None
+    byte_order: ByteOrder | None = None
+    elf_class: int | None = None
+    page_size: int | None = None
+    phys_base: int | None = None
+    notes: tuple[Note, ...] = ()
+    vmcoreinfo: Vmcoreinfo | None = None
+    utsname: Utsname = field(default_factory=Utsname)
+    n_cpus: int | None = None
+    sections: tuple[Section, ...] = ()
+    dump_level: int = 0

@@ -1,0 +1,52 @@
+"""A settled plan: everything that is decided before a byte of memory is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydump.model.guest import Guest
+from pydump.model.memory import Ranges
+from pydump.options import NoOptions
+
+Compat = Literal["qemu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is read, left out and written, by which plugins.
+
+    Attributes:
+        guest: The facts to write; ``guest.memory`` is what of RAM the dump covers.
+        format: Name of the format.
+        compression: Name of the compressor, or "none".
+        excluded: RAM that the source left out by choice.
+        unreadable: RAM that the source says it lost.
+        compat: "qemu" to write what QEMU would, mistakes included.
+        options: The format's options.
+        u64_align: Alignment of a 64-bit struct field in the guest's C, in bytes.
+        load_vaddrs: ``(paddr, difference)`` pairs, ascending: from that paddr on p_vaddr = p_paddr + difference.
+        warnings: What the user should know, a line each.
+    """
+
+    guest: Guest
+    format: str
+    compression: str = "none"
+    excluded: Ranges = field(default_factory=Ranges.empty)
+    unreadable: Ranges = field(default_factory=Ranges.empty)
+    compat: Compat | None = None
+    options: Any = field(default_factory=NoOptions)
+    u64_align: int = 8
+    load_vaddrs: tuple[tuple[int, int], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def vaddr(self, paddr: int) -> int:
+        """The p_vaddr of a segment that begins at ``paddr``: the architecture's, or else ``paddr`` itself."""
+        for mapping in reversed(self.load_vaddrs):
+            if mapping[0] <= paddr:
+                return (paddr + mapping[1]) % (1 << 64)
+        return paddr
+
+    def readable(self) -> Ranges:
+        """RAM whose contents the dump holds."""
+        return self.guest.memory.ranges().subtract(self.excluded).subtract(self.unreadable)

@@ -1,0 +1,137 @@
+"""What came of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        phase: What is being done: "dump", "verify", "compare".
+        done: Bytes of guest memory done.
+        total: Bytes of guest memory in all.
+    """
+
+    phase: str
+    done: int
+    total: int
+
+
+#: Receives progress, at most some ten times a second and once at the end of each phase.
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DumpReport:
+    """A finished dump, or with ``dry_run`` what one would be.
+
+    Attributes:
+        source: What was read, as it was named.
+        output: What was written, as it was named.
+        format: The format's name.
+        compression: The compressor's name, or "none".
+        producer: The library that compressed, with its version.
+        flattened: Was the output written as a flattened stream?
+        arch: The architecture's name, or None where no plugin knows it.
+        machine: ELF e_machine, or None where nobody said.
+        byte_order: Of the file.
+        elf_class: 32 or 64.
+        page_size: Bytes.
+        n_cpus: CPUs in the notes.
+        has_vmcoreinfo: Is there a VMCOREINFO note?
+        ram_size: Bytes of guest RAM that the dump covers.
+        stored_size: Bytes of it whose contents are in the file.
+        zero_size: Bytes of those that were found to be zero pages.
+        excluded_size: Bytes left out by choice.
+        unreadable_size: Bytes that could not be had.
+        output_size: Bytes written (with ``dry_run``, at most).
+        seconds: How long it took.
+        workers: Processes that encoded.
+        dry_run: Was nothing written?
+        warnings: A line each.
+    """
+
+    source: str
+    output: str
+    format: str
+    compression: str
+    producer: str
+    flattened: bool
+    arch: str | None
+    machine: int | None
+    byte_order: str
+    elf_class: int
+    page_size: int
+    n_cpus: int
+    has_vmcoreinfo: bool
+    ram_size: int
+    stored_size: int
+    zero_size: int
+    excluded_size: int
+    unreadable_size: int
+    output_size: int
+    seconds: float
+    workers: int
+    dry_run: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Is everything in it that the source should have held?"""
+        return self.unreadable_size == 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a check of a file found.
+
+    Attributes:
+        path: The file.
+        checked_size: Bytes of guest memory that were read back.
+        faults: One line for each fault, the first hundred.
+        n_faults: How many there were.
+        seconds: How long it took.
+    """
+
+    path: str
+    checked_size: int
+    faults: tuple[str, ...]
+    n_faults: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Was nothing wrong?"""
+        return self.n_faults == 0
+
+
+@dataclass(frozen=True, slots=True)
+class CompareReport:
+    """Where two guests differ.
+
+    Attributes:
+        left: One file.
+        right: The other.
+        compared_size: Bytes of guest memory that both hold and that were compared.
+        differing_size: Bytes of memory pages that differ.
+        differences: One line for each difference, the first hundred.
+        n_differences: How many there were.
+        seconds: How long it took.
+    """
+
+    left: str
+    right: str
+    compared_size: int
+    differing_size: int
+    differences: tuple[str, ...]
+    n_differences: int
+    seconds: float
+
+    @property
+    def same(self) -> bool:
+        """Are they the same guest?"""
+        return self.n_differences == 0

@@ -1,0 +1,85 @@
+"""VMCOREINFO: the text in which a Linux kernel describes itself to dump tools.
+
+Source: Documentation/admin-guide/kdump/vmcoreinfo.rst of the Linux kernel. Lines are ``KEY=VALUE`` or
+``KIND(name)=VALUE``; SYMBOL is hexadecimal without a prefix, SIZE, OFFSET and LENGTH are decimal, NUMBER is signed
+decimal on some architectures (x86_64's phys_base) and 0x-hexadecimal on others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Vmcoreinfo:
+    """The text and its entries.
+
+    Attributes:
+        text: The bytes as the kernel wrote them.
+    """
+
+    text: bytes
+    _entries: dict[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        entries = {}
+        for line in self.text.rstrip(b"\0").decode("utf-8", "replace").splitlines():
+            key, found, value = line.partition("=")
+            if found:
+                entries[key] = value
+        object.__setattr__(self, "_entries", entries)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def get(self, key: str) -> str | None:
+        """The value of ``key`` (``"OSRELEASE"``, ``"SYMBOL(_stext)"``) as it stands, or None."""
+        return self._entries.get(key)
+
+    def keys(self) -> tuple[str, ...]:
+        """All keys, in the text's order."""
+        return tuple(self._entries)
+
+    def symbol(self, name: str) -> int | None:
+        """The address of a kernel symbol, or None."""
+        return self._int(f"SYMBOL({name})", 16)
+
+    def number(self, name: str) -> int | None:
+        """A NUMBER, signed; ``0x…`` is hexadecimal and anything else decimal."""
+        return self._int(f"NUMBER({name})", 10)
+
+    def size(self, name: str) -> int | None:
+        """``sizeof`` a kernel type in bytes, or None."""
+        return self._int(f"SIZE({name})", 10)
+
+    def offset(self, name: str) -> int | None:
+        """The offset of ``struct.member`` in bytes, or None."""
+        return self._int(f"OFFSET({name})", 10)
+
+    def length(self, name: str) -> int | None:
+        """The number of elements of a kernel array, or None."""
+        return self._int(f"LENGTH({name})", 10)
+
+    def hexadecimal(self, key: str) -> int | None:
+        """The value of a plain key that the kernel writes in hexadecimal without a prefix (KERNELOFFSET)."""
+        return self._int(key, 16)
+
+    @property
+    def osrelease(self) -> str | None:
+        """The kernel's release, as ``uname -r`` prints it."""
+        return self.get("OSRELEASE")
+
+    @property
+    def page_size(self) -> int | None:
+        """The guest kernel's page size in bytes, where it is one."""
+        size = self._int("PAGESIZE", 10)
+        return size if size is not None and 512 <= size <= 1 << 20 and size & (size - 1) == 0 else None
+
+    def _int(self, key: str, base: int) -> int | None:
+        value = self._entries.get(key)
+        if value is None:
+            return None
+        try:
+            return int(value, 16 if value.lower().removeprefix("-").startswith("0x") else base)
+        except ValueError:
+            return None

@@ -1,0 +1,95 @@
+"""Plugin options: a frozen dataclass per plugin, whose fields the command line shows as ``--<plugin>-<field>``.
+
+A field is declared with :func:`option`, which carries its help text and its range::
+
+    @dataclass(frozen=True, slots=True)
+    class ZlibOptions:
+        level: int = option(1, help="compression level", low=1, high=9)
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, get_type_hints
+
+from pydump.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """The options of a plugin that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptionField:
+    """One declared option.
+
+    Attributes:
+        name: The field's name.
+        type: ``int``, ``str`` or ``bool``.
+        default: Its value when nothing is said.
+        help: One line for ``--help``.
+        low: The least value of an int, or None.
+        high: The greatest value of an int, or None.
+        choices: The values a str may have; empty for any.
+    """
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    low: int | None
+    high: int | None
+    choices: tuple[str, ...]
+
+
+def option(
+    default: Any, *, help: str, low: int | None = None, high: int | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    """A dataclass field with what the command line and the check need to know about it."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+def option_fields(options: type) -> tuple[OptionField, ...]:
+    """The options that the dataclass ``options`` declares, in order."""
+    hints = get_type_hints(options)
+    return tuple(
+        OptionField(
+            f.name,
+            hints[f.name],
+            None if f.default is MISSING else f.default,
+            f.metadata.get("help", ""),
+            f.metadata.get("low"),
+            f.metadata.get("high"),
+            f.metadata.get("choices", ()),
+        )
+        for f in fields(options)
+    )
+
+
+def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
+    """``options`` with ``values`` set, checked against what the fields declare.
+
+    Args:
+        owner: The plugin's name, for error messages.
+        options: An instance of the plugin's options dataclass.
+        values: Field name to value; strings are converted to the field's type.
+
+    Raises:
+        PlanError: A name is unknown, or a value is out of range.
+    """
+    declared = {f.name: f for f in option_fields(type(options))}
+    for name, value in values.items():
+        known = declared.get(name)
+        if known is None:
+            listed = ", ".join(declared) or "none"
+            raise PlanError(f"{owner} has no option {name!r}: it has {listed}")
+        if known.type is int and (
+            not isinstance(value, int)
+            or (known.low is not None and value < known.low)
+            or (known.high is not None and value > known.high)
+        ):
+            raise PlanError(f"--{owner}-{name} must be a whole number from {known.low} to {known.high}, not {value!r}")
+        if known.choices and value not in known.choices:
+            raise PlanError(f"--{owner}-{name} must be one of {', '.join(known.choices)}, not {value!r}")
+    return replace(options, **values)

@@ -1,0 +1,159 @@
+"""Find, load, check and isolate plugins."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import pluggy
+
+import pydump.hookspecs
+from pydump.errors import PluginError
+from pydump.interfaces.arch import Arch
+from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.format import Format
+from pydump.interfaces.sink import Sink
+from pydump.interfaces.source import Source
+
+#: The entry-point group.
+GROUP = "pydump"
+CORE = "pydump-core"
+
+#: Role to the hook that registers its classes and the class they derive from.
+ROLES: dict[str, tuple[str, type]] = {
+    "arch": ("pydump_register_arches", Arch),
+    "format": ("pydump_register_formats", Format),
+    "compressor": ("pydump_register_compressors", Compressor),
+    "source": ("pydump_register_sources", Source),
+    "sink": ("pydump_register_sinks", Sink),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One plugin, working or not.
+
+    Attributes:
+        name: Its entry point's name.
+        distribution: What to ``pip install``, or "" where that cannot be told.
+        version: The distribution's version.
+        classes: ``(role, class)`` of all it registered.
+        error: Why it does not work, or None.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    classes: tuple[tuple[str, type[Any]], ...] = ()
+    error: str | None = None
+
+
+def load(
+    *, builtin: Iterable[tuple[str, object]] = (), installed: bool = True, strict: bool | None = None
+) -> tuple[PluginInfo, ...]:
+    """Load every plugin of the group; a broken one is recorded, not raised.
+
+    Args:
+        builtin: ``(name, plugin)`` pairs that need no entry point; they come first.
+        installed: Look for entry points as well.
+        strict: Raise at the first broken plugin. Default: whether PYDUMP_STRICT_PLUGINS is "1".
+
+    Raises:
+        PluginError: A plugin is broken and ``strict`` is set.
+    """
+    entries = metadata.entry_points(group=GROUP) if installed else ()
+    if strict is None:
+        strict = os.environ.get("PYDUMP_STRICT_PLUGINS") == "1"
+    manager = pluggy.PluginManager("pydump")
+    manager.add_hookspecs(pydump.hookspecs)
+    taken: dict[tuple[str, str], str] = {}
+    core_version = _version(CORE)
+    infos = [_admit(manager, taken, name, plugin, CORE, core_version) for name, plugin in builtin]
+    for entry in sorted(entries, key=lambda e: e.name):
+        distribution = entry.dist.name if entry.dist else ""
+        version = entry.dist.version if entry.dist else ""
+        try:
+            _check_core_version(entry.dist, core_version)
+            plugin = entry.load()
+            infos.append(_admit(manager, taken, entry.name, plugin, distribution, version))
+        except Exception as error:  # whatever a third party's import does, the others still work
+            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            infos.append(PluginInfo(entry.name, distribution, version, error=" ".join(reason.split())))
+    for info in infos:
+        if info.error and strict:
+            raise PluginError(info.name, info.error, hint=f"pip uninstall {info.distribution or info.name}, or mend it")
+    return tuple(infos)
+
+
+def _admit(
+    manager: pluggy.PluginManager,
+    taken: dict[tuple[str, str], str],
+    name: str,
+    plugin: object,
+    distribution: str,
+    version: str,
+) -> PluginInfo:
+    """Register a plugin, call its hooks and check what they return."""
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+        classes = []
+        for role, (hook, base) in ROLES.items():
+            for impl in getattr(manager.hook, hook).get_hookimpls():
+                if impl.plugin_name == name:
+                    classes += [(role, _checked(role, base, cls)) for cls in impl.function()]
+        for role, cls in classes:
+            owner = taken.setdefault((role, cls.name), name)
+            if owner != name:
+                raise PluginError(name, f"the {role} name {cls.name!r} is taken by plugin {owner}")
+        if not classes:
+            raise PluginError(name, "it registers nothing")
+    except Exception as error:
+        if manager.has_plugin(name):
+            manager.unregister(name=name)
+        for key in [key for key, owner in taken.items() if owner == name]:
+            del taken[key]
+        reason = error.message.removeprefix(f"plugin {name}: ") if isinstance(error, PluginError) else ""
+        reason = reason or f"{type(error).__name__}: {error}"
+        return PluginInfo(name, distribution, version, error=" ".join(reason.split()))
+    return PluginInfo(name, distribution, version, tuple(classes))
+
+
+def _checked(role: str, base: type, cls: Any) -> type[Any]:
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise TypeError(f"{cls!r} is no {base.__name__} class")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise TypeError(f"{role} class {cls.__name__} does not implement {missing}")
+    if not isinstance(getattr(cls, "name", None), str):
+        raise TypeError(f"{role} class {cls.__name__} has no name")
+    return cls
+
+
+def _check_core_version(distribution: metadata.Distribution | None, core_version: str) -> None:
+    """Refuse a plugin whose distribution asks for another core than this one."""
+    wanted = [r for r in (distribution.requires or ()) if r.startswith(CORE)] if distribution else []
+    if not wanted:
+        return
+    from packaging.requirements import Requirement
+
+    for text in wanted:
+        requirement = Requirement(text)
+        if requirement.name == CORE and not requirement.specifier.contains(core_version, prereleases=True):
+            raise PluginError(
+                distribution.name if distribution else "?",
+                f"it needs {CORE}{requirement.specifier}, this is {core_version}",
+            )
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "0"

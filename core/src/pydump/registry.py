@@ -1,0 +1,169 @@
+"""Name to class, per role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+from pydump.errors import UnknownPluginError
+from pydump.interfaces.arch import Arch
+from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.format import Decompressors, Format
+from pydump.interfaces.sink import Sink
+from pydump.interfaces.source import Source
+from pydump.options import with_values
+from pydump.plugins import PluginInfo, load
+
+T = TypeVar("T")
+
+#: First-party distributions whose name does not follow from the role and the plugin's name.
+_DISTRIBUTIONS = {
+    ("arch", "x86_64"): "pydump-arch-x86-64",
+    ("arch", "i386"): "pydump-arch-x86-64",
+    ("arch", "arm"): "pydump-arch-aarch64",
+    ("arch", "ppc64le"): "pydump-arch-ppc64",
+    ("arch", "riscv64"): "pydump-arch-riscv",
+    ("arch", "riscv32"): "pydump-arch-riscv",
+    ("source", "qmp"): "pydump-source-qemu",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FormatChoice:
+    """A format as it was asked for, with what an alias implies.
+
+    Attributes:
+        format: The class.
+        compression: The compressor that the name implies ("kdump-lzo"), or None.
+    """
+
+    format: type[Format]
+    compression: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """What is installed.
+
+    Attributes:
+        plugins: Every plugin, the broken ones with their reason.
+    """
+
+    plugins: tuple[PluginInfo, ...]
+    _classes: dict[str, dict[str, Any]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        classes: dict[str, dict[str, Any]] = {}
+        for plugin in self.plugins:
+            for role, cls in plugin.classes:
+                classes.setdefault(role, {})[cls.name] = cls
+        object.__setattr__(self, "_classes", classes)
+
+    @property
+    def broken(self) -> tuple[PluginInfo, ...]:
+        """The plugins that do not work."""
+        return tuple(plugin for plugin in self.plugins if plugin.error)
+
+    def names(self, role: str) -> tuple[str, ...]:
+        """The names that ``role`` has, sorted."""
+        return tuple(sorted(self._classes.get(role, {})))
+
+    def arches(self) -> tuple[type[Arch], ...]:
+        """All architectures."""
+        return tuple(self._classes.get("arch", {}).values())
+
+    def formats(self) -> tuple[type[Format], ...]:
+        """All formats."""
+        return tuple(self._classes.get("format", {}).values())
+
+    def compressors(self) -> tuple[type[Compressor], ...]:
+        """All compressors."""
+        return tuple(self._classes.get("compressor", {}).values())
+
+    def arch(self, name: str) -> type[Arch]:
+        """The architecture called ``name`` or, in any case of letters, one of its aliases.
+
+        Raises:
+            UnknownPluginError: No plugin has it.
+        """
+        for cls in self.arches():
+            if name == cls.name or name.lower() in cls.aliases:
+                return cls
+        cls_: type[Arch] = self._get("arch", name)
+        return cls_
+
+    def format(self, name: str) -> FormatChoice:
+        """The format called ``name``, or what the alias ``name`` stands for.
+
+        Raises:
+            UnknownPluginError: No plugin has it.
+        """
+        for cls in self.formats():
+            implied = cls.aliases.get(name)
+            if implied is not None:
+                return FormatChoice(cls, **implied)
+        return FormatChoice(self._get("format", name))
+
+    def compressor(self, name: str, options: dict[str, Any] | None = None) -> Compressor:
+        """An instance of the compressor ``name``.
+
+        Raises:
+            UnknownPluginError: No plugin has it.
+            PlanError: An option is unknown or out of range.
+        """
+        cls: type[Compressor] = self._get("compressor", name)
+        return cls(with_values(name, cls.Options(), options or {}))
+
+    def source(self, name: str) -> type[Source]:
+        """The source called ``name``.
+
+        Raises:
+            UnknownPluginError: No plugin has it.
+        """
+        cls: type[Source] = self._get("source", name)
+        return cls
+
+    def sink(self, name: str) -> type[Sink]:
+        """The sink called ``name``.
+
+        Raises:
+            UnknownPluginError: No plugin has it.
+        """
+        cls: type[Sink] = self._get("sink", name)
+        return cls
+
+    def decompressors(self) -> Decompressors:
+        """How a format's reader gets its compressors."""
+        return _Decompressors(self)
+
+    def _get(self, role: str, name: str) -> Any:
+        known = self._classes.get(role, {})
+        if name in known:
+            return known[name]
+        distribution = _DISTRIBUTIONS.get((role, name), f"pydump-{role}-{name}".replace("_", "-"))
+        broken = next((p for p in self.broken if p.distribution == distribution), None)
+        hint = f"it is installed but broken: {broken.error}" if broken else f"pip install {distribution}"
+        raise UnknownPluginError(role, name, self.names(role), hint=hint)
+
+
+class _Decompressors(Decompressors):
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def __call__(self, name: str) -> Compressor:
+        return self.registry.compressor(name)
+
+
+def registry_of(plugins: Iterable[tuple[str, object]]) -> Registry:
+    """A registry of these plugin objects alone, for tests; a broken one raises."""
+    return Registry(load(builtin=plugins, installed=False, strict=True))
+
+
+@cache
+def installed() -> Registry:
+    """What is installed in this environment, loaded once."""
+    from pydump import builtin
+
+    return Registry(load(builtin=[("core", builtin)]))

@@ -1,0 +1,48 @@
+"""ELF vmcores: the format's name, and how to tell a file of it.
+
+Reader and writer are loaded when one is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydump.hookspecs import hookimpl
+from pydump.interfaces.format import Format
+from pydump.layout.elf import ELFMAG
+
+if TYPE_CHECKING:
+    from pydump.interfaces.backing import Backing
+    from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.format import Decompressors, Writer
+    from pydump.interfaces.source import Source
+    from pydump.model.plan import Plan
+
+
+class ElfFormat(Format):
+    """An ELF core file whose PT_LOAD segments are guest memory."""
+
+    name: ClassVar[str] = "elf"
+
+    @classmethod
+    def detect(cls, head: bytes) -> bool:
+        return head.startswith(ELFMAG)
+
+    @classmethod
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
+        from pydump_format_elf.reader import ElfSource
+
+        return ElfSource(files[0])
+
+    @classmethod
+    def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
+        from pydump_format_elf.writer import ElfWriter, QemuElfWriter
+
+        return QemuElfWriter(plan) if plan.compat == "qemu" else ElfWriter(plan)
+
+
+@hookimpl
+def pydump_register_formats() -> Sequence[type[Format]]:
+    """``--format elf``."""
+    return [ElfFormat]

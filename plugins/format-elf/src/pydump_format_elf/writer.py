@@ -1,0 +1,230 @@
+"""Writes ELF vmcores, in our layout and in QEMU's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydump.errors import UnsupportedError
+from pydump.interfaces.format import Batch, Encoded, Writer
+from pydump.interfaces.sink import Extent, Hole
+from pydump.layout.elf import (
+    ELFCLASS32,
+    ELFCLASS64,
+    ELFDATA2LSB,
+    ELFDATA2MSB,
+    ET_CORE,
+    EV_CURRENT,
+    PN_XNUM,
+    PT_LOAD,
+    PT_NOTE,
+    SHT_STRTAB,
+    Elf32Ehdr,
+    Elf32Phdr,
+    Elf32Shdr,
+    Elf64Ehdr,
+    Elf64Phdr,
+    Elf64Shdr,
+    Ident,
+)
+from pydump.layout.notes import pack_notes
+from pydump.model.guest import ByteOrder, Section
+from pydump.model.note import VMCOREINFO_NAME, Note
+from pydump.model.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """The structs of one ELF class."""
+
+    ei_class: int
+    ehdr: type[Elf32Ehdr | Elf64Ehdr]
+    phdr: type[Elf32Phdr | Elf64Phdr]
+    shdr: type[Elf32Shdr | Elf64Shdr]
+    limit: int
+
+
+_CLASSES: Final = {
+    32: _Class(ELFCLASS32, Elf32Ehdr, Elf32Phdr, Elf32Shdr, 1 << 32),
+    64: _Class(ELFCLASS64, Elf64Ehdr, Elf64Phdr, Elf64Shdr, 1 << 64),
+}
+_DATA: Final = {"little": ELFDATA2LSB, "big": ELFDATA2MSB}
+_SHSTRTAB: Final = ".shstrtab"
+
+
+class ElfWriter(Writer):
+    """An ELF vmcore in the layout that every reader takes.
+
+    The program headers follow the ELF header (makedumpfile looks for them nowhere else), p_align is 0 (crash takes a
+    page-aligned first PT_LOAD with another p_align for an old netdump), and section headers exist only where they
+    say something: the number of program headers above 65,534, or what an architecture adds. What the source left out
+    is the part of a PT_LOAD by which p_memsz exceeds p_filesz.
+    """
+
+    sequential: ClassVar[bool] = True
+    #: Section headers before the program headers, as QEMU has them?
+    _sections_first: ClassVar[bool] = False
+
+    def __init__(self, plan: Plan) -> None:
+        guest = plan.guest
+        assert guest.byte_order and guest.elf_class  # the planner settles these
+        if guest.machine is None:
+            raise UnsupportedError(
+                "an ELF file names its machine, and nobody said which it is",
+                hint="say --arch and have that architecture's plugin installed",
+            )
+        self._byte_order: ByteOrder = guest.byte_order
+        self._machine = guest.machine
+        self._class = _CLASSES[guest.elf_class]
+        self.unit = 1
+        self.stored = plan.readable()
+        notes = guest.notes + (
+            (Note(VMCOREINFO_NAME, 0, guest.vmcoreinfo.text),) if guest.vmcoreinfo is not None else ()
+        )
+        self._notes = pack_notes(notes, guest.byte_order)
+        self._loads = self._segments(plan)
+        self._sections = self._wanted_sections(guest.sections, len(self._loads) + 1)
+
+        c = self._class
+        n_shdrs = len(self._sections) + 1 if self._has_section_table() else 0
+        ehsize, phsize, shsize = c.ehdr.nbytes(), c.phdr.nbytes() * (len(self._loads) + 1), c.shdr.nbytes() * n_shdrs
+        self._n_shdrs = n_shdrs
+        self._shoff = 0 if not n_shdrs else ehsize if self._sections_first else ehsize + phsize
+        self._phoff = ehsize + (shsize if self._sections_first else 0)
+        self._note_offset = ehsize + phsize + shsize
+        self.start = self._note_offset + len(self._notes)
+        self._section_offset = self.start + self.stored.size
+        names = _string_table(self._sections)
+        self._section_data = [s.data for s in self._sections[:-1]] + [names] if self._sections else []
+        self.size_limit = self._section_offset + sum(map(len, self._section_data))
+        if self.size_limit >= c.limit or guest.memory.end > c.limit:
+            raise UnsupportedError("a 32-bit ELF file cannot hold this guest", hint="write --format kdump")
+
+    def _segments(self, plan: Plan) -> NDArray[np.uint64]:
+        """One row per PT_LOAD: vaddr, paddr, filesz, memsz."""
+        rows: list[tuple[int, int, int, int]] = []
+        for block in plan.guest.memory:
+            at = block.paddr
+            runs = list(self.stored.clip(block.paddr, block.end)) or [(block.end, block.end)]
+            if runs[0][0] > at:
+                rows.append((plan.vaddr(at), at, 0, runs[0][0] - at))
+            for (start, end), following in zip(runs, [*(r[0] for r in runs[1:]), block.end], strict=True):
+                if end > start:
+                    rows.append((plan.vaddr(start), start, end - start, following - start))
+        return np.array(rows, np.uint64).reshape(-1, 4)
+
+    def _has_section_table(self) -> bool:
+        return bool(self._sections) or len(self._loads) + 1 >= PN_XNUM
+
+    def _wanted_sections(self, sections: tuple[Section, ...], n_phdrs: int) -> list[Section]:
+        """The sections to write, the string table last; none where none is needed."""
+        return [*sections, Section(_SHSTRTAB, SHT_STRTAB, b"")] if sections else []
+
+    def layout(self) -> Iterator[Extent | Hole]:
+        tables = (self._shdrs(), self._phdrs()) if self._sections_first else (self._phdrs(), self._shdrs())
+        yield Extent(0, b"".join((self._ehdr(), *tables, self._notes)))
+
+    def _ehdr(self) -> bytes:
+        c = self._class
+        ident = Ident(ei_class=bytes([c.ei_class]), ei_data=bytes([_DATA[self._byte_order]])).pack(self._byte_order)
+        n_phdrs = len(self._loads) + 1
+        return c.ehdr(
+            e_ident=ident,
+            e_type=ET_CORE,
+            e_machine=self._machine,
+            e_version=EV_CURRENT,
+            e_phoff=self._phoff,
+            e_shoff=self._shoff,
+            e_ehsize=self._ehsize(),
+            e_phentsize=c.phdr.nbytes(),
+            e_phnum=min(n_phdrs, PN_XNUM),
+            e_shentsize=c.shdr.nbytes() if self._n_shdrs else 0,
+            e_shnum=self._n_shdrs,
+            e_shstrndx=self._n_shdrs - 1 if self._sections else 0,
+        ).pack(self._byte_order)
+
+    def _ehsize(self) -> int:
+        return self._class.ehdr.nbytes()
+
+    def _phdrs(self) -> bytes:
+        loads, n_notes = self._loads, len(self._notes)
+        table = np.zeros(len(loads) + 1, self._class.phdr.dtype(self._byte_order))
+        table[0]["p_type"] = PT_NOTE
+        table[0]["p_offset"] = self._note_offset
+        table[0]["p_filesz"] = table[0]["p_memsz"] = n_notes
+        rows = table[1:]
+        rows["p_type"] = PT_LOAD
+        rows["p_vaddr"], rows["p_paddr"], rows["p_filesz"], rows["p_memsz"] = loads.T
+        sizes = loads[:, 2]
+        rows["p_offset"] = np.uint64(self.start) + np.cumsum(sizes) - sizes
+        return table.tobytes()
+
+    def _shdrs(self) -> bytes:
+        if not self._n_shdrs:
+            return b""
+        c = self._class
+        n_phdrs = len(self._loads) + 1
+        table = [c.shdr(sh_info=n_phdrs if n_phdrs >= PN_XNUM else 0).pack(self._byte_order)]
+        names = _string_table(self._sections)
+        at = self._section_offset
+        for section, data in zip(self._sections, self._section_data, strict=True):
+            table.append(
+                c.shdr(
+                    sh_name=names.index(b"\0" + section.name.encode() + b"\0") + 1,
+                    sh_type=section.type,
+                    sh_flags=section.flags,
+                    sh_addr=section.addr,
+                    sh_offset=at,
+                    sh_size=len(data),
+                    sh_info=section.info,
+                    sh_entsize=section.entsize,
+                ).pack(self._section_byte_order())
+            )
+            at += len(data)
+        return b"".join(table)
+
+    def _section_byte_order(self) -> ByteOrder:
+        return self._byte_order
+
+    def encode(self, batch: Batch) -> Encoded:
+        return Encoded(batch.position, 0, batch.data, None, batch.size, batch.size if batch.data is None else 0)
+
+    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
+        at = self.start + encoded.position
+        yield Hole(at, encoded.size) if encoded.payload is None else Extent(at, encoded.payload)
+
+    def finish(self, end: int) -> Iterator[Extent | Hole]:
+        if self._section_data:
+            yield Extent(self._section_offset, b"".join(self._section_data))
+
+    def size(self, end: int) -> int:
+        return self.size_limit
+
+
+class QemuElfWriter(ElfWriter):
+    """QEMU's bytes, for those who compare: section headers before the program headers, and its mistakes.
+
+    e_ehsize is the size of a pointer, there is always a string table, and its section header is in the byte order of
+    the machine QEMU ran on. Source: QEMU 7.2 dump/dump.c, write_elf_header and write_elf_section_headers.
+    """
+
+    _sections_first: ClassVar[bool] = True
+
+    def _wanted_sections(self, sections: tuple[Section, ...], n_phdrs: int) -> list[Section]:
+        return [*sections, Section(_SHSTRTAB, SHT_STRTAB, b"")]
+
+    def _ehsize(self) -> int:
+        return 8
+
+    def _section_byte_order(self) -> ByteOrder:
+        return sys.byteorder
+
+
+def _string_table(sections: list[Section]) -> bytes:
+    return b"".join(b"\0" + section.name.encode() for section in sections) + b"\0" if sections else b""
+
+

@@ -1,0 +1,56 @@
+"""The kdump-compressed format: its name, its numbers, and how to tell a file of it.
+
+Reader and writer are loaded when one is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydump.hookspecs import hookimpl
+from pydump.interfaces.format import Format
+
+if TYPE_CHECKING:
+    from pydump.interfaces.backing import Backing
+    from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.format import Decompressors, Writer
+    from pydump.interfaces.source import Source
+    from pydump.model.plan import Plan
+
+SIGNATURES = (b"KDUMP   ", b"DISKDUMP")
+
+
+class KdumpFormat(Format):
+    """makedumpfile's kdump-compressed format."""
+
+    name: ClassVar[str] = "kdump"
+    aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        alias + codec: {"compression": codec}
+        for codec in ("zlib", "lzo", "snappy", "zstd")
+        for alias in ("kdump-", "kdump-raw-")
+    }
+    compressors: ClassVar[tuple[str, ...]] = ("zlib", "lzo", "snappy", "zstd")
+    splits: ClassVar[bool] = True
+
+    @classmethod
+    def detect(cls, head: bytes) -> bool:
+        return head.startswith(SIGNATURES)
+
+    @classmethod
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
+        from pydump_format_kdump.reader import KdumpSource
+
+        return KdumpSource(files, compressor)
+
+    @classmethod
+    def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
+        from pydump_format_kdump.writer import KdumpWriter
+
+        return KdumpWriter(plan, compressor)
+
+
+@hookimpl
+def pydump_register_formats() -> Sequence[type[Format]]:
+    """``--format kdump``."""
+    return [KdumpFormat]

@@ -1,0 +1,456 @@
+"""Reads kdump-compressed files: versions 1 to 6, both widths, both byte orders, whole or split over several files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydump.errors import CompressionError, FormatError, PlanError, ReadError
+from pydump.interfaces.backing import Backing
+from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.format import Decompressors
+from pydump.interfaces.source import Source
+from pydump.layout.notes import unpack_notes
+from pydump.model.guest import ByteOrder, Guest, Utsname
+from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.note import Note
+from pydump.model.vmcoreinfo import Vmcoreinfo
+
+from pydump_format_kdump import SIGNATURES
+from pydump_format_kdump.bitmap import Rank, runs
+from pydump_format_kdump.layout import (
+    COMPRESSION_FLAGS,
+    DISKDUMP_HEADER_BLOCKS,
+    FIELD_SINCE,
+    HEADER_VERSION,
+    DiskDumpHeader,
+    DiskDumpHeader32,
+    DiskDumpHeader64,
+    DumpDh,
+    KdumpSubHeader,
+    KdumpSubHeader32,
+    KdumpSubHeader32Aligned,
+    KdumpSubHeader64,
+    PageDesc,
+)
+
+#: Notes larger than this are not believed.
+MAX_NOTES: Final = 1 << 28
+#: A map of more blocks than this is not believed: real RAM lies in a few dozen.
+MAX_RAM_BLOCKS: Final = 1 << 20
+#: Descriptors that are looked at in one go.
+DESCS_AT_ONCE: Final = 1 << 14
+#: Page data that is read in one go is at most this long.
+READ_AT_ONCE: Final = 8 << 20
+
+_ORDERS: Final[tuple[ByteOrder, ...]] = ("little", "big")
+_CODEC_NAMES: Final = {int(flag): name for name, flag in COMPRESSION_FLAGS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file of a dump.
+
+    Attributes:
+        backing: Its bytes.
+        header: Its main header.
+        sub: Its sub header, fields that its version does not have set to 0.
+        byte_order: Of all its numbers.
+        start_pfn: The first pfn whose page it holds.
+        end_pfn: One past the last.
+        descs: Offset of its first page_desc.
+    """
+
+    backing: Backing
+    header: DiskDumpHeader
+    sub: KdumpSubHeader
+    byte_order: ByteOrder
+    start_pfn: int
+    end_pfn: int
+    descs: int
+
+
+class KdumpSource(Source):
+    """A kdump-compressed dump.
+
+    Raises:
+        FormatError: A header or a bitmap is damaged.
+        PlanError: Parts of a split dump are missing, or do not belong together.
+    """
+
+    name: ClassVar[str] = "kdump"
+
+    def __init__(self, files: Sequence[Backing], compressor: Decompressors) -> None:
+        self._compressor = compressor
+        self._codecs: dict[int, Compressor] = {}
+        parts = sorted((_open_part(backing) for backing in files), key=lambda part: part.start_pfn)
+        first = parts[0]
+        self.path = first.backing.path
+        self._parts = parts
+        self._header, self._sub, self._byte_order = first.header, first.sub, first.byte_order
+        self._block_size = first.header.block_size
+        self._max_mapnr = _max_mapnr(first)
+        _check_set(parts, self._max_mapnr)
+        self._read_bitmaps(first)
+        self._notes, self._vmcoreinfo = self._read_notes(first)
+        self._before = [self._rank(part.start_pfn) for part in parts]
+        self._lost = self._find_lost()
+
+    @classmethod
+    def open(cls, argument: str) -> Self:
+        raise PlanError("a kdump file is opened by its path")
+
+    # -- the file's structure
+
+    def _read_bitmaps(self, part: _Part) -> None:
+        header, backing = part.header, part.backing
+        at = (DISKDUMP_HEADER_BLOCKS + header.sub_hdr_size) * self._block_size
+        size = header.bitmap_blocks * self._block_size
+        need = -(-self._max_mapnr // 8)
+        one = -(-need // self._block_size) * self._block_size
+        backing.check(at, size)
+        # makedumpfile writes both bitmaps; an older or cut-down writer only the one that matters.
+        both = size >= 2 * one
+        if size < (2 * need if both else need):
+            raise FormatError(
+                backing.path,
+                f"{header.bitmap_blocks} bitmap blocks cannot hold {self._max_mapnr} pages",
+                offset=type(header).offset_of("bitmap_blocks"),
+            )
+        half = size // 2 if both else size
+        present = np.frombuffer(backing.read(at, need), np.uint8)
+        dumped = np.frombuffer(backing.read(at + half, need), np.uint8) if both else present
+        self._rank = Rank(dumped)
+        present_pages = _ranges(present, self._max_mapnr)
+        dumped_pages = present_pages if np.array_equal(present, dumped) else _ranges(dumped, self._max_mapnr)
+        scale = np.uint64(self._block_size)
+        ram = Ranges(present_pages.union(dumped_pages).array * scale)
+        if len(ram) > MAX_RAM_BLOCKS:
+            raise FormatError(backing.path, f"the 1st bitmap has {len(ram)} runs of pages", offset=at)
+        self._memory = MemoryMap.of((start, end - start) for start, end in ram)
+        self._excluded = Ranges(present_pages.subtract(dumped_pages).array * scale)
+
+    def _read_notes(self, part: _Part) -> tuple[tuple[Note, ...], Vmcoreinfo | None]:
+        backing, sub = part.backing, part.sub
+        notes: tuple[Note, ...] = ()
+        if sub.offset_note and sub.size_note:
+            if sub.size_note > MAX_NOTES:
+                raise FormatError(backing.path, f"{sub.size_note:#x} bytes of notes", offset=self._block_size)
+            try:
+                notes = unpack_notes(backing.read(sub.offset_note, sub.size_note), self._byte_order)
+            except ValueError as error:
+                raise FormatError(backing.path, f"notes: {error}", offset=sub.offset_note) from None
+        text = next((note.desc for note in notes if note.is_vmcoreinfo), None)
+        if text is None and sub.offset_vmcoreinfo and sub.size_vmcoreinfo:
+            if sub.size_vmcoreinfo > MAX_NOTES:
+                raise FormatError(backing.path, f"{sub.size_vmcoreinfo:#x} bytes of vmcoreinfo", offset=self._block_size)
+            text = backing.read(sub.offset_vmcoreinfo, sub.size_vmcoreinfo)
+        others = tuple(note for note in notes if not note.is_vmcoreinfo)
+        return others, None if text is None else Vmcoreinfo(text)
+
+    def _find_lost(self) -> Ranges:
+        """Pages whose descriptor has offset 0; looked for only where the header says the dump is incomplete."""
+        if not self._header.status & DumpDh.COMPRESSED_INCOMPLETE:
+            return Ranges.empty()
+        lost = [pfns[descs["offset"] == 0] for part in self._parts for pfns, descs in self._descs(part)]
+        pfns = np.concatenate(lost) if lost else np.empty(0, np.int64)
+        return Ranges.of_array(np.stack([pfns, pfns + 1], axis=1) * self._block_size)
+
+    def _descs(self, part: _Part) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """All pages of a part: arrays of pfns, and their descriptors."""
+        dtype = PageDesc.dtype(self._byte_order)
+        step = DESCS_AT_ONCE
+        at = part.descs
+        for pfn in range(part.start_pfn, part.end_pfn, step):
+            pfns = self._rank.set_bits(pfn, min(pfn + step, part.end_pfn))
+            if len(pfns):
+                yield pfns, np.frombuffer(part.backing.read(at, len(pfns) * dtype.itemsize), dtype)
+                at += len(pfns) * dtype.itemsize
+
+    # -- facts
+
+    def guest(self) -> Guest:
+        uts = Utsname(*(_text(getattr(self._header, name)) for name in _UTS_FIELDS))
+        return Guest(
+            self._memory,
+            byte_order=self._byte_order,
+            elf_class=64 if isinstance(self._header, DiskDumpHeader64) else 32,
+            page_size=self._block_size,
+            phys_base=self._sub.phys_base,
+            notes=self._notes,
+            vmcoreinfo=self._vmcoreinfo,
+            utsname=uts,
+            n_cpus=self._header.nr_cpus if 0 < self._header.nr_cpus < 1 << 16 else None,
+            dump_level=self._sub.dump_level,
+        )
+
+    def excluded(self) -> Ranges:
+        return self._excluded
+
+    def unreadable(self) -> Ranges:
+        return self._lost
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        header = self._header
+        codecs = [name for name, flag in COMPRESSION_FLAGS.items() if header.status & flag]
+        rows = [
+            ("format", f"kdump-compressed version {header.header_version}, {self._block_size}-byte blocks"),
+            ("compression", " ".join(codecs) or "none"),
+        ]
+        if len(self._parts) > 1:
+            rows.append(("parts", ", ".join(part.backing.path for part in self._parts)))
+        if header.status & DumpDh.COMPRESSED_INCOMPLETE:
+            rows.append(("incomplete", f"the header says so; {self._lost.size // self._block_size} pages are lost"))
+        return tuple(rows)
+
+    # -- memory
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        block_size = self._block_size
+        end = paddr + len(buffer)
+        first, last = paddr // block_size, -(-end // block_size)
+        if first * block_size == paddr and last * block_size == end:
+            self._read_pages(first, last, buffer)
+            return
+        # The range begins or ends within a block (a 64 KiB block read by a tool that thinks in 4 KiB pages).
+        whole = bytearray((last - first) * block_size)
+        self._read_pages(first, last, memoryview(whole))
+        skip = paddr - first * block_size
+        buffer[:] = memoryview(whole)[skip : skip + len(buffer)]
+
+    def _read_pages(self, first: int, last: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the pages ``[first, last)``; those that are not in the dump are zero."""
+        if last > self._max_mapnr:
+            raise ReadError(first * self._block_size, len(buffer), "it is past the last page")
+        pfns = self._rank.set_bits(first, last)
+        if len(pfns) < last - first:
+            buffer[:] = bytes(len(buffer))
+        if not len(pfns):
+            return
+        for part, before in zip(self._parts, self._before, strict=True):
+            here = pfns[(pfns >= part.start_pfn) & (pfns < part.end_pfn)]
+            if len(here):
+                self._read_part(part, here, self._rank(int(here[0])) - before, first, buffer)
+
+    def _read_part(self, part: _Part, pfns: NDArray[np.int64], index: int, first: int, buffer: memoryview) -> None:
+        """Read the pages ``pfns``, whose descriptors follow each other from ``index`` on."""
+        dtype = PageDesc.dtype(self._byte_order)
+        at = part.descs + index * dtype.itemsize
+        descs = np.frombuffer(part.backing.read(at, len(pfns) * dtype.itemsize), dtype)
+        offsets = descs["offset"].astype(np.int64)
+        sizes = descs["size"].astype(np.int64)
+        flags = descs["flags"].astype(np.int64)
+        bad = (offsets <= 0) | (sizes <= 0) | (sizes > self._block_size) | (offsets > part.backing.size - sizes)
+        if bad.any():
+            i = int(np.flatnonzero(bad)[0])
+            if offsets[i] or not self._lost:
+                raise self._bad_page(part, pfns[i], at + i * dtype.itemsize, offsets[i], sizes[i])
+        block_size = self._block_size
+        places = ((pfns - first) * block_size).tolist()
+        # Pages that share their data (zero pages do, by the thousand) are decompressed once.
+        unique, where = np.unique(offsets, return_inverse=True)
+        if len(unique) == len(offsets):
+            owners: list[list[int]] | None = None
+        else:
+            order = np.argsort(where, kind="stable")
+            owners = [group.tolist() for group in np.split(order, np.cumsum(np.bincount(where))[:-1])]
+        chosen = np.unique(offsets, return_index=True)[1]
+        for group in _reads(unique, sizes[chosen]):
+            start = int(unique[group[0]])
+            if start == 0:  # a lost page
+                for i in owners[group[0]] if owners else [int(chosen[group[0]])]:
+                    buffer[places[i] : places[i] + block_size] = bytes(block_size)
+                continue
+            stop = int(max(unique[u] + sizes[chosen[u]] for u in (group[0], group[-1])))
+            data = memoryview(part.backing.read(start, stop - start))
+            for u in group:
+                i = int(chosen[u])
+                offset = int(offsets[i]) - start
+                page = self._page(part, int(pfns[i]), int(flags[i]), data[offset : offset + int(sizes[i])])
+                for j in owners[u] if owners else (i,):
+                    buffer[places[j] : places[j] + block_size] = page
+
+    def _page(self, part: _Part, pfn: int, flags: int, data: memoryview) -> bytes | memoryview:
+        paddr, block_size = pfn * self._block_size, self._block_size
+        if flags == 0:
+            if len(data) != block_size:
+                raise ReadError(paddr, block_size, f"its page is stored raw, but with {len(data)} bytes")
+            return data
+        codec = self._codecs.get(flags)
+        if codec is None:
+            name = _CODEC_NAMES.get(flags)
+            if name is None:
+                raise ReadError(
+                    paddr, block_size, f"its descriptor has the unknown compression flag {flags:#x}",
+                    hint="the file is damaged, or newer than this pydump",
+                )
+            codec = self._codecs[flags] = self._compressor(name)
+        try:
+            return codec.decompress(data, block_size)
+        except CompressionError as error:
+            raise ReadError(paddr, block_size, f"its page does not decompress: {error.message}") from error
+
+    def _bad_page(self, part: _Part, pfn: int, at: int, offset: int, size: int) -> FormatError:
+        where = f"the descriptor of pfn {pfn:#x} points at {size} bytes at offset {offset:#x}"
+        if offset == 0:
+            why = "which says that the page is lost, though the header says nothing of it"
+        elif not 0 < size <= self._block_size:
+            why = f"and a page has 1 to {self._block_size}"
+        else:
+            why = f"outside the file of {part.backing.size:#x} bytes"
+        return FormatError(part.backing.path, f"{where}, {why}", offset=at, hint="the file is truncated or damaged")
+
+    def problems(self) -> Iterator[str]:
+        """Faults of the structure that reading pages does not meet."""
+        header = self._header
+        for part in self._parts:
+            n_pages = self._rank(part.end_pfn) - self._rank(part.start_pfn)
+            end = part.descs + n_pages * PageDesc.nbytes()
+            if end > part.backing.size:
+                yield f"{part.backing.path}: the page descriptors end at {end:#x}, the file at {part.backing.size:#x}"
+        if header.header_version >= 4 and self._sub.offset_vmcoreinfo and self._vmcoreinfo is not None:
+            text = self._parts[0].backing
+            stop = self._sub.offset_vmcoreinfo + self._sub.size_vmcoreinfo
+            if stop > text.size or text.read(self._sub.offset_vmcoreinfo, self._sub.size_vmcoreinfo).rstrip(
+                b"\0"
+            ) != self._vmcoreinfo.text.rstrip(b"\0"):
+                yield f"{self.path}: offset_vmcoreinfo {self._sub.offset_vmcoreinfo:#x} does not point at the VMCOREINFO text"
+        beyond = Ranges.of([(self._max_mapnr * self._block_size, self._memory.end)])
+        if beyond:
+            yield f"{self.path}: the bitmaps have pages past max_mapnr"
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.backing.close()
+
+
+_UTS_FIELDS: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
+
+
+def _open_part(backing: Backing) -> _Part:
+    """Find out a file's byte order and width and read its headers."""
+    head = backing.read(0, min(backing.size, DiskDumpHeader64.nbytes()))
+    if not head.startswith(SIGNATURES):
+        raise FormatError(backing.path, "it does not begin with a kdump signature", offset=0)
+    for header_class in (DiskDumpHeader64, DiskDumpHeader32):
+        for byte_order in _ORDERS:
+            if len(head) < header_class.nbytes():
+                continue
+            header = header_class.unpack(head, byte_order)
+            if _plausible(header):
+                return _finish_part(backing, header, byte_order)
+    raise FormatError(
+        backing.path,
+        "no byte order and width gives a header that makes sense",
+        offset=8,
+        hint="the file is truncated or damaged",
+    )
+
+
+def _plausible(header: DiskDumpHeader) -> bool:
+    block_size = header.block_size
+    return (
+        0 <= header.header_version <= HEADER_VERSION + 10
+        and 512 <= block_size <= 1 << 20
+        and block_size & (block_size - 1) == 0
+        and 0 < header.sub_hdr_size < 1 << 20
+        and header.bitmap_blocks > 0
+        and 0 <= header.nr_cpus < 1 << 20
+    )
+
+
+def _finish_part(backing: Backing, header: DiskDumpHeader, byte_order: ByteOrder) -> _Part:
+    version, block_size = header.header_version, header.block_size
+    if not 1 <= version <= HEADER_VERSION:
+        raise FormatError(
+            backing.path,
+            f"header version {version}: versions 1 to {HEADER_VERSION} can be read",
+            offset=DiskDumpHeader64.offset_of("header_version"),
+        )
+    raw = backing.read(block_size, KdumpSubHeader64.nbytes())
+    sub = _sub_header(header, raw, byte_order, backing.size)
+    if version >= 6:
+        start, end, max_mapnr = sub.start_pfn_64, sub.end_pfn_64, sub.max_mapnr_64
+    else:
+        start, end, max_mapnr = sub.start_pfn, sub.end_pfn, header.max_mapnr
+    if not sub.split:
+        start, end = 0, max_mapnr
+    if start > end or end > max(max_mapnr, header.max_mapnr):
+        raise FormatError(backing.path, f"it claims to hold the pfns {start:#x} to {end:#x}", offset=block_size)
+    descs = (DISKDUMP_HEADER_BLOCKS + header.sub_hdr_size + header.bitmap_blocks) * block_size
+    return _Part(backing, header, sub, byte_order, start, end, descs)
+
+
+def _sub_header(header: DiskDumpHeader, raw: bytes, byte_order: ByteOrder, file_size: int) -> KdumpSubHeader:
+    """The sub header, of the three forms the one that fits, without the fields its version does not have."""
+    version = header.header_version
+    absent = {name: 0 for name, since in FIELD_SINCE.items() if version < since}
+    if isinstance(header, DiskDumpHeader64):
+        return replace(KdumpSubHeader64.unpack(raw, byte_order), **absent)
+
+    def fits(sub: KdumpSubHeader) -> bool:
+        blobs = ((sub.offset_vmcoreinfo, sub.size_vmcoreinfo), (sub.offset_note, sub.size_note))
+        sane = all(offset + size <= file_size and (offset == 0) == (size == 0) for offset, size in blobs)
+        return sane and (version < 6 or sub.max_mapnr_64 >= header.max_mapnr)
+
+    packed = replace(KdumpSubHeader32.unpack(raw, byte_order), **absent)
+    aligned = replace(KdumpSubHeader32Aligned.unpack(raw, byte_order), **absent)
+    return aligned if fits(aligned) and not fits(packed) else packed
+
+
+def _max_mapnr(part: _Part) -> int:
+    """One past the last pfn; the 32-bit field alone where the version has no other, or the other is not filled."""
+    return max(part.sub.max_mapnr_64, part.header.max_mapnr)
+
+
+def _check_set(parts: list[_Part], max_mapnr: int) -> None:
+    """Do the parts belong together, and are all there?"""
+    first = parts[0]
+    if len(parts) == 1 and not first.sub.split:
+        return
+    names = ", ".join(part.backing.path for part in parts)
+    at = 0
+    for part in parts:
+        if part.header != first.header or part.byte_order != first.byte_order:
+            raise PlanError(f"{part.backing.path} and {first.backing.path} are not parts of one dump")
+        if not part.sub.split and len(parts) > 1:
+            raise PlanError(f"{part.backing.path} is a whole dump, not a part of one", hint="name it alone")
+        if part.start_pfn != at:
+            raise PlanError(
+                f"the part with the pfns {at:#x} to {part.start_pfn:#x} is missing (or one is there twice): {names}",
+                hint="name all parts, separated by commas",
+            )
+        at = part.end_pfn
+    if at < max_mapnr:
+        raise PlanError(
+            f"the part with the pfns {at:#x} to {max_mapnr:#x} is missing: {names}",
+            hint="name all parts, separated by commas",
+        )
+
+
+def _ranges(bitmap: NDArray[np.uint8], n_bits: int) -> Ranges:
+    arrays = list(runs(bitmap, n_bits))
+    return Ranges.of_array(np.concatenate(arrays) if arrays else np.empty((0, 2), np.int64))
+
+
+def _reads(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[list[int]]:
+    """Group pages by what is read at once: neighbours in the file, without long gaps, up to a limit."""
+    group: list[int] = []
+    start = end = 0
+    for i, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+        if group and (offset > end + 4096 or offset + size > start + READ_AT_ONCE or start == 0):
+            yield group
+            group = []
+        if not group:
+            start, end = offset, offset
+        group.append(i)
+        end = max(end, offset + size)
+    if group:
+        yield group
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "replace")

@@ -1,0 +1,201 @@
+"""Writes kdump-compressed files, version 6."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydump.errors import UnsupportedError
+from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.format import Batch, Encoded, Writer
+from pydump.interfaces.sink import Extent, Hole
+from pydump.layout.notes import desc_offset, pack_note, pack_notes
+from pydump.layout.zero import zero_pages
+from pydump.model.guest import ByteOrder, Guest
+from pydump.model.memory import Ranges
+from pydump.model.note import VMCOREINFO_NAME, Note
+from pydump.model.plan import Plan
+
+from pydump_format_kdump import bitmap
+from pydump_format_kdump.layout import (
+    COMPRESSION_FLAGS,
+    DISKDUMP_HEADER_BLOCKS,
+    DUMP_LEVEL,
+    UTS_LEN,
+    DiskDumpHeader,
+    DiskDumpHeader32,
+    DiskDumpHeader64,
+    KdumpSubHeader,
+    KdumpSubHeader32,
+    KdumpSubHeader32Aligned,
+    KdumpSubHeader64,
+    PageDesc,
+)
+
+_U32_MAX = (1 << 32) - 1
+_HEADERS = {32: DiskDumpHeader32, 64: DiskDumpHeader64}
+
+
+class KdumpWriter(Writer):
+    """One dump. All zero pages share one block, which is the first of the page data."""
+
+    def __init__(self, plan: Plan, compressor: Compressor | None) -> None:
+        guest = plan.guest
+        assert guest.byte_order and guest.elf_class and guest.page_size  # the planner settles these
+        self._byte_order: ByteOrder = guest.byte_order
+        self._compressor = compressor
+        self._flag = COMPRESSION_FLAGS[compressor.name] if compressor else 0
+        self.unit = block_size = guest.page_size
+        if not 4096 <= block_size <= 1 << 20 or block_size & (block_size - 1):
+            raise UnsupportedError(f"kdump cannot have a block size of {block_size}", hint="it is the guest's page size")
+        if guest.sections:
+            names = ", ".join(section.name for section in guest.sections)
+            raise UnsupportedError(f"kdump has no place for the sections {names}", hint="write --format elf")
+
+        memory = guest.memory
+        self._present = _pfns(memory.ranges(), block_size)
+        self._dumped = _pfns(plan.readable(), block_size)
+        self.stored = Ranges(self._dumped.array * np.uint64(block_size))
+        max_mapnr = memory.end // block_size if plan.compat == "qemu" else memory.max_mapnr(block_size)
+        self._bitmap_bits = _blocks(-(-max_mapnr // 8), block_size) * block_size * 8
+        self.n_pages = self._dumped.size
+
+        headers = _headers(plan, max_mapnr, self._bitmap_bits // 8 // block_size * 2, int(self._flag))
+        self._headers = headers
+        bitmaps = len(headers)
+        self._descs = bitmaps + 2 * self._bitmap_bits // 8
+        self._zero = self._descs + self.n_pages * PageDesc.nbytes()
+        self.start = self._zero + (block_size if self.n_pages else 0)
+        self.size_limit = self.start + self.n_pages * block_size
+
+    def layout(self) -> Iterator[Extent | Hole]:
+        yield Extent(0, self._headers)
+        at = len(self._headers)
+        for pages in (self._present, self._dumped):
+            for piece in bitmap.pack(pages, self._bitmap_bits):
+                yield Extent(at, piece.data.cast("B"))
+                at += piece.nbytes
+        if self.n_pages:
+            yield Extent(self._zero, bytes(self.unit))
+
+    def encode(self, batch: Batch) -> Encoded:
+        block_size = self.unit
+        table = np.zeros(batch.size // block_size, PageDesc.dtype(self._byte_order))
+        table["offset"] = self._zero
+        table["size"] = block_size
+        if batch.data is None:
+            return Encoded(batch.position, 0, None, (table, None), batch.size, batch.size)
+        zero = zero_pages(batch.data, block_size)
+        stored = np.flatnonzero(~zero)
+        offsets: list[int] = (stored * block_size).tolist()
+        if self._compressor is None:
+            sizes = np.full(len(stored), block_size, np.int64)
+            words = np.frombuffer(batch.data, np.uint8).reshape(-1, block_size)
+            payload = words[stored].data.cast("B") if len(stored) else b""
+        else:
+            chunks: list[Any] = self._compressor.compress_batch(batch.data, block_size, offsets)
+            sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
+            grown = np.flatnonzero(sizes >= block_size)
+            for i in grown.tolist():
+                chunks[i] = batch.data[offsets[i] : offsets[i] + block_size]
+            sizes[grown] = block_size
+            flags = np.full(len(stored), int(self._flag), np.uint32)
+            flags[grown] = 0
+            table["flags"][stored] = flags
+            payload = b"".join(chunks)
+        ends = np.cumsum(sizes)
+        table["offset"][stored] = ends - sizes
+        table["size"][stored] = sizes
+        zero_size = batch.size - len(stored) * block_size
+        return Encoded(batch.position, len(payload), payload, (table, stored), batch.size, zero_size)
+
+    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
+        table: NDArray[Any]
+        table, stored = encoded.table
+        if stored is not None:
+            table["offset"][stored] += start
+        at = self._descs + encoded.position // self.unit * PageDesc.nbytes()
+        yield Extent(at, table.view(np.uint8).data)
+        if encoded.payload:
+            yield Extent(start, encoded.payload)
+
+
+def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> bytes:
+    """Everything before the bitmaps: header, sub header and notes, each part filled up to whole blocks."""
+    guest = plan.guest
+    block_size = guest.page_size or 0
+    byte_order = guest.byte_order or "little"
+    sub_class = _sub_header(plan)
+    notes, vmcoreinfo_at = _notes(guest, byte_order)
+    note_at = DISKDUMP_HEADER_BLOCKS * block_size + sub_class.nbytes()
+    sub_hdr_size = _blocks(sub_class.nbytes() + len(notes), block_size)
+    sub = sub_class(
+        phys_base=_signed(guest.phys_base or 0, guest.elf_class or 64),
+        dump_level=DUMP_LEVEL if plan.compat else guest.dump_level | DUMP_LEVEL,
+        offset_note=note_at if notes else 0,
+        size_note=len(notes),
+        max_mapnr_64=max_mapnr,
+    )
+    if guest.vmcoreinfo and vmcoreinfo_at is not None:
+        sub = replace(
+            sub, offset_vmcoreinfo=note_at + vmcoreinfo_at, size_vmcoreinfo=len(guest.vmcoreinfo.text)
+        )
+    uts = guest.utsname
+    header = _HEADERS[guest.elf_class or 64](
+        sysname=_uts(uts.sysname),
+        nodename=_uts(uts.nodename),
+        release=_uts(uts.release),
+        version=_uts(uts.version),
+        machine=_uts(uts.machine),
+        domainname=_uts(uts.domainname),
+        status=status,
+        block_size=block_size,
+        sub_hdr_size=sub_hdr_size,
+        bitmap_blocks=bitmap_blocks,
+        max_mapnr=min(max_mapnr, _U32_MAX),
+        nr_cpus=guest.n_cpus or 0,
+    )
+    return header.pack(byte_order).ljust(block_size, b"\0") + (sub.pack(byte_order) + notes).ljust(
+        sub_hdr_size * block_size, b"\0"
+    )
+
+
+def _sub_header(plan: Plan) -> type[KdumpSubHeader]:
+    """Which of the three forms: QEMU uses the packed one for every 32-bit target."""
+    if plan.guest.elf_class == 64:
+        return KdumpSubHeader64
+    return KdumpSubHeader32 if plan.u64_align == 4 or plan.compat == "qemu" else KdumpSubHeader32Aligned
+
+
+def _notes(guest: Guest, byte_order: ByteOrder) -> tuple[bytes, int | None]:
+    """The packed notes, VMCOREINFO last, and where its text begins in them.
+
+    Readers differ in where they look for the text: in the note, or through offset_vmcoreinfo. This serves both.
+    """
+    packed = pack_notes(guest.notes, byte_order)
+    if guest.vmcoreinfo is None:
+        return packed, None
+    note = Note(VMCOREINFO_NAME, 0, guest.vmcoreinfo.text)
+    return packed + pack_note(note, byte_order), len(packed) + desc_offset(note)
+
+
+def _pfns(ranges: Ranges, block_size: int) -> Ranges:
+    """The pages that hold a byte of ``ranges``, as ranges of pfns."""
+    return Ranges(ranges.page_aligned(block_size).array // np.uint64(block_size))
+
+
+def _blocks(size: int, block_size: int) -> int:
+    return -(-size // block_size)
+
+
+def _uts(value: str) -> bytes:
+    return value.encode("utf-8", "replace")[: UTS_LEN - 1]
+
+
+def _signed(value: int, bits: int) -> int:
+    """``value`` as the two's complement number of ``bits`` bits that the field holds."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
