@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydump.api import Dump, compare, dump, open, verify  # noqa: A004
+    from pydump.api import Dump, compare, dump, open, verify
     from pydump.builtin.raw import MemorySource
     from pydump.errors import PydumpError
     from pydump.hookspecs import hookimpl

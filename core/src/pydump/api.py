@@ -100,7 +100,7 @@ class Dump:
         self.close()
 
 
-def open(source: str | Source, *, arch: str | None = None) -> Dump:  # noqa: A001  (pydump.open, as users write it)
+def open(source: str | Source, *, arch: str | None = None) -> Dump:
     """Open a vmcore, or anything else that ``pydump dump`` takes as its source.
 
     Args:
@@ -158,7 +158,7 @@ def dump(
     """
     request = Request(format, compression, arch, begin, length, vmcoreinfo, compat, options or {})
     registry = installed()
-    opened = open_source(source, registry) if isinstance(source, str) else source
+    opened = open_source(source, registry, options) if isinstance(source, str) else source
     label = source if isinstance(source, str) else source.name
     try:
         return run_dump(

@@ -32,6 +32,7 @@ class OptionField:
         low: The least value of an int, or None.
         high: The greatest value of an int, or None.
         choices: The values a str may have; empty for any.
+        flag: How the command line calls it, where that is not ``--<plugin>-<field>``.
     """
 
     name: str
@@ -41,13 +42,20 @@ class OptionField:
     low: int | None
     high: int | None
     choices: tuple[str, ...]
+    flag: str | None
 
 
 def option(
-    default: Any, *, help: str, low: int | None = None, high: int | None = None, choices: tuple[str, ...] = ()
+    default: Any,
+    *,
+    help: str,
+    low: int | None = None,
+    high: int | None = None,
+    choices: tuple[str, ...] = (),
+    flag: str | None = None,
 ) -> Any:
     """A dataclass field with what the command line and the check need to know about it."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "flag": flag})
 
 
 def option_fields(options: type) -> tuple[OptionField, ...]:
@@ -62,6 +70,7 @@ def option_fields(options: type) -> tuple[OptionField, ...]:
             f.metadata.get("low"),
             f.metadata.get("high"),
             f.metadata.get("choices", ()),
+            f.metadata.get("flag"),
         )
         for f in fields(options)
     )
@@ -81,6 +90,7 @@ def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
     declared = {f.name: f for f in option_fields(type(options))}
     for name, value in values.items():
         known = declared.get(name)
+        flag = (known and known.flag) or f"--{owner}-{name}"
         if known is None:
             listed = ", ".join(declared) or "none"
             raise PlanError(f"{owner} has no option {name!r}: it has {listed}")
@@ -89,7 +99,7 @@ def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
             or (known.low is not None and value < known.low)
             or (known.high is not None and value > known.high)
         ):
-            raise PlanError(f"--{owner}-{name} must be a whole number from {known.low} to {known.high}, not {value!r}")
+            raise PlanError(f"{flag} must be a whole number from {known.low} to {known.high}, not {value!r}")
         if known.choices and value not in known.choices:
-            raise PlanError(f"--{owner}-{name} must be one of {', '.join(known.choices)}, not {value!r}")
+            raise PlanError(f"{flag} must be one of {', '.join(known.choices)}, not {value!r}")
     return replace(options, **values)

@@ -128,7 +128,7 @@ def _checked(role: str, base: type, cls: Any) -> type[Any]:
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise TypeError(f"{cls!r} is no {base.__name__} class")
     if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
         raise TypeError(f"{role} class {cls.__name__} does not implement {missing}")
     if not isinstance(getattr(cls, "name", None), str):
         raise TypeError(f"{role} class {cls.__name__} has no name")

@@ -82,6 +82,10 @@ class Registry:
         """All compressors."""
         return tuple(self._classes.get("compressor", {}).values())
 
+    def sources(self) -> tuple[type[Source], ...]:
+        """All sources."""
+        return tuple(self._classes.get("source", {}).values())
+
     def arch(self, name: str) -> type[Arch]:
         """The architecture called ``name`` or, in any case of letters, one of its aliases.
 

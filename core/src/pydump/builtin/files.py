@@ -13,7 +13,7 @@ from pydump.errors import FormatError, SourceError
 from pydump.interfaces.backing import Backing
 
 #: Where input that cannot seek is kept while it is read: room for a dump, and not in memory.
-SPOOL_DIRECTORY = "/var/tmp"  # noqa: S108  (a directory for tempfile, not a fixed file name)
+SPOOL_DIRECTORY = "/var/tmp"
 
 
 class FileBacking(Backing):

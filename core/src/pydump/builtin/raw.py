@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydump.builtin.files import FileBacking
 from pydump.errors import PlanError, ReadError, SourceError
@@ -44,7 +44,7 @@ class RawSource(Source):
         self._at = {paddr: backing for paddr, backing in self._files if backing.size}
 
     @classmethod
-    def open(cls, argument: str) -> Self:
+    def open(cls, argument: str, options: Any = None) -> Self:
         files: list[tuple[int, Backing]] = []
         for part in argument.split(","):
             path, at, paddr = part.rpartition("@")
@@ -93,7 +93,7 @@ class MemorySource(Source):
         self._guest = replace(guest, memory=MemoryMap.of((paddr, len(data)) for paddr, data in contents.items()))
 
     @classmethod
-    def open(cls, argument: str) -> Self:
+    def open(cls, argument: str, options: Any = None) -> Self:
         raise PlanError("an in-memory source is made in Python: pydump.MemorySource(guest, {paddr: bytes})")
 
     def guest(self) -> Guest:

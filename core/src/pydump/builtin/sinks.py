@@ -139,7 +139,9 @@ class DescriptorSink(Sink):
             fd = int(argument)
             os.fstat(fd)
         except (ValueError, OSError) as error:
-            raise PlanError(f"fd:{argument} is no open descriptor", hint="pass one, as in 3>file pydump … fd:3") from error
+            raise PlanError(
+                f"fd:{argument} is no open descriptor", hint="pass one, as in 3>file pydump … fd:3"
+            ) from error
         return cls(fd, f"fd:{argument}")
 
     @classmethod

@@ -43,12 +43,16 @@ class CompatTarget(StrEnum):
     qemu = "qemu"
 
 
-Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="The guest's architecture, in place of what the source says.")]
+Arch = Annotated[
+    str | None, Option("--arch", metavar="NAME", help="The guest's architecture, in place of what the source says.")
+]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 Style = Annotated[ProgressStyle, Option("--progress", help="How to show progress on standard error.")]
 SourceArg = Annotated[
     str,
-    Argument(metavar="SOURCE", help="A vmcore, parts of one separated by commas, '-', or raw:PATH@PADDR[,PATH@PADDR…]."),
+    Argument(
+        metavar="SOURCE", help="A vmcore, parts of one separated by commas, '-', or raw:PATH@PADDR[,PATH@PADDR…]."
+    ),
 ]
 FileArg = Annotated[str, Argument(metavar="FILE", help="A vmcore, parts of one separated by commas, or '-'.")]
 
@@ -111,14 +115,18 @@ def dump(
     source: SourceArg,
     output: Annotated[str, Argument(metavar="OUTPUT", help="A path, '-' for standard output, or fd:N.")],
     arch: Arch = None,
-    format_: Annotated[str, Option("--format", metavar="NAME", help="kdump, elf, or QEMU's names, as kdump-lzo.")] = "kdump",
+    format_: Annotated[
+        str, Option("--format", metavar="NAME", help="kdump, elf, or QEMU's names, as kdump-lzo.")
+    ] = "kdump",
     compression: Annotated[
         str | None, Option("--compression", metavar="NAME", help="zlib, lzo, snappy, zstd or none. Default: zlib.")
     ] = None,
     flatten: Annotated[bool, Option("--flatten", help="Write a flattened stream, as for a pipe.")] = False,
     begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Only guest memory from here on.")] = None,
     length: Annotated[str | None, Option("--length", metavar="SIZE", help="Only so many bytes of it.")] = None,
-    workers: Annotated[int | None, Option("--workers", metavar="N", help="Processes that encode. Default: the CPUs.")] = None,
+    workers: Annotated[
+        int | None, Option("--workers", metavar="N", help="Processes that encode. Default: the CPUs.")
+    ] = None,
     vmcoreinfo: Annotated[
         Path | None, Option("--vmcoreinfo", metavar="FILE", help="VMCOREINFO text to write in place of the source's.")
     ] = None,
@@ -150,7 +158,7 @@ def dump(
             begin=None if begin is None else parse_number(begin),
             length=None if length is None else parse_number(length),
             vmcoreinfo=None if vmcoreinfo is None else Vmcoreinfo(_read_text(vmcoreinfo)),
-            compat=None if compat is None else compat.value,
+            compat=None if compat is None else "qemu",
             flatten=flatten,
             force=force,
             sync=not no_sync,
@@ -338,19 +346,19 @@ def _add_dump(arguments: list[str]) -> None:
 
 
 def _plugin_parameters() -> list[inspect.Parameter]:
-    """``--<name>-<field>`` for each option of each compressor."""
+    """``--<name>-<field>`` for each option of each compressor and source."""
     from pydump.options import option_fields
     from pydump.registry import installed
 
     parameters = []
-    for cls in installed().compressors():
+    for cls in (*installed().sources(), *installed().compressors()):
         for declared in option_fields(cls.Options):
             parameters.append(_parameter(cls.name, declared))
     return parameters
 
 
 def _parameter(owner: str, declared: OptionField) -> inspect.Parameter:
-    flag = f"--{owner}-{declared.name}".replace("_", "-")
+    flag = declared.flag or f"--{owner}-{declared.name}".replace("_", "-")
     if declared.low is not None:
         text = f"{owner}: {declared.help}, {declared.low} to {declared.high}"
     elif declared.choices:

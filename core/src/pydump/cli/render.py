@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, TextIO
 
-
 if TYPE_CHECKING:
     from pydump.api import Dump
     from pydump.interfaces.arch import Arch
@@ -33,13 +32,22 @@ def _rows(rows: list[tuple[str, str]], stream: TextIO | None = None) -> None:
 
 def report(r: DumpReport, stream: TextIO) -> None:
     """A finished dump, in a few lines."""
-    codec = "" if r.format == "elf" else ", not compressed" if r.compression == "none" else f", {r.compression} by {r.producer}"
+    codec = (
+        ""
+        if r.format == "elf"
+        else ", not compressed"
+        if r.compression == "none"
+        else f", {r.compression} by {r.producer}"
+    )
     kind = f"{r.format}{' (flattened)' if r.flattened else ''}{codec}"
     rate = f" in {r.seconds:.2f} s with {r.workers} worker{'s' if r.workers > 1 else ''}"
     rows = [
         ("would write" if r.dry_run else "wrote", r.output if r.output != "-" else "standard output"),
         ("format", kind),
-        ("guest", f"{r.arch or f'e_machine {r.machine}'}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}"),
+        (
+            "guest",
+            f"{r.arch or f'e_machine {r.machine}'}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}",
+        ),
         ("memory", f"{size(r.ram_size)}, {size(r.zero_size)} of it zero pages" if not r.dry_run else size(r.ram_size)),
         ("size", f"at most {size(r.output_size)}" if r.dry_run else f"{size(r.output_size)}{rate}"),
     ]
@@ -93,8 +101,12 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
     rows.append(("kernel", f"Linux {release}" if release else "unknown"))
     rows.append(("page size", f"{guest.page_size} bytes"))
     rows.append(("phys_base", f"{guest.phys_base or 0:#x}"))
-    rows.append(("memory", f"{size(guest.memory.size)} in {len(guest.memory)} block{'s' if len(guest.memory) > 1 else ''}"))
-    rows += [("", f"{block.paddr:#014x} .. {block.end:#014x}  {size(block.size)}") for block in guest.memory.blocks[:16]]
+    rows.append(
+        ("memory", f"{size(guest.memory.size)} in {len(guest.memory)} block{'s' if len(guest.memory) > 1 else ''}")
+    )
+    rows += [
+        ("", f"{block.paddr:#014x} .. {block.end:#014x}  {size(block.size)}") for block in guest.memory.blocks[:16]
+    ]
     if len(guest.memory) > 16:
         rows.append(("", f"… and {len(guest.memory) - 16} more"))
     if excluded:
@@ -122,7 +134,9 @@ def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[st
         "elf_class": guest.elf_class,
         "page_size": guest.page_size,
         "phys_base": guest.phys_base,
-        "utsname": {name: getattr(uts, name) for name in ("sysname", "nodename", "release", "version", "machine", "domainname")},
+        "utsname": {
+            name: getattr(uts, name) for name in ("sysname", "nodename", "release", "version", "machine", "domainname")
+        },
         "n_cpus": guest.n_cpus,
         "memory": [{"paddr": block.paddr, "size": block.size} for block in guest.memory],
         "excluded_size": opened.source.excluded().size,
@@ -200,5 +214,3 @@ def arch(cls: type[Arch], *, as_json: bool) -> None:
         names = [r.name for r in cls.registers if r.note == kind.label]
         for at in range(0, len(names), 12):
             print(f"    {' '.join(names[at : at + 12])}")
-
-

@@ -57,9 +57,7 @@ def run_compare(
     a, b = (settle(source.guest(), None, registry)[0] for source in (left, right))
     _compare_facts(a, b, found)
     compared, differing = _compare_memory(left, right, a, b, labels, found, progress)
-    return CompareReport(
-        *labels, compared, differing, tuple(found.lines), found.count, time.monotonic() - began
-    )
+    return CompareReport(*labels, compared, differing, tuple(found.lines), found.count, time.monotonic() - began)
 
 
 def _compare_facts(a: Guest, b: Guest, found: _Found) -> None:

@@ -189,14 +189,15 @@ class ForkedExecutor(Executor):
         self, job: Job, shared: _Shared, pipes: list[Any], processes: list[Any], slots: list[mmap.mmap] | None
     ) -> None:
         """Until every worker has said that it is done: write what they send, tell how far they are, notice a death."""
-        running = dict(zip(pipes, processes, strict=True))
+        running: dict[Any, Any] = dict(zip(pipes, processes, strict=True))
         number = {pipe: i for i, pipe in enumerate(pipes)}
         waiting: dict[int, tuple[Any, int, list[tuple[int, int, int]]]] = {}
         following = 0
         while running:
+            pipe: Any
             for pipe in connection.wait(list(running), timeout=0.1):
                 try:
-                    kind, content = pipe.recv()  # type: ignore[union-attr]
+                    kind, content = pipe.recv()
                 except EOFError:
                     process = running[pipe]
                     process.join()
@@ -308,7 +309,7 @@ class _Courier:
 
 def _end_with(parent: int) -> None:
     """Have the kernel end this process when its parent ends, however that happens."""
-    PR_SET_PDEATHSIG = 1  # noqa: N806  (its name in sys/prctl.h)
+    PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise Cancelled("the parent process is gone")

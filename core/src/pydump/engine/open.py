@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from pydump.builtin.files import FileBacking
 from pydump.builtin.flattened import FlattenedBacking, is_flattened
@@ -10,21 +12,27 @@ from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.format import Format
 from pydump.interfaces.source import Source
+from pydump.options import with_values
 from pydump.registry import Registry
 
 #: Bytes a format may look at to tell whether a file is its own.
 HEAD_SIZE = 4096
 #: What a file begins with whose format is not installed, and what to install.
-_KNOWN_HEADS = ((b"\x7fELF", "pydump-format-elf"), (b"KDUMP   ", "pydump-format-kdump"), (b"DISKDUMP", "pydump-format-kdump"))
+_KNOWN_HEADS = (
+    (b"\x7fELF", "pydump-format-elf"),
+    (b"KDUMP   ", "pydump-format-kdump"),
+    (b"DISKDUMP", "pydump-format-kdump"),
+)
 
 
-def open_source(spec: str, registry: Registry) -> Source:
+def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]] | None = None) -> Source:
     """Open what ``spec`` names.
 
     Args:
         spec: A path; ``-`` for standard input; paths separated by commas, for a split dump; or
             ``<source name>:<argument>``. A file of that very name comes first.
         registry: What is installed.
+        options: Options by plugin name, then by field.
 
     Raises:
         PydumpError: It cannot be opened, for the reason the error gives.
@@ -32,7 +40,8 @@ def open_source(spec: str, registry: Registry) -> Source:
     if not os.path.exists(spec):
         name, colon, argument = spec.partition(":")
         if colon and "/" not in name and name:
-            return registry.source(name).open(argument)
+            source = registry.source(name)
+            return source.open(argument, with_values(name, source.Options(), dict((options or {}).get(name, {}))))
     paths = [spec] if spec == "-" or os.path.exists(spec) else spec.split(",")
     backings: list[Backing] = []
     try:

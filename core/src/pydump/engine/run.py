@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.sinks import DescriptorSink, FileSink
@@ -14,7 +15,7 @@ from pydump.engine.planner import Planned, Request, make_plan
 from pydump.errors import PlanError
 from pydump.interfaces.format import Writer
 from pydump.interfaces.sink import Sink
-from pydump.interfaces.source import Source
+from pydump.interfaces.source import Live, Source
 from pydump.model.report import DumpReport, Progress, ProgressCallback
 from pydump.registry import Registry
 
@@ -70,6 +71,11 @@ def run_dump(
     if dry_run:
         return _report(planned, label, output, executor, began, Outcome(writer.start, 0), writer.size_limit, dry=True)
     with _opened(output, writer, registry) as opened:
+        if isinstance(source, Live):
+            source.capture(plan.guest.memory)
+            planned = make_plan(source, request, registry)
+            plan, writer = planned.plan, planned.writer
+            batches = Batches(source, plan, writer)
 
         def tell(done: int) -> None:
             if progress is not None:
@@ -80,7 +86,10 @@ def run_dump(
             opened.sink.write(extent)
         size = writer.size(outcome.end)
         opened.commit(size)
-    return _report(planned, label, output, executor, began, outcome, size, flattened=opened.flattened)
+    report = _report(planned, label, output, executor, began, outcome, size, flattened=opened.flattened)
+    if isinstance(source, Live):
+        report = replace(report, paused_seconds=source.paused_seconds, consistent=source.consistent)
+    return report
 
 
 class _Opened:
@@ -95,7 +104,7 @@ class _Opened:
         self._open = False
         self.sink.commit(size)
 
-    def __enter__(self) -> _Opened:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from pydump.model.guest import Guest
-from pydump.model.memory import Ranges
+from pydump.model.memory import MemoryMap, Ranges
+from pydump.options import NoOptions
 
 
 class Source(ABC):
@@ -19,10 +20,17 @@ class Source(ABC):
     #: The name before the colon on the command line: ``raw`` in ``raw:ram.bin@0``.
     name: ClassVar[str]
 
+    #: A dataclass of options, as in :mod:`pydump.options`.
+    Options: ClassVar[type] = NoOptions
+
     @classmethod
     @abstractmethod
-    def open(cls, argument: str) -> Self:
+    def open(cls, argument: str, options: Any = None) -> Self:
         """Open what stands after the colon.
+
+        Args:
+            argument: The text after the colon.
+            options: An instance of ``Options``, or None for the defaults.
 
         Raises:
             SourceError: It cannot be opened.
@@ -79,4 +87,33 @@ class Verifiable(Protocol):
 
     def problems(self) -> Iterator[str]:
         """One line for each fault found in headers, tables and notes."""
+        ...
+
+
+@runtime_checkable
+class Live(Protocol):
+    """A source whose guest may be running: its memory and facts stand still only once they are captured."""
+
+    def capture(self, wanted: MemoryMap) -> None:
+        """Bring memory and facts to one moment, so that from now on ``guest()`` and ``read_into`` agree.
+
+        Called once, when the plan is settled and the output is open, so that nothing the user did wrong costs the
+        guest a stop. ``close()`` lets the guest run again, if it has not been running again since.
+
+        Args:
+            wanted: What of its RAM will be read.
+
+        Raises:
+            SourceError: It failed; the guest runs as it did before.
+        """
+        ...
+
+    @property
+    def paused_seconds(self) -> float:
+        """How long the guest has stood still so far."""
+        ...
+
+    @property
+    def consistent(self) -> bool:
+        """Is all of memory of one moment?"""
         ...

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args, get_type_hints
 
 if TYPE_CHECKING:
@@ -119,12 +118,22 @@ class Layout:
 _NUMPY = {"B": "u1", "H": "u2", "I": "u4", "Q": "u8", "i": "i4", "q": "i8"}
 
 
-@cache
+# What a class's annotations say, worked out once. (functools.cache would do, but mypy takes no class of a frozen
+# dataclass for hashable.)
+_fields: dict[type[Layout], tuple[tuple[str, str], ...]] = {}
+_codecs: dict[tuple[type[Layout], ByteOrder], struct.Struct] = {}
+
+
 def _codes(cls: type[Layout]) -> tuple[tuple[str, str], ...]:
-    hints = get_type_hints(cls, include_extras=True)
-    return tuple((f.name, get_args(hints[f.name])[1]) for f in fields(cls))
+    """``(name, struct code)`` of each field."""
+    if cls not in _fields:
+        hints = get_type_hints(cls, include_extras=True)
+        _fields[cls] = tuple((f.name, get_args(hints[f.name])[1]) for f in fields(cls))
+    return _fields[cls]
 
 
-@cache
 def _codec(cls: type[Layout], byte_order: ByteOrder) -> struct.Struct:
-    return struct.Struct(prefix(byte_order) + "".join(code for _, code in _codes(cls)))
+    key = cls, byte_order
+    if key not in _codecs:
+        _codecs[key] = struct.Struct(prefix(byte_order) + "".join(code for _, code in _codes(cls)))
+    return _codecs[key]

@@ -24,13 +24,13 @@ def zero_pages(data: bytes | bytearray | memoryview, page_size: int) -> NDArray[
     import numpy as np
 
     words = np.frombuffer(data, np.uint64).reshape(-1, page_size // 8)
-    zero: NDArray[np.bool_] = ~words[:, ::_STRIDE].any(axis=1)
+    zero: NDArray[np.bool_] = np.logical_not(words[:, ::_STRIDE].any(axis=1))
     candidates = np.flatnonzero(zero)
     if len(candidates) == len(words):
-        zero = ~words.any(axis=1)
+        zero = np.logical_not(words.any(axis=1))
     elif len(candidates):
         # In pieces: picking rows copies them.
         for at in range(0, len(candidates), 64):
             rows = candidates[at : at + 64]
-            zero[rows] = ~words[rows].any(axis=1)
+            zero[rows] = np.logical_not(words[rows].any(axis=1))
     return zero

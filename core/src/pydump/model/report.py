@@ -53,6 +53,8 @@ class DumpReport:
         workers: Processes that encoded.
         dry_run: Was nothing written?
         warnings: A line each.
+        paused_seconds: How long a live guest stood still, or None for a source that does not run.
+        consistent: Is all of memory of one moment? Only a running guest's may not be.
     """
 
     source: str
@@ -78,6 +80,8 @@ class DumpReport:
     workers: int
     dry_run: bool
     warnings: tuple[str, ...]
+    paused_seconds: float | None = None
+    consistent: bool = True
 
     @property
     def complete(self) -> bool:

@@ -30,7 +30,7 @@ from pydump.layout.elf import (
     Ident,
 )
 from pydump.layout.notes import unpack_notes
-from pydump.model.guest import ByteOrder, Guest, Section
+from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
@@ -77,7 +77,7 @@ class ElfSource(Source):
         self._sections = read_sections(backing, self._header, self._shdr, self._byte_order)
 
     @classmethod
-    def open(cls, argument: str) -> Self:
+    def open(cls, argument: str, options: Any = None) -> Self:
         raise PlanError("an ELF file is opened by its path")
 
     def _program_headers(self) -> NDArray[Any]:

@@ -38,9 +38,7 @@ def read_sections(backing: Backing, header: Any, shdr: Any, byte_order: ByteOrde
             continue
         name = strings[row.sh_name :].split(b"\0", 1)[0].decode("utf-8", "replace")
         data = backing.read(row.sh_offset, row.sh_size)
-        sections.append(
-            Section(name, row.sh_type, data, row.sh_flags, row.sh_addr, row.sh_info, row.sh_entsize)
-        )
+        sections.append(Section(name, row.sh_type, data, row.sh_flags, row.sh_addr, row.sh_info, row.sh_entsize))
     return tuple(sections)
 
 

@@ -226,5 +226,3 @@ class QemuElfWriter(ElfWriter):
 
 def _string_table(sections: list[Section]) -> bytes:
     return b"".join(b"\0" + section.name.encode() for section in sections) + b"\0" if sections else b""
-
-

@@ -100,7 +100,7 @@ class KdumpSource(Source):
         self._lost = self._find_lost()
 
     @classmethod
-    def open(cls, argument: str) -> Self:
+    def open(cls, argument: str, options: Any = None) -> Self:
         raise PlanError("a kdump file is opened by its path")
 
     # -- the file's structure
@@ -146,7 +146,9 @@ class KdumpSource(Source):
         text = next((note.desc for note in notes if note.is_vmcoreinfo), None)
         if text is None and sub.offset_vmcoreinfo and sub.size_vmcoreinfo:
             if sub.size_vmcoreinfo > MAX_NOTES:
-                raise FormatError(backing.path, f"{sub.size_vmcoreinfo:#x} bytes of vmcoreinfo", offset=self._block_size)
+                raise FormatError(
+                    backing.path, f"{sub.size_vmcoreinfo:#x} bytes of vmcoreinfo", offset=self._block_size
+                )
             text = backing.read(sub.offset_vmcoreinfo, sub.size_vmcoreinfo)
         others = tuple(note for note in notes if not note.is_vmcoreinfo)
         return others, None if text is None else Vmcoreinfo(text)
@@ -284,7 +286,9 @@ class KdumpSource(Source):
             name = _CODEC_NAMES.get(flags)
             if name is None:
                 raise ReadError(
-                    paddr, block_size, f"its descriptor has the unknown compression flag {flags:#x}",
+                    paddr,
+                    block_size,
+                    f"its descriptor has the unknown compression flag {flags:#x}",
                     hint="the file is damaged, or newer than this pydump",
                 )
             codec = self._codecs[flags] = self._compressor(name)
@@ -387,7 +391,7 @@ def _finish_part(backing: Backing, header: DiskDumpHeader, byte_order: ByteOrder
 def _sub_header(header: DiskDumpHeader, raw: bytes, byte_order: ByteOrder, file_size: int) -> KdumpSubHeader:
     """The sub header, of the three forms the one that fits, without the fields its version does not have."""
     version = header.header_version
-    absent = {name: 0 for name, since in FIELD_SINCE.items() if version < since}
+    absent: dict[str, Any] = {name: 0 for name, since in FIELD_SINCE.items() if version < since}
     if isinstance(header, DiskDumpHeader64):
         return replace(KdumpSubHeader64.unpack(raw, byte_order), **absent)
 

@@ -25,7 +25,6 @@ from pydump_format_kdump.layout import (
     DISKDUMP_HEADER_BLOCKS,
     DUMP_LEVEL,
     UTS_LEN,
-    DiskDumpHeader,
     DiskDumpHeader32,
     DiskDumpHeader64,
     KdumpSubHeader,
@@ -50,7 +49,9 @@ class KdumpWriter(Writer):
         self._flag = COMPRESSION_FLAGS[compressor.name] if compressor else 0
         self.unit = block_size = guest.page_size
         if not 4096 <= block_size <= 1 << 20 or block_size & (block_size - 1):
-            raise UnsupportedError(f"kdump cannot have a block size of {block_size}", hint="it is the guest's page size")
+            raise UnsupportedError(
+                f"kdump cannot have a block size of {block_size}", hint="it is the guest's page size"
+            )
         if guest.sections:
             names = ", ".join(section.name for section in guest.sections)
             raise UnsupportedError(f"kdump has no place for the sections {names}", hint="write --format elf")
@@ -140,9 +141,7 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
         max_mapnr_64=max_mapnr,
     )
     if guest.vmcoreinfo and vmcoreinfo_at is not None:
-        sub = replace(
-            sub, offset_vmcoreinfo=note_at + vmcoreinfo_at, size_vmcoreinfo=len(guest.vmcoreinfo.text)
-        )
+        sub = replace(sub, offset_vmcoreinfo=note_at + vmcoreinfo_at, size_vmcoreinfo=len(guest.vmcoreinfo.text))
     uts = guest.utsname
     header = _HEADERS[guest.elf_class or 64](
         sysname=_uts(uts.sysname),
