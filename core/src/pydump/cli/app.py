@@ -19,6 +19,8 @@ from pydump.errors import Cancelled, PlanError, PydumpError
 
 if TYPE_CHECKING:
     from pydump.api import Dump
+    from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.source import Source
     from pydump.options import OptionField
 
 #: Exit codes that no error carries.
@@ -351,7 +353,9 @@ def _plugin_parameters() -> list[inspect.Parameter]:
     from pydump.registry import installed
 
     parameters = []
-    for cls in (*installed().sources(), *installed().compressors()):
+    registry = installed()
+    classes: list[type[Source | Compressor]] = [*registry.sources(), *registry.compressors()]
+    for cls in classes:
         for declared in option_fields(cls.Options):
             parameters.append(_parameter(cls.name, declared))
     return parameters

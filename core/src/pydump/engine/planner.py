@@ -133,14 +133,11 @@ def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest,
         n_cpus=guest.n_cpus or sum(note.name == "CORE" and note.type == 1 for note in guest.notes),
     )
     named = f"e_machine {guest.machine}" if guest.machine is not None else f"machine {uts.machine or 'unknown'!r}"
-    return (
-        settled,
-        None,
-        (
-            f"no architecture plugin knows this guest ({named}): facts are taken as the source states them; "
-            "install its pydump-arch plugin to have them checked and completed",
-        ),
+    warning = (
+        f"no architecture plugin knows this guest ({named}): facts are taken as the source states them; "
+        "install its pydump-arch plugin to have them checked and completed"
     )
+    return settled, None, (warning,)
 
 
 def find_arch(guest: Guest, registry: Registry) -> type[Arch] | None:
