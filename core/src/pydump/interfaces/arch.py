@@ -1,6 +1,8 @@
 """The architecture role: the facts of a machine, how CPU state becomes notes, how addresses translate.
 
-An architecture is a class without instances: constants, and class methods that take and return values.
+An architecture is a class without instances: constants, and class methods that take and return values. Most of one is
+data: its numbers, and its notes as tables of :class:`~pydump.layout.registers.NoteKind`, which packing, unpacking and
+the register table follow from.
 """
 
 from __future__ import annotations
@@ -10,43 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from pydump.layout.registers import NoteKind, Register, pack_cpus, registers_of, unpack_cpus
 from pydump.model.guest import ByteOrder, Cpu, Guest, Section, Utsname
 from pydump.model.note import Note
+from pydump.model.plan import Compat
 
 #: Reads guest memory: ``(paddr, size) -> bytes``. Raises ReadError where there is none.
 ReadPhysical = Callable[[int, int], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Register:
-    """One register of an architecture's table.
-
-    Attributes:
-        name: As people and debuggers call it, lower case.
-        bits: Its width.
-        note: What holds it: "PRSTATUS", "QEMU", "SVE", …
-    """
-
-    name: str
-    bits: int
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class NoteKind:
-    """A kind of note that an architecture writes for each CPU.
-
-    Attributes:
-        label: The name its registers refer to.
-        name: The note's owner ("CORE", "LINUX", "QEMU").
-        type: The note's type.
-        size: Bytes of its content, or None where it varies.
-    """
-
-    label: str
-    name: str
-    type: int
-    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +65,21 @@ class Arch(ABC):
     page_sizes: ClassVar[tuple[int, ...]]
     #: Alignment of a 64-bit field inside a struct, in bytes: 4 on i386, else 8.
     u64_align: ClassVar[int] = 8
-    #: The notes of a CPU, in the order in which QEMU writes them.
+    #: Does Linux run in either byte order under this name?
+    bi_endian: ClassVar[bool] = False
+    #: The notes of a CPU, in the order in which QEMU writes them; the first one, PRSTATUS, is what makes a CPU.
     note_kinds: ClassVar[tuple[NoteKind, ...]] = ()
-    #: The register table.
+    #: Does QEMU write all CPUs' notes of a kind before those of the next, rather than CPU after CPU?
+    notes_by_kind: ClassVar[bool] = False
+    #: The register table, which follows from the notes.
     registers: ClassVar[tuple[Register, ...]] = ()
+    #: The block size of QEMU's kdump files.
+    qemu_page_size: ClassVar[int] = 4096
+    #: utsname.machine in QEMU's kdump files.
+    qemu_machine: ClassVar[str] = "Unknown"
+
+    def __init_subclass__(cls) -> None:
+        cls.registers = registers_of(cls.note_kinds)
 
     @classmethod
     def uts_machine(cls, byte_order: ByteOrder) -> str:
@@ -114,10 +97,11 @@ class Arch(ABC):
 
         The notes decide: the size of NT_PRSTATUS differs between architectures of one class and byte order.
         """
-        kinds = {(kind.name, kind.type): kind.size for kind in cls.note_kinds if kind.label == "PRSTATUS"}
-        sizes = [len(note.desc) for note in guest.notes if (note.name, note.type) in kinds]
-        order_fits = guest.byte_order in (None, cls.byte_order)
-        return bool(sizes) and order_fits and all(size in kinds.values() for size in sizes)
+        if not cls.note_kinds:
+            return False
+        prstatus = cls.note_kinds[0]
+        sizes = {len(note.desc) for note in guest.notes if prstatus.matches(note)}
+        return sizes == {prstatus.size} and (cls.bi_endian or guest.byte_order in (None, cls.byte_order))
 
     @classmethod
     def settle(cls, guest: Guest) -> Guest:
@@ -154,36 +138,59 @@ class Arch(ABC):
         Args:
             guest: The facts as :meth:`settle` left them.
         """
-        return guest
+        return replace(
+            guest,
+            page_size=cls.qemu_page_size,
+            phys_base=cls.qemu_phys_base(guest),
+            utsname=Utsname(machine=cls.qemu_machine),
+            notes=cls.mistaken_notes(guest.notes, guest.byte_order or cls.byte_order),
+            # QEMU cannot read the guest's note when its byte order is not the host's, and leaves it out.
+            vmcoreinfo=None if guest.byte_order == "big" else guest.vmcoreinfo,
+        )
+
+    @classmethod
+    def qemu_phys_base(cls, guest: Guest) -> int:
+        """The phys_base in QEMU's kdump header, signed."""
+        return 0
 
     @classmethod
     def count_cpus(cls, notes: Sequence[Note]) -> int:
         """How many CPUs the notes speak of."""
-        kinds = {(kind.name, kind.type) for kind in cls.note_kinds if kind.label == "PRSTATUS"}
-        return sum((note.name, note.type) in kinds for note in notes)
+        return sum(cls.note_kinds[0].matches(note) for note in notes) if cls.note_kinds else 0
 
     @classmethod
     def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """The notes with QEMU's known mistakes put right."""
+        """The notes with QEMU's known mistakes put right; notes without them stay as they are."""
         return notes
 
     @classmethod
-    @abstractmethod
-    def cpu_notes(cls, cpus: Sequence[Cpu], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """The notes QEMU writes for these CPUs, in its order. A register that is not given is 0.
+    def mistaken_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
+        """Right notes with QEMU's known mistakes, as made on a little-endian host."""
+        return notes
+
+    @classmethod
+    def cpu_notes(cls, cpus: Sequence[Cpu], byte_order: ByteOrder, *, compat: Compat | None = None) -> tuple[Note, ...]:
+        """The notes QEMU writes for these CPUs, in its order. A register that is not given has its default, mostly 0.
+
+        Args:
+            cpus: The CPUs in ascending index.
+            byte_order: Of the notes.
+            compat: "qemu" for QEMU's bytes, mistakes included.
 
         Raises:
             PlanError: A register's name is unknown or its value does not fit; the hint lists the right names.
         """
+        notes = pack_cpus(cls.note_kinds, cpus, byte_order, by_kind=cls.notes_by_kind)
+        return cls.mistaken_notes(notes, byte_order) if compat == "qemu" else notes
 
     @classmethod
-    @abstractmethod
     def cpus(cls, notes: Sequence[Note], byte_order: ByteOrder) -> tuple[Cpu, ...]:
         """The register values that the notes hold; the inverse of :meth:`cpu_notes`.
 
         Raises:
             FormatError: A note is not as long as it should be.
         """
+        return unpack_cpus(cls.note_kinds, notes, byte_order) if cls.note_kinds else ()
 
     @classmethod
     def elf_sections(cls, guest: Guest) -> tuple[Section, ...]:

@@ -1,0 +1,220 @@
+"""A plugin of each role, made of nothing: core's own tests run on these alone.
+
+The format is a line of JSON, padded to 4096 bytes, then a frame for each batch: 4 bytes of length and the batch's bytes,
+compressed as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+from pydump.errors import CompressionError, FormatError, PlanError
+from pydump.hookspecs import hookimpl
+from pydump.interfaces.arch import Arch, NoteKind, Register
+from pydump.interfaces.backing import Backing
+from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.format import Batch, Decompressors, Encoded, Format, Writer
+from pydump.interfaces.sink import Extent, Hole, Sink
+from pydump.interfaces.source import Source
+from pydump.model.guest import ByteOrder, Cpu, Guest
+from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.note import Note
+from pydump.model.plan import Plan
+
+MAGIC = b"DUMMYDUMP "
+HEADER_SIZE = 4096
+
+
+class DummyArch(Arch):
+    """A machine with two registers."""
+
+    name: ClassVar[str] = "dummy"
+    aliases: ClassVar[tuple[str, ...]] = ("dummy64",)
+    machine: ClassVar[int] = 0xD0D0
+    byte_order: ClassVar[ByteOrder] = "little"
+    elf_class: ClassVar[int] = 64
+    page_sizes: ClassVar[tuple[int, ...]] = (4096,)
+    note_kinds: ClassVar[tuple[NoteKind, ...]] = (NoteKind("PRSTATUS", "CORE", 1, 16),)
+    registers: ClassVar[tuple[Register, ...]] = (Register("pc", 64, "PRSTATUS"), Register("sp", 64, "PRSTATUS"))
+
+    @classmethod
+    def cpu_notes(cls, cpus: Sequence[Cpu], byte_order: ByteOrder) -> tuple[Note, ...]:
+        order = "<" if byte_order == "little" else ">"
+        values = ((cpu.registers.get("pc", 0), cpu.registers.get("sp", 0)) for cpu in cpus)
+        return tuple(Note("CORE", 1, struct.pack(order + "QQ", *pair)) for pair in values)
+
+    @classmethod
+    def cpus(cls, notes: Sequence[Note], byte_order: ByteOrder) -> tuple[Cpu, ...]:
+        order = "<" if byte_order == "little" else ">"
+        pairs = [struct.unpack(order + "QQ", note.desc) for note in notes if note.name == "CORE"]
+        return tuple(Cpu(i, {"pc": pc, "sp": sp}) for i, (pc, sp) in enumerate(pairs))
+
+
+class DummyCompressor(Compressor):
+    """Leaves out zeros at the end."""
+
+    name: ClassVar[str] = "dummy"
+
+    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
+        return bytes(data).rstrip(b"\0")
+
+    def decompress(self, data: bytes | bytearray | memoryview, size: int) -> bytes:
+        if len(data) > size:
+            raise CompressionError(self.name, f"{len(data)} bytes, and the page has {size}")
+        return bytes(data).ljust(size, b"\0")
+
+
+class DummyWriter(Writer):
+    """Frames, whose place depends on all frames before."""
+
+    sequential: ClassVar[bool] = True
+
+    def __init__(self, plan: Plan, compressor: Compressor | None) -> None:
+        guest = plan.guest
+        self._compressor = compressor
+        self.stored = plan.readable()
+        self.unit = guest.page_size or 4096
+        self.start = HEADER_SIZE
+        self.size_limit = HEADER_SIZE + 2 * self.stored.size
+        facts = {
+            "arch": guest.arch,
+            "byte_order": guest.byte_order,
+            "compression": plan.compression,
+            "stored": list(self.stored),
+            "notes": [[n.name, n.type, n.desc.hex()] for n in guest.notes],
+        }
+        self._header = MAGIC + json.dumps(facts).encode()
+        if len(self._header) > HEADER_SIZE:
+            raise PlanError("a dummy dump has room for few ranges")
+
+    def layout(self) -> Iterator[Extent | Hole]:
+        yield Extent(0, self._header.ljust(HEADER_SIZE, b" "))
+
+    def encode(self, batch: Batch) -> Encoded:
+        data = bytes(batch.size) if batch.data is None else batch.data
+        packed = self._compressor.compress(data) if self._compressor else bytes(data)
+        frame = struct.pack(">II", len(packed), batch.size) + packed
+        return Encoded(batch.position, len(frame), frame, None, batch.size, 0 if packed else batch.size)
+
+    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
+        assert encoded.payload is not None
+        yield Extent(start, encoded.payload)
+
+
+class DummySource(Source):
+    """Reads what DummyWriter wrote, all of it at once."""
+
+    name: ClassVar[str] = "dummy"
+
+    def __init__(self, backing: Backing, compressor: Decompressors) -> None:
+        head = backing.read(0, HEADER_SIZE)
+        try:
+            self._facts = json.loads(head[len(MAGIC) :])
+        except ValueError as error:
+            raise FormatError(backing.path, f"its header is no JSON: {error}", offset=0) from None
+        codec = None if self._facts["compression"] == "none" else compressor(self._facts["compression"])
+        stream = bytearray()
+        at = HEADER_SIZE
+        while at < backing.size:
+            length, size = struct.unpack(">II", backing.read(at, 8))
+            packed = backing.read(at + 8, length)
+            stream += codec.decompress(packed, size) if codec else packed
+            at += 8 + length
+        self._stored = Ranges.of(map(tuple, self._facts["stored"]))
+        self._stream = stream
+
+    @classmethod
+    def open(cls, argument: str, options: Any = None) -> Self:
+        raise PlanError("a dummy dump is opened by its path")
+
+    def guest(self) -> Guest:
+        return Guest(
+            MemoryMap.of((start, end - start) for start, end in self._stored),
+            arch=self._facts["arch"],
+            byte_order=self._facts["byte_order"],
+            elf_class=64,
+            notes=tuple(Note(name, type_, bytes.fromhex(desc)) for name, type_, desc in self._facts["notes"]),
+        )
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        at = 0
+        for start, end in self._stored:
+            first, last = max(start, paddr), min(end, paddr + len(buffer))
+            if first < last:
+                buffer[first - paddr : last - paddr] = self._stream[at + first - start : at + last - start]
+            at += end - start
+
+
+class DummyFormat(Format):
+    """JSON and frames."""
+
+    name: ClassVar[str] = "dummy"
+    compressors: ClassVar[tuple[str, ...]] = ("dummy",)
+
+    @classmethod
+    def detect(cls, head: bytes) -> bool:
+        return head.startswith(MAGIC)
+
+    @classmethod
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
+        return DummySource(files[0], compressor)
+
+    @classmethod
+    def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
+        return DummyWriter(plan, compressor)
+
+
+class MemorySink(Sink):
+    """An output in memory.
+
+    Attributes:
+        data: What was written.
+        state: "open", "committed" or "aborted".
+    """
+
+    name: ClassVar[str] = "memory"
+    seekable: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.state = "open"
+
+    @classmethod
+    def open(cls, argument: str, *, force: bool = False) -> Self:
+        return cls()
+
+    def write(self, extent: Extent | Hole) -> None:
+        end = extent.offset + extent.size
+        self.data.extend(bytes(max(0, end - len(self.data))))
+        if isinstance(extent, Extent):
+            self.data[extent.offset : end] = extent.data
+
+    def commit(self, size: int) -> None:
+        self.data.extend(bytes(max(0, size - len(self.data))))
+        self.state = "committed"
+
+    def abort(self) -> None:
+        self.state = "aborted"
+
+
+@hookimpl
+def pydump_register_arches() -> Sequence[type[Arch]]:
+    return [DummyArch]
+
+
+@hookimpl
+def pydump_register_formats() -> Sequence[type[Format]]:
+    return [DummyFormat]
+
+
+@hookimpl
+def pydump_register_compressors() -> Sequence[type[Compressor]]:
+    return [DummyCompressor]
+
+
+@hookimpl
+def pydump_register_sinks() -> Sequence[type[Sink]]:
+    return [MemorySink]

@@ -1,0 +1,91 @@
+"""Flattened streams, against records put together by hand from the format's description."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydump.builtin.files import FileBacking
+from pydump.builtin.flattened import FlattenedBacking, FlattenedSink
+from pydump.errors import FormatError
+from pydump.interfaces.backing import Backing
+from pydump.interfaces.sink import Extent, Hole
+from pydump.testing.dummy import MemorySink
+
+HEADER = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
+END = struct.pack(">qq", -1, -1)
+
+
+class BytesBacking(Backing):
+    def __init__(self, data: bytes) -> None:
+        self.path, self.size, self._data = "test", len(data), data
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.check(offset, len(buffer))
+        buffer[:] = self._data[offset : offset + len(buffer)]
+
+
+def stream(*records: tuple[int, bytes], end: bytes = END) -> bytes:
+    body = b"".join(struct.pack(">qq", offset, len(data)) + data for offset, data in records)
+    return HEADER.ljust(4096, b"\0") + body + end
+
+
+def test_records_in_any_order_with_gaps() -> None:
+    backing = FlattenedBacking(BytesBacking(stream((10, b"world"), (0, b"hello"))))
+    assert backing.size == 15
+    assert backing.read(0, 15) == b"hello\0\0\0\0\0world"
+    assert backing.read(3, 9) == b"lo\0\0\0\0\0wo"
+    assert list(backing.data_ranges(2, 20)) == [(2, 5), (10, 15)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.binary(min_size=1, max_size=20)), max_size=12), st.data())
+def test_a_later_record_wins(records: list[tuple[int, bytes]], data: st.DataObject) -> None:
+    want = bytearray()
+    for offset, piece in records:
+        want.extend(bytes(max(0, offset + len(piece) - len(want))))
+        want[offset : offset + len(piece)] = piece
+    backing = FlattenedBacking(BytesBacking(stream(*records)))
+    assert backing.size == len(want)
+    assert backing.read(0, len(want)) == want
+    start = data.draw(st.integers(0, len(want)))
+    end = data.draw(st.integers(start, len(want)))
+    assert backing.read(start, end - start) == want[start:end]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        stream((0, b"x"), end=b""),
+        stream((0, b"x"))[:-8],
+        stream((0, b"x"), end=struct.pack(">qq", 0, 1 << 40)),
+        stream((0, b"x"), end=struct.pack(">qq", 0, 0) + END),
+        stream((0, b"x"), end=struct.pack(">qq", -5, 1) + b"y" + END),
+        stream((0, b"x"), end=struct.pack(">qq", (1 << 63) - 1, 1) + b"y" + END),
+        stream((0, b"x")).replace(struct.pack(">qq", 1, 1), struct.pack(">qq", 1, 2), 1),
+        HEADER,
+        HEADER[:20],
+    ],
+)
+def test_damage_is_a_format_error(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        FlattenedBacking(BytesBacking(data))
+
+
+def test_what_is_written_is_what_the_format_says(tmp_path: Path) -> None:
+    inner = MemorySink()
+    sink = FlattenedSink(inner)
+    sink.write(Extent(4096, b"second"))
+    sink.write(Hole(0, 100))
+    sink.write(Extent(0, b"first"))
+    sink.commit(5000)
+    assert inner.state == "committed"
+    assert bytes(inner.data) == stream((4096, b"second"), (0, b"first"), (4999, b"\0"))
+    path = tmp_path / "flat"
+    path.write_bytes(inner.data)
+    backing = FlattenedBacking(FileBacking.open(str(path)))
+    assert backing.size == 5000
+    assert backing.read(4094, 8) == b"\0\0second"
+    backing.close()

@@ -1,0 +1,221 @@
+"""Source to sink through the dummy plugins: the same bytes from every executor, and nothing left when it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydump.builtin.raw import MemorySource
+from pydump.engine import batches
+from pydump.engine.open import open_source
+from pydump.engine.planner import Request
+from pydump.engine.run import Output, run_dump
+from pydump.errors import PluginError, PydumpError, ReadError, SinkError
+from pydump.model.guest import Cpu, Guest
+from pydump.model.memory import MemoryMap
+from pydump.registry import Registry
+from pydump.testing import guests
+from pydump.testing.dummy import DummyArch, DummyCompressor
+
+REQUEST = Request(format="dummy", compression="dummy", arch="dummy")
+CPUS = [Cpu(0, {"pc": 0x1000, "sp": 0x2000}), Cpu(1, {"pc": 3})]
+
+
+def guest_source(n_pages: int = 3000) -> MemorySource:
+    low, high = guests.memory(n_pages), guests.memory(70, seed=9)
+    guest = Guest(MemoryMap(), byte_order="little", notes=DummyArch.cpu_notes(CPUS, "little"))
+    return MemorySource(guest, {0x1000: bytes(low), 1 << 32: bytes(high)})
+
+
+def written(registry: Registry, path: Path, *, workers: int, source: Any = None, **output: Any) -> bytes:
+    run_dump(source or guest_source(), "test", Output(str(path), **output), REQUEST, registry, workers=workers)
+    return path.read_bytes()
+
+
+def test_any_number_of_workers_writes_the_same_bytes(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCH_SIZE", 256 << 10)
+    reference = written(registry, tmp_path / "1", workers=1)
+    for workers in (2, 5, 16):
+        assert written(registry, tmp_path / str(workers), workers=workers) == reference
+    flat = written(registry, tmp_path / "flat1", workers=1, flatten=True)
+    assert written(registry, tmp_path / "flat3", workers=3, flatten=True) == flat != reference
+
+
+def test_what_was_written_reads_back(registry: Registry, tmp_path: Path) -> None:
+    source = guest_source()
+    for name, flatten in (("plain", False), ("flat", True)):
+        path = tmp_path / name
+        report = run_dump(source, "test", Output(str(path), flatten=flatten), REQUEST, registry, workers=2)
+        assert report.output_size == path.stat().st_size or flatten
+        assert report.complete
+        assert report.flattened == flatten
+        with open_source(str(path), registry) as back:
+            assert back.guest().memory == source.guest().memory
+            assert DummyArch.cpus(back.guest().notes, "little")[0].registers == CPUS[0].registers
+            for block in source.guest().memory:
+                got, want = bytearray(block.size), bytearray(block.size)
+                back.read_into(block.paddr, memoryview(got))
+                source.read_into(block.paddr, memoryview(want))
+                assert got == want
+
+
+def test_a_window_is_cut_exactly(registry: Registry, tmp_path: Path) -> None:
+    request = replace(REQUEST, begin=0x1801, length=0x3003)
+    run_dump(guest_source(), "test", Output(str(tmp_path / "w")), request, registry)
+    with open_source(str(tmp_path / "w"), registry) as back:
+        (block,) = back.guest().memory
+        assert (block.paddr, block.size) == (0x1801, 0x3003)
+
+
+class FailingCompressor(DummyCompressor):
+    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
+        if bytes(data[:8]).startswith(b"page"):
+            raise ZeroDivisionError("division by zero")
+        return super().compress(data)
+
+
+class DyingCompressor(DummyCompressor):
+    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
+        os.kill(os.getpid(), 9)
+        return b""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_plugin_that_fails_fails_the_dump_and_is_named(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setitem(registry._classes["compressor"], "dummy", FailingCompressor)
+    source = MemorySource(Guest(MemoryMap(), byte_order="little"), {0x40000000: guests.text_page(1) * 4096})
+    with pytest.raises(PluginError, match=r"ZeroDivisionError.*at paddr 0x4[0-9a-f]+"):
+        run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=workers)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_worker_that_dies_fails_the_dump(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flatten: bool
+) -> None:
+    monkeypatch.setitem(registry._classes["compressor"], "dummy", DyingCompressor)
+    with pytest.raises(PydumpError, match="SIGKILL"):
+        run_dump(guest_source(), "test", Output(str(tmp_path / "out"), flatten=flatten), REQUEST, registry, workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+class UnreadableSource(MemorySource):
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        if paddr >= 1 << 32:
+            raise ReadError(paddr, len(buffer), "the disk is on fire", hint="leave the building")
+        super().read_into(paddr, buffer)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_read_error_reaches_the_caller_with_its_facts(registry: Registry, tmp_path: Path, workers: int) -> None:
+    good = guest_source()
+    source = UnreadableSource(good.guest(), good._contents)
+    with pytest.raises(ReadError, match="on fire") as caught:
+        run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=workers)
+    assert caught.value.paddr == 1 << 32
+    assert caught.value.hint == "leave the building"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_ends_at_the_total(registry: Registry, tmp_path: Path) -> None:
+    seen = []
+    run_dump(
+        guest_source(),
+        "t",
+        Output(str(tmp_path / "o")),
+        REQUEST,
+        registry,
+        workers=2,
+        progress=lambda p: seen.append(p),
+    )
+    assert seen[-1].done == seen[-1].total == guest_source().guest().memory.size
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+
+
+def test_dry_run_writes_nothing(registry: Registry, tmp_path: Path) -> None:
+    report = run_dump(guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, dry_run=True)
+    assert report.dry_run
+    assert report.output_size > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_holes_of_a_sparse_file_are_never_read(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "ram"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+        file.seek(512 << 20)
+        file.write(guests.text_page(7) * 16)
+    reads = []
+    with open_source(f"raw:{path}@0", registry) as source:
+        real = source.read_into
+
+        def counted(paddr: int, buffer: memoryview) -> None:
+            reads.append(len(buffer))
+            real(paddr, buffer)
+
+        source.read_into = counted  # type: ignore[method-assign]
+        run_dump(source, "t", Output(str(tmp_path / "o")), REQUEST, registry, workers=1)
+    assert 0 < sum(reads) < 8 << 20
+
+
+def is_alive(pid: int) -> bool:
+    """Is it there, and not just waiting for its new parent to take notice?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
+    """SIGKILL of the parent while workers encode: they are gone as well, and nothing is at the target."""
+    script = f"""
+import sys, time
+from pydump import builtin
+from pydump.registry import registry_of
+from pydump.testing import dummy
+from pydump.engine.run import Output, run_dump
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_pipeline import REQUEST, guest_source
+class Slow(dummy.DummyCompressor):
+    def compress(self, data):
+        print(__import__("os").getpid(), flush=True); time.sleep(60); return b""
+registry = registry_of([("core", builtin), ("dummy", dummy)])
+registry._classes["compressor"]["dummy"] = Slow
+run_dump(guest_source(), "t", Output({str(tmp_path / "out")!r}), REQUEST, registry, workers=2)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.kill()
+        parent.wait(10)
+        parent.stdout.read()  # until the last worker has closed it
+    assert not [pid for pid in workers if is_alive(pid)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(registry: Registry, tmp_path: Path) -> None:
+    """A file-size limit stands in for a full disk where no small file system can be mounted."""
+    import resource
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, old[1]))
+    try:
+        for workers in (1, 2):
+            with pytest.raises(SinkError, match="nothing was left there"):
+                run_dump(guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, workers=workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
