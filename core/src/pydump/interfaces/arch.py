@@ -48,7 +48,7 @@ class AddressSpace(ABC):
         """Every mapping, ascending in vaddr, neighbours that continue each other joined."""
 
 
-class Arch(ABC):
+class Arch:
     """The facts of an architecture."""
 
     #: Its registry name: ``--arch x86_64``.

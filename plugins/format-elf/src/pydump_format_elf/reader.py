@@ -44,6 +44,8 @@ _CLASSES: Final[dict[int, Any]] = {
 _ORDERS: Final[dict[int, ByteOrder]] = {ELFDATA2LSB: "little", ELFDATA2MSB: "big"}
 #: e_flags of a dump that makedumpfile could not finish. Source: makedumpfile's IMPLEMENTATION, "incomplete dump".
 DUMP_ELF_INCOMPLETE: Final = 1
+#: More RAM than this is not believed.
+MAX_RAM: Final = 1 << 47
 #: Notes larger than this are not believed.
 MAX_NOTES: Final = 1 << 28
 
@@ -160,6 +162,8 @@ class ElfSource(Source):
         else:
             self._memory = MemoryMap.of((start, end - start) for start, end in blocks)
             self._excluded = Ranges.of(absent).subtract(held).subtract(self._lost)
+        if self._memory.size > MAX_RAM:
+            raise FormatError(self.path, f"its PT_LOADs claim {self._memory.size >> 40} TiB of RAM", offset=0)
 
     def guest(self) -> Guest:
         return Guest(

@@ -34,6 +34,8 @@ from pydump_format_kdump.layout import (
     PageDesc,
 )
 
+#: One past the highest address that RAM can have. A bitmap covers everything below the last page.
+MAX_PADDR = 1 << 52
 _U32_MAX = (1 << 32) - 1
 _HEADERS = {32: DiskDumpHeader32, 64: DiskDumpHeader64}
 
@@ -57,6 +59,11 @@ class KdumpWriter(Writer):
             raise UnsupportedError(f"kdump has no place for the sections {names}", hint="write --format elf")
 
         memory = guest.memory
+        if memory.end > MAX_PADDR:
+            raise UnsupportedError(
+                f"RAM at paddr {memory.blocks[-1].paddr:#x} is past the {MAX_PADDR.bit_length() - 1} bits of any machine",
+                hint="leave it out with --begin and --length, or write --format elf",
+            )
         self._present = _pfns(memory.ranges(), block_size)
         self._dumped = _pfns(plan.readable(), block_size)
         self.stored = Ranges(self._dumped.array * np.uint64(block_size))
@@ -77,7 +84,7 @@ class KdumpWriter(Writer):
         at = len(self._headers)
         for pages in (self._present, self._dumped):
             for piece in bitmap.pack(pages, self._bitmap_bits):
-                yield Extent(at, piece.data.cast("B"))
+                yield Extent(at, piece.data.cast("B")) if piece.any() else Hole(at, piece.nbytes)
                 at += piece.nbytes
         if self.n_pages:
             yield Extent(self._zero, bytes(self.unit))
