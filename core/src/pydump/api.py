@@ -176,21 +176,34 @@ def dump(
             opened.close()
 
 
-def verify(path: str, *, progress: ProgressCallback | None = None) -> VerifyReport:
+def verify(path: str, *, workers: int | None = None, progress: ProgressCallback | None = None) -> VerifyReport:
     """Check every structure and every page of a vmcore.
+
+    Args:
+        path: The file, or the parts of one separated by commas.
+        workers: Processes that read; default: the CPUs this process may use.
+        progress: Told how far the run is.
 
     Raises:
         PydumpError: The file cannot be opened at all.
     """
     with open(path) as opened:
-        return run_verify(opened.source, path, progress=progress)
+        return run_verify(opened.source, path, workers=workers, progress=progress)
 
 
-def compare(left: str, right: str, *, progress: ProgressCallback | None = None) -> CompareReport:
+def compare(
+    left: str, right: str, *, workers: int | None = None, progress: ProgressCallback | None = None
+) -> CompareReport:
     """Compare two vmcores: are they the same guest memory and notes?
+
+    Args:
+        left: One vmcore.
+        right: The other.
+        workers: Processes that compare; default: the CPUs this process may use.
+        progress: Told how far the run is.
 
     Raises:
         PydumpError: One of them cannot be opened or read.
     """
     with open(left) as a, open(right) as b:
-        return run_compare(a.source, b.source, (left, right), installed(), progress=progress)
+        return run_compare(a.source, b.source, (left, right), installed(), workers=workers, progress=progress)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pydump.interfaces.format import Batch, Writer
 from pydump.interfaces.source import KnowsHoles, Source
 from pydump.model.memory import Ranges
-from pydump.model.plan import Plan
 
 #: Bytes of guest memory in a batch that holds data.
 BATCH_SIZE = 4 << 20
@@ -38,15 +37,15 @@ class Batches:
 
     Args:
         source: Where the memory is.
-        plan: What is wanted of it.
-        writer: In which pieces.
+        readable: What of it can be read.
+        writer: What is wanted of it, and in which pieces.
     """
 
-    def __init__(self, source: Source, plan: Plan, writer: Writer) -> None:
+    def __init__(self, source: Source, readable: Ranges, writer: Writer) -> None:
         self._source = source
         self._stored = writer.stored
         self._unit = writer.unit
-        self._readable = plan.readable()
+        self._readable = readable
         self.total = self._stored.size
 
     def specs(self) -> Iterator[Spec]:
@@ -138,10 +137,3 @@ class Batches:
                     last = (first, stop)
         if last is not None:
             yield last
-
-
-def readable_runs(readable: Ranges, step: int) -> Iterator[tuple[int, int]]:
-    """``readable`` in runs of at most ``step`` bytes."""
-    for start, end in readable:
-        for at in range(start, end, step):
-            yield at, min(end, at + step)

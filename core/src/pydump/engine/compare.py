@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from itertools import accumulate
 
-from pydump.engine.batches import BATCH_SIZE, readable_runs
+from pydump.engine.batches import BATCH_SIZE, Batches
+from pydump.engine.executors import Job, executor_for
+from pydump.engine.findings import Findings, FindingsWriter
 from pydump.engine.planner import settle
+from pydump.interfaces.format import Batch
 from pydump.interfaces.source import Source
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
 from pydump.model.report import CompareReport, Progress, ProgressCallback
 from pydump.registry import Registry
 
-#: Differences that are reported one by one.
-MAX_DIFFERENCES = 100
 #: Facts that are compared when both sides state them.
 FACTS = ("arch", "machine", "byte_order", "page_size", "phys_base", "n_cpus")
-
-
-@dataclass(slots=True)
-class _Found:
-    lines: list[str] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, line: str) -> None:
-        self.count += 1
-        if len(self.lines) < MAX_DIFFERENCES:
-            self.lines.append(line)
 
 
 def run_compare(
@@ -37,6 +28,7 @@ def run_compare(
     labels: tuple[str, str],
     registry: Registry,
     *,
+    workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> CompareReport:
     """Compare two guests by what they are, not by how their files say it.
@@ -50,37 +42,38 @@ def run_compare(
         right: The other.
         labels: What the user called them.
         registry: What is installed.
+        workers: Processes that compare; default: the CPUs this process may use.
         progress: Told how far the run is.
     """
     began = time.monotonic()
-    found = _Found()
+    findings = Findings()
     a, b = (settle(source.guest(), None, registry)[0] for source in (left, right))
-    _compare_facts(a, b, found)
-    compared, differing = _compare_memory(left, right, a, b, labels, found, progress)
-    return CompareReport(*labels, compared, differing, tuple(found.lines), found.count, time.monotonic() - began)
+    _compare_facts(a, b, findings)
+    compared = _compare_memory(left, right, a, b, labels, findings, workers, progress)
+    return CompareReport(*labels, compared, findings.lines, findings.count, time.monotonic() - began)
 
 
-def _compare_facts(a: Guest, b: Guest, found: _Found) -> None:
+def _compare_facts(a: Guest, b: Guest, findings: Findings) -> None:
     for name in FACTS:
         ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs and ours is not None and theirs is not None:
-            found.add(f"{name}: {ours} and {theirs}")
+            findings.add(f"{name}: {ours} and {theirs}")
     for i, (one, other) in enumerate(zip(a.notes, b.notes, strict=False)):
         if (one.name, one.type) != (other.name, other.type):
-            found.add(f"note {i}: {one.name} type {one.type:#x} and {other.name} type {other.type:#x}")
+            findings.add(f"note {i}: {one.name} type {one.type:#x} and {other.name} type {other.type:#x}")
         elif one.desc != other.desc:
             at = next(
                 (k for k, (x, y) in enumerate(zip(one.desc, other.desc, strict=False)) if x != y),
                 min(len(one.desc), len(other.desc)),
             )
-            found.add(f"note {i}, {one.name} type {one.type:#x}: the contents part at byte {at}")
+            findings.add(f"note {i}, {one.name} type {one.type:#x}: the contents part at byte {at}")
     if len(a.notes) != len(b.notes):
-        found.add(f"notes: {len(a.notes)} and {len(b.notes)}")
+        findings.add(f"notes: {len(a.notes)} and {len(b.notes)}")
     texts = [g.vmcoreinfo.text.rstrip(b"\0") if g.vmcoreinfo else None for g in (a, b)]
     if None not in texts and texts[0] != texts[1]:
-        found.add("vmcoreinfo: the texts differ")
+        findings.add("vmcoreinfo: the texts differ")
     elif (texts[0] is None) != (texts[1] is None):
-        found.add("vmcoreinfo: only one has it")
+        findings.add("vmcoreinfo: only one has it")
 
 
 def _compare_memory(
@@ -89,46 +82,85 @@ def _compare_memory(
     a: Guest,
     b: Guest,
     labels: tuple[str, str],
-    found: _Found,
+    findings: Findings,
+    workers: int | None,
     progress: ProgressCallback | None,
-) -> tuple[int, int]:
+) -> int:
+    """Compare what both hold, and note what only one holds; returns the bytes that were compared."""
     held = [
         guest.memory.ranges().subtract(source.excluded()).subtract(source.unreadable())
         for source, guest in ((left, a), (right, b))
     ]
     page = max(a.page_size or 4096, b.page_size or 4096)
-    for i, (source, guest) in enumerate(((left, a), (right, b))):
+    for i, source in enumerate((left, right)):
         only = held[i].subtract(held[1 - i])
         padding = only.intersect(held[1 - i].page_aligned(page))
-        for start, end in only.subtract(padding):
-            found.add(f"paddr {start:#x}..{end:#x}: only {labels[i]} holds it")
-        for start, end in _nonzero(source, padding, guest.page_size or page):
-            found.add(f"paddr {start:#x}..{end:#x}: only {labels[i]} holds it")
+        for start, end in only.subtract(padding).union(_not_zero(source, padding)):
+            findings.add(f"paddr {start:#x}..{end:#x}: only {labels[i]} holds it")
+    for i, guest in enumerate((a, b)):
+        other = (b, a)[i].memory.ranges().page_aligned(page)
+        for start, end in guest.memory.ranges().subtract(held[i]).subtract(other):
+            findings.add(f"paddr {start:#x}..{end:#x}: RAM only in {labels[i]}, which left its contents out")
     both = held[0].intersect(held[1])
-    total, done, differing = both.size, 0, 0
-    size = min(BATCH_SIZE, max(1, total))
-    buffers = memoryview(bytearray(size)), memoryview(bytearray(size))
-    step = min(a.page_size or 4096, b.page_size or 4096)
-    for start, end in readable_runs(both, BATCH_SIZE):
-        ours, theirs = (buffer[: end - start] for buffer in buffers)
-        left.read_into(start, ours)
-        right.read_into(start, theirs)
-        if ours != theirs:
-            for at in range(0, end - start, step):
-                x, y = ours[at : at + step], theirs[at : at + step]
-                if x != y:
-                    differing += len(x)
-                    where = next(k for k in range(len(x)) if x[k] != y[k])
-                    found.add(f"paddr {start + at:#x}: the pages part at byte {where:#x}")
-        done += end - start
+    writer = _Comparison(both, right, min(a.page_size or 4096, b.page_size or 4096))
+    batches = Batches(left, both, writer)
+
+    def tell(done: int) -> None:
         if progress is not None:
-            progress(Progress("compare", done, total))
-    return done, differing
+            progress(Progress("compare", done, batches.total))
+
+    executor_for(workers, batches.total).run(Job(batches, writer, findings, tell))
+    return both.size
 
 
-def _nonzero(source: Source, ranges: Ranges, step: int) -> Iterator[tuple[int, int]]:
-    for start, end in readable_runs(ranges, step):
+class _Comparison(FindingsWriter):
+    """Reads the other side's memory beside each batch.
+
+    Args:
+        both: What both sides hold.
+        right: The other side.
+        page_size: In which pieces differences are reported.
+    """
+
+    def __init__(self, both: Ranges, right: Source, page_size: int) -> None:
+        super().__init__(both)
+        self._right = right
+        self._page_size = page_size
+        # Where in the stream each range begins, to find the paddr behind a position.
+        sizes = [end - start for start, end in both]
+        self._begins = [0, *accumulate(sizes)]
+        self._starts = [start for start, _ in both]
+
+    def findings(self, batch: Batch) -> Iterator[str]:
+        at, end = batch.position, batch.position + batch.size
+        while at < end:
+            i = bisect_right(self._begins, at) - 1
+            size = min(end, self._begins[i + 1], at + BATCH_SIZE) - at
+            paddr = self._starts[i] + at - self._begins[i]
+            theirs = bytearray(size)
+            self._right.read_into(paddr, memoryview(theirs))
+            if batch.data is None:
+                ours: bytes | memoryview = bytes(size)
+            else:
+                ours = batch.data[at - batch.position : at - batch.position + size]
+            if memoryview(theirs) != ours:
+                yield from self._pages(paddr, ours, theirs)
+            at += size
+
+    def _pages(self, paddr: int, ours: bytes | memoryview, theirs: bytearray) -> Iterator[str]:
+        for at in range(0, len(theirs), self._page_size):
+            x, y = bytes(ours[at : at + self._page_size]), theirs[at : at + self._page_size]
+            if x != y:
+                where = next(k for k in range(len(x)) if x[k] != y[k])
+                yield f"paddr {paddr + at:#x}: the pages part at byte {where:#x}"
+
+
+def _not_zero(source: Source, ranges: Ranges) -> Ranges:
+    """Those of some short ranges that hold anything but zeros."""
+    found = []
+    for start, end in ranges:
         buffer = bytearray(end - start)
         source.read_into(start, memoryview(buffer))
         if any(buffer):
-            yield start, end
+            found.append((start, end))
+    return Ranges.of(found)

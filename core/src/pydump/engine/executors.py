@@ -15,7 +15,7 @@ from multiprocessing import connection, get_context
 from typing import Any, Final
 
 from pydump.engine.batches import BATCH_SIZE, Batches, Spec
-from pydump.errors import Cancelled, PluginError, PydumpError
+from pydump.errors import Cancelled, PlanError, PluginError, PydumpError
 from pydump.interfaces.format import Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole, Sink
 
@@ -219,6 +219,22 @@ class ForkedExecutor(Executor):
                     pipe.send(slot)
                 following += 1
             job.progress(shared.numbers[_Shared.DONE])
+
+
+def executor_for(workers: int | None, total: int) -> Executor:
+    """The executor for ``total`` bytes of guest memory.
+
+    Args:
+        workers: Processes that encode, or None for the CPUs this process may use. There are never more than batches.
+        total: Bytes.
+
+    Raises:
+        PlanError: ``workers`` is no number of processes.
+    """
+    if workers is not None and workers < 1:
+        raise PlanError("--workers must be at least 1")
+    useful = min(workers or len(os.sched_getaffinity(0)), -(-total // BATCH_SIZE))
+    return ForkedExecutor(useful) if useful > 1 else SerialExecutor()
 
 
 def _died(exitcode: int | None) -> PydumpError:

@@ -9,10 +9,9 @@ from typing import Self
 
 from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.sinks import DescriptorSink, FileSink
-from pydump.engine.batches import BATCH_SIZE, Batches
-from pydump.engine.executors import Executor, ForkedExecutor, Job, Outcome, SerialExecutor
+from pydump.engine.batches import Batches
+from pydump.engine.executors import Executor, Job, Outcome, executor_for
 from pydump.engine.planner import Planned, Request, make_plan
-from pydump.errors import PlanError
 from pydump.interfaces.format import Writer
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Live, Source
@@ -66,8 +65,8 @@ def run_dump(
     began = time.monotonic()
     planned = make_plan(source, request, registry)
     plan, writer = planned.plan, planned.writer
-    batches = Batches(source, plan, writer)
-    executor = _executor(workers, batches.total)
+    batches = Batches(source, plan.readable(), writer)
+    executor = executor_for(workers, batches.total)
     if dry_run:
         return _report(planned, label, output, executor, began, Outcome(writer.start, 0), writer.size_limit, dry=True)
     with _opened(output, writer, registry) as opened:
@@ -75,7 +74,7 @@ def run_dump(
             source.capture(plan.guest.memory)
             planned = make_plan(source, request, registry)
             plan, writer = planned.plan, planned.writer
-            batches = Batches(source, plan, writer)
+            batches = Batches(source, plan.readable(), writer)
 
         def tell(done: int) -> None:
             if progress is not None:
@@ -126,14 +125,6 @@ def _sink(output: Output, registry: Registry) -> Sink:
     if colon and name in registry.names("sink") and not os.path.lexists(target):
         return registry.sink(name).open(argument, force=output.force)
     return DescriptorSink.special(target) or FileSink.open(target, force=output.force, sync=output.sync)
-
-
-def _executor(workers: int | None, total: int) -> Executor:
-    if workers is not None and workers < 1:
-        raise PlanError("--workers must be at least 1")
-    wanted = workers or len(os.sched_getaffinity(0))
-    useful = -(-total // BATCH_SIZE)
-    return ForkedExecutor(min(wanted, useful)) if min(wanted, useful) > 1 else SerialExecutor()
 
 
 def _report(

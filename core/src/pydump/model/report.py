@@ -121,7 +121,6 @@ class CompareReport:
         left: One file.
         right: The other.
         compared_size: Bytes of guest memory that both hold and that were compared.
-        differing_size: Bytes of memory pages that differ.
         differences: One line for each difference, the first hundred.
         n_differences: How many there were.
         seconds: How long it took.
@@ -130,7 +129,6 @@ class CompareReport:
     left: str
     right: str
     compared_size: int
-    differing_size: int
     differences: tuple[str, ...]
     n_differences: int
     seconds: float

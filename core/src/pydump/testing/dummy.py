@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Self
 
 from pydump.errors import CompressionError, FormatError, PlanError
 from pydump.hookspecs import hookimpl
-from pydump.interfaces.arch import Arch, NoteKind, Register
+from pydump.interfaces.arch import Arch
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Batch, Decompressors, Encoded, Format, Writer
 from pydump.interfaces.sink import Extent, Hole, Sink
 from pydump.interfaces.source import Source
-from pydump.model.guest import ByteOrder, Cpu, Guest
+from pydump.layout.registers import NoteKind, run
+from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
 from pydump.model.plan import Plan
@@ -37,20 +38,7 @@ class DummyArch(Arch):
     byte_order: ClassVar[ByteOrder] = "little"
     elf_class: ClassVar[int] = 64
     page_sizes: ClassVar[tuple[int, ...]] = (4096,)
-    note_kinds: ClassVar[tuple[NoteKind, ...]] = (NoteKind("PRSTATUS", "CORE", 1, 16),)
-    registers: ClassVar[tuple[Register, ...]] = (Register("pc", 64, "PRSTATUS"), Register("sp", 64, "PRSTATUS"))
-
-    @classmethod
-    def cpu_notes(cls, cpus: Sequence[Cpu], byte_order: ByteOrder) -> tuple[Note, ...]:
-        order = "<" if byte_order == "little" else ">"
-        values = ((cpu.registers.get("pc", 0), cpu.registers.get("sp", 0)) for cpu in cpus)
-        return tuple(Note("CORE", 1, struct.pack(order + "QQ", *pair)) for pair in values)
-
-    @classmethod
-    def cpus(cls, notes: Sequence[Note], byte_order: ByteOrder) -> tuple[Cpu, ...]:
-        order = "<" if byte_order == "little" else ">"
-        pairs = [struct.unpack(order + "QQ", note.desc) for note in notes if note.name == "CORE"]
-        return tuple(Cpu(i, {"pc": pc, "sp": sp}) for i, (pc, sp) in enumerate(pairs))
+    note_kinds: ClassVar[tuple[NoteKind, ...]] = (NoteKind("PRSTATUS", "CORE", 1, 16, run(0, 8, "pc sp")),)
 
 
 class DummyCompressor(Compressor):
