@@ -71,7 +71,7 @@ class Arch:
     note_kinds: ClassVar[tuple[NoteKind, ...]] = ()
     #: Does QEMU write all CPUs' notes of a kind before those of the next, rather than CPU after CPU?
     notes_by_kind: ClassVar[bool] = False
-    #: The register table, which follows from the notes.
+    #: The register table; it follows from the notes unless a class says its own.
     registers: ClassVar[tuple[Register, ...]] = ()
     #: The block size of QEMU's kdump files.
     qemu_page_size: ClassVar[int] = 4096
@@ -79,7 +79,8 @@ class Arch:
     qemu_machine: ClassVar[str] = "Unknown"
 
     def __init_subclass__(cls) -> None:
-        cls.registers = registers_of(cls.note_kinds)
+        if "registers" not in cls.__dict__:
+            cls.registers = registers_of(cls.note_kinds)
 
     @classmethod
     def uts_machine(cls, byte_order: ByteOrder) -> str:
