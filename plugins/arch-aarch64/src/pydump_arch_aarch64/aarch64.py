@@ -1,0 +1,55 @@
+"""The aarch64 architecture.
+
+Source of the notes: struct user_pt_regs and user_fpsimd_state (arch/arm64/include/uapi/asm/ptrace.h) of the Linux
+kernel; the order is that of QEMU's target/arm/arch_dump.c.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydump.interfaces.arch import Arch
+from pydump.layout.registers import NoteKind, numbered, run
+from pydump.model.guest import ByteOrder, Guest
+from pydump_arch_aarch64.sve import SVE
+
+
+class Aarch64Arch(Arch):
+    """64-bit Arm."""
+
+    name: ClassVar[str] = "aarch64"
+    aliases: ClassVar[tuple[str, ...]] = ("aarch64_be", "arm64")
+    machine: ClassVar[int] = 183
+    byte_order: ClassVar[ByteOrder] = "little"
+    bi_endian: ClassVar[bool] = True
+    elf_class: ClassVar[int] = 64
+    page_sizes: ClassVar[tuple[int, ...]] = (4096, 65536, 16384)
+    note_kinds: ClassVar[tuple[NoteKind, ...]] = (
+        NoteKind(
+            "PRSTATUS",
+            "CORE",
+            1,
+            392,
+            run(32, 4, "pr_pid") + run(112, 8, numbered("x{}", 31) + " sp pc pstate"),
+            constants=((384, 4, 1),),  # pr_fpvalid
+        ),
+        NoteKind("FPREGSET", "CORE", 2, 528, run(0, 16, numbered("v{}", 32)) + run(512, 4, "fpsr fpcr")),
+        SVE,
+    )
+    #: QEMU takes the largest page that a kernel can have, whatever the guest's is.
+    qemu_page_size: ClassVar[int] = 65536
+
+    @classmethod
+    def uts_machine(cls, byte_order: ByteOrder) -> str:
+        return "aarch64" if byte_order == "little" else "aarch64_be"
+
+    @classmethod
+    def phys_base(cls, guest: Guest) -> int:
+        """PHYS_OFFSET, where the linear map begins; without VMCOREINFO the lowest RAM address."""
+        offset = guest.vmcoreinfo.number("PHYS_OFFSET") if guest.vmcoreinfo else None
+        return guest.memory.start if offset is None else offset
+
+    @classmethod
+    def qemu_phys_base(cls, guest: Guest) -> int:
+        """QEMU is right here: PHYS_OFFSET is written in hexadecimal."""
+        return cls.phys_base(guest)

@@ -1,0 +1,89 @@
+"""The ppc64 architecture in both byte orders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Final
+
+from pydump.interfaces.arch import Arch
+from pydump.layout.registers import NoteKind, recode
+from pydump.model.guest import ByteOrder, Guest
+from pydump.model.note import Note
+from pydump_arch_ppc64.notes import NOTES, PRSTATUS, with_pids, without_pids
+
+#: Bits of the machine state register: little-endian mode, and problem (user) state.
+MSR_LE: Final = 1
+MSR_PR: Final = 1 << 14
+
+
+class Ppc64Arch(Arch):
+    """64-bit Power, big-endian unless its CPUs say otherwise."""
+
+    name: ClassVar[str] = "ppc64"
+    aliases: ClassVar[tuple[str, ...]] = ("powerpc64",)
+    machine: ClassVar[int] = 21
+    byte_order: ClassVar[ByteOrder] = "big"
+    elf_class: ClassVar[int] = 64
+    page_sizes: ClassVar[tuple[int, ...]] = (65536, 4096)
+    note_kinds: ClassVar[tuple[NoteKind, ...]] = NOTES
+    #: What QEMU takes for a pseries machine; other machines get 4096.
+    qemu_page_size: ClassVar[int] = 65536
+
+    @classmethod
+    def uts_machine(cls, byte_order: ByteOrder) -> str:
+        return "ppc64le" if byte_order == "little" else "ppc64"
+
+    @classmethod
+    def settle(cls, guest: Guest) -> Guest:
+        """As everywhere, and in the guest's byte order: QEMU puts little-endian pseries guests into big-endian files."""
+        stated = guest.byte_order or cls.byte_order
+        order = cls.guest_byte_order(guest.notes, stated)
+        notes = guest.notes if order == stated else recode(NOTES, guest.notes, stated, order)
+        settled = super().settle(replace(guest, byte_order=order, notes=notes))
+        return replace(settled, arch=cls.uts_machine(order))
+
+    @classmethod
+    def guest_byte_order(cls, notes: tuple[Note, ...], stated: ByteOrder) -> ByteOrder:
+        """The byte order the guest's kernel runs in: that of any CPU which is in the kernel and in little-endian mode.
+
+        A CPU that has not started, or is in firmware, is in big-endian mode under either kernel.
+
+        Args:
+            notes: The CPUs' notes.
+            stated: The byte order the notes are in.
+        """
+        for note in notes:
+            if PRSTATUS.matches(note) and len(note.desc) == PRSTATUS.size:
+                msr = PRSTATUS.unpack(note, stated)["msr"]
+                if msr & (MSR_LE | MSR_PR) == MSR_LE:
+                    return "little"
+        return stated
+
+    @classmethod
+    def as_qemu(cls, guest: Guest) -> Guest:
+        """As everywhere, and big-endian."""
+        stated = guest.byte_order or cls.byte_order
+        notes = guest.notes if stated == "big" else recode(NOTES, guest.notes, stated, "big")
+        return super().as_qemu(replace(guest, byte_order="big", notes=notes))
+
+    @classmethod
+    def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
+        """pr_pid tells the CPUs apart; QEMU leaves it 0."""
+        return with_pids(notes, byte_order)
+
+    @classmethod
+    def mistaken_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
+        """pr_pid is 0."""
+        return without_pids(notes)
+
+
+class Ppc64leArch(Ppc64Arch):
+    """64-bit Power, little-endian."""
+
+    name: ClassVar[str] = "ppc64le"
+    aliases: ClassVar[tuple[str, ...]] = ("powerpc64le", "ppc64el")
+    byte_order: ClassVar[ByteOrder] = "little"
+
+    @classmethod
+    def guest_byte_order(cls, notes: tuple[Note, ...], stated: ByteOrder) -> ByteOrder:
+        return "little"

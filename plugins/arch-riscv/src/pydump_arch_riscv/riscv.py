@@ -1,0 +1,44 @@
+"""The riscv64 and riscv32 architectures.
+
+Source of the notes: struct elf_prstatus and struct user_regs_struct of the Linux kernel (arch/riscv/include/uapi/asm/
+ptrace.h), which QEMU's target/riscv/arch_dump.c writes too.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from pydump.interfaces.arch import Arch
+from pydump.layout.registers import NoteKind, run
+from pydump.model.guest import ByteOrder, Guest
+
+#: pc and x1 to x31, by their names in the calling convention.
+GENERAL: Final = "pc ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6"
+
+
+class Riscv64Arch(Arch):
+    """64-bit RISC-V."""
+
+    name: ClassVar[str] = "riscv64"
+    machine: ClassVar[int] = 243
+    byte_order: ClassVar[ByteOrder] = "little"
+    elf_class: ClassVar[int] = 64
+    page_sizes: ClassVar[tuple[int, ...]] = (4096,)
+    note_kinds: ClassVar[tuple[NoteKind, ...]] = (
+        NoteKind("PRSTATUS", "CORE", 1, 376, run(32, 4, "pr_pid") + run(112, 8, GENERAL)),
+    )
+
+    @classmethod
+    def phys_base(cls, guest: Guest) -> int:
+        """Where RAM begins, as VMCOREINFO says; QEMU's memory map begins with a boot ROM."""
+        return (guest.vmcoreinfo and guest.vmcoreinfo.number("phys_ram_base")) or 0
+
+
+class Riscv32Arch(Riscv64Arch):
+    """32-bit RISC-V."""
+
+    name: ClassVar[str] = "riscv32"
+    elf_class: ClassVar[int] = 32
+    note_kinds: ClassVar[tuple[NoteKind, ...]] = (
+        NoteKind("PRSTATUS", "CORE", 1, 204, run(24, 4, "pr_pid") + run(72, 4, GENERAL)),
+    )
