@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from pydump.engine.compare import run_compare
 from pydump.engine.open import open_source
-from pydump.engine.planner import Request, settle
+from pydump.engine.planner import Request, reader, settle, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
 from pydump.engine.verify import run_verify
-from pydump.errors import ReadError
+from pydump.errors import PlanError, ReadError
+from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Source
-from pydump.model.guest import Guest
+from pydump.model.guest import Cpu, Guest
 from pydump.model.note import Note
 from pydump.model.plan import Compat
 from pydump.model.report import CompareReport, DumpReport, ProgressCallback, VerifyReport
@@ -34,6 +35,7 @@ class Dump:
         self._registry = registry
         self._arch = arch
         self._settled: tuple[Guest, tuple[str, ...]] | None = None
+        self._space: AddressSpace | None = None
 
     @property
     def guest(self) -> Guest:
@@ -54,6 +56,54 @@ class Dump:
             guest, _, warnings = settle(self.stated, self._arch, self._registry)
             self._settled = guest, warnings
         return self._settled
+
+    @property
+    def cpus(self) -> tuple[Cpu, ...]:
+        """The registers of each CPU; none without the architecture's plugin."""
+        guest = self.guest
+        if guest.arch is None or guest.byte_order is None:
+            return ()
+        return self._registry.arch(guest.arch).cpus(guest.notes, guest.byte_order)
+
+    def address_space(self) -> AddressSpace:
+        """The guest kernel's virtual addresses.
+
+        Raises:
+            PlanError: Too little is known of the guest to walk its page tables.
+        """
+        if self._space is None:
+            stated = self.stated
+            if stated.vmcoreinfo is None:
+                stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry)
+            guest, arch, _ = settle(stated, self._arch, self._registry)
+            space = arch.address_space(guest, reader(self.source)) if arch else None
+            if space is None:
+                raise PlanError(
+                    "too little is known of this guest to walk its page tables",
+                    hint="it takes the architecture's plugin, CPU registers and VMCOREINFO",
+                )
+            self._space = space
+        return self._space
+
+    def read_virtual(self, vaddr: int, size: int) -> bytes:
+        """``size`` bytes from the guest kernel's virtual address ``vaddr`` on.
+
+        Raises:
+            ReadError: Something in the range is not mapped, or not in the dump.
+            PlanError: Too little is known of the guest to walk its page tables.
+        """
+        space = self.address_space()
+        page = self.guest.page_size or 4096
+        pieces = []
+        at, end = vaddr, vaddr + size
+        while at < end:
+            stop = min(end, (at // page + 1) * page)
+            paddr = space.translate(at)
+            if paddr is None:
+                raise ReadError(vaddr, size, f"nothing is mapped at virtual address {at:#x}", space="vaddr")
+            pieces.append(self.read(paddr, stop - at))
+            at = stop
+        return b"".join(pieces)
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -124,6 +174,9 @@ def dump(
     begin: int | None = None,
     length: int | None = None,
     vmcoreinfo: Vmcoreinfo | None = None,
+    no_vmcoreinfo: bool = False,
+    cpus: Sequence[Cpu] | None = None,
+    paging: bool = False,
     compat: Compat | None = None,
     flatten: bool = False,
     force: bool = False,
@@ -143,7 +196,11 @@ def dump(
         arch: An architecture's name, in place of what the source says.
         begin: The first paddr wanted.
         length: Bytes wanted from ``begin`` on.
-        vmcoreinfo: VMCOREINFO to write in place of the source's.
+        vmcoreinfo: VMCOREINFO to write in place of the source's. Where the source has none and none is given, it is
+            looked for in guest memory.
+        no_vmcoreinfo: Write none, and look for none.
+        cpus: CPUs whose notes are written in place of the source's.
+        paging: Give the segments the guest kernel's virtual addresses (ELF only).
         compat: "qemu" to write what QEMU would, mistakes included.
         flatten: Write a flattened stream even where the output can seek.
         force: Replace an existing output.
@@ -156,7 +213,19 @@ def dump(
     Raises:
         PydumpError: It failed; nothing is left at the output.
     """
-    request = Request(format, compression, arch, begin, length, vmcoreinfo, compat, options or {})
+    request = Request(
+        format=format,
+        compression=compression,
+        arch=arch,
+        begin=begin,
+        length=length,
+        vmcoreinfo=vmcoreinfo,
+        no_vmcoreinfo=no_vmcoreinfo,
+        cpus=None if cpus is None else tuple(cpus),
+        paging=paging,
+        compat=compat,
+        options=options or {},
+    )
     registry = installed()
     opened = open_source(source, registry, options) if isinstance(source, str) else source
     label = source if isinstance(source, str) else source.name

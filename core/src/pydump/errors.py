@@ -86,12 +86,12 @@ class ReadError(SourceError):
     """A range of guest memory could not be read.
 
     Attributes:
-        paddr: Guest-physical address of the first byte asked for.
+        paddr: Address of the first byte asked for: guest-physical, unless the message says vaddr.
         size: Bytes asked for.
     """
 
-    def __init__(self, paddr: int, size: int, why: str, *, hint: str | None = None) -> None:
-        super().__init__(f"cannot read {size:#x} bytes at paddr {paddr:#x}: {why}", hint=hint)
+    def __init__(self, paddr: int, size: int, why: str, *, hint: str | None = None, space: str = "paddr") -> None:
+        super().__init__(f"cannot read {size:#x} bytes at {space} {paddr:#x}: {why}", hint=hint)
         self.paddr = paddr
         self.size = size
 

@@ -132,6 +132,12 @@ def dump(
     vmcoreinfo: Annotated[
         Path | None, Option("--vmcoreinfo", metavar="FILE", help="VMCOREINFO text to write in place of the source's.")
     ] = None,
+    no_vmcoreinfo: Annotated[bool, Option("--no-vmcoreinfo", help="Write none, and look for none in memory.")] = False,
+    cpus: Annotated[
+        Path | None,
+        Option("--cpus", metavar="FILE", help="JSON with the registers of each CPU, in place of the source's."),
+    ] = None,
+    paging: Annotated[bool, Option("--paging", help="ELF only: segments with the kernel's virtual addresses.")] = False,
     compat: Annotated[CompatTarget | None, Option("--compat", help="Write QEMU's bytes, mistakes included.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     force: Annotated[bool, Option("--force", help="Replace an existing output.")] = False,
@@ -148,6 +154,7 @@ def dump(
     from pydump.builtin.raw import parse_number
     from pydump.cli import render
     from pydump.cli.progress import shown
+    from pydump.engine.cpus import read_cpus
     from pydump.model.vmcoreinfo import Vmcoreinfo
 
     with shown(ProgressStyle.none if _say.quiet or dry_run else progress) as tell:
@@ -160,6 +167,9 @@ def dump(
             begin=None if begin is None else parse_number(begin),
             length=None if length is None else parse_number(length),
             vmcoreinfo=None if vmcoreinfo is None else Vmcoreinfo(_read_text(vmcoreinfo)),
+            no_vmcoreinfo=no_vmcoreinfo,
+            cpus=None if cpus is None else read_cpus(cpus),
+            paging=paging,
             compat=None if compat is None else "qemu",
             flatten=flatten,
             force=force,
@@ -245,8 +255,9 @@ def compare(
 @app.command()
 def read(
     file: SourceArg,
-    paddr: Annotated[str, Argument(metavar="PADDR", help="Guest-physical address, as 0x1000.")],
+    address: Annotated[str, Argument(metavar="ADDR", help="Guest-physical address, as 0x1000; with --vaddr virtual.")],
     size: Annotated[str, Argument(metavar="SIZE", help="Bytes, as 4096 or 4K.")],
+    vaddr: Annotated[bool, Option("--vaddr", help="ADDR is a virtual address of the guest's kernel.")] = False,
     as_hex: Annotated[bool, Option("--hex", help="A hex dump, also where standard output is no terminal.")] = False,
 ) -> None:
     """Guest memory to standard output; on a terminal as a hex dump."""
@@ -254,11 +265,11 @@ def read(
     from pydump.builtin.raw import parse_number
     from pydump.cli import render
 
-    start, length = parse_number(paddr), parse_number(size)
+    start, length = parse_number(address), parse_number(size)
     with pydump.open(file) as opened:
         step = 1 << 20
         for at in range(start, start + length, step):
-            data = opened.read(at, min(step, start + length - at))
+            data = (opened.read_virtual if vaddr else opened.read)(at, min(step, start + length - at))
             if as_hex or sys.stdout.isatty():
                 render.hexdump(data, at)
             else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pydump.engine.cpus import cpus_to_json
+
 if TYPE_CHECKING:
     from pydump.api import Dump
     from pydump.interfaces.arch import Arch
@@ -121,6 +123,11 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
     if notes:
         for note in guest.notes:
             print(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes")
+        for cpu in opened.cpus:
+            print(f"CPU {cpu.index}")
+            cells = [f"{name:>10} {value:#018x}" for name, value in cpu.registers.items()]
+            for at in range(0, len(cells), 3):
+                print("  " + "".join(f"{cell:<32}" for cell in cells[at : at + 3]).rstrip())
 
 
 def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[str, Any]:
@@ -147,6 +154,7 @@ def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[st
     }
     if notes:
         result["notes"] = [{"name": n.name, "type": n.type, "desc": n.desc.hex()} for n in guest.notes]
+        result["cpus"] = cpus_to_json(opened.cpus)
     return result
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydump.errors import PlanError, UnsupportedError
-from pydump.interfaces.arch import Arch
+from pydump.interfaces.arch import Arch, ReadPhysical
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Writer
 from pydump.interfaces.source import Source
-from pydump.model.guest import Guest, Utsname
+from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
 from pydump.model.plan import Compat, Plan
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: A page that is mapped at more places than this gets one of them: x86_64's ESPFIX area maps one page 65,536 times.
+MAX_ALIASES = 64
 #: The page size of a guest of which nobody says another.
 DEFAULT_PAGE_SIZE = 4096
 
@@ -32,6 +38,9 @@ class Request:
         begin: The first paddr wanted, or None for all.
         length: Bytes wanted from ``begin`` on.
         vmcoreinfo: The text to write in place of the source's, or None.
+        no_vmcoreinfo: Write none, and look for none.
+        cpus: CPUs whose notes are written in place of the source's, or None.
+        paging: Give the segments the guest kernel's virtual addresses.
         compat: "qemu" to write what QEMU would.
         options: Options by plugin name, then by field.
     """
@@ -42,6 +51,9 @@ class Request:
     begin: int | None = None
     length: int | None = None
     vmcoreinfo: Vmcoreinfo | None = None
+    no_vmcoreinfo: bool = False
+    cpus: tuple[Cpu, ...] | None = None
+    paging: bool = False
     compat: Compat | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -55,18 +67,26 @@ class Planned:
     compressor: Compressor | None
 
 
-def make_plan(source: Source, request: Request, registry: Registry) -> Planned:
+def make_plan(source: Source, request: Request, registry: Registry, *, look: bool = True) -> Planned:
     """Settle how ``source`` is written.
 
+    Args:
+        source: What is read.
+        request: What the user asks for.
+        registry: What is installed.
+        look: May memory be read for what the source does not say (VMCOREINFO, page tables)?
+
     Raises:
-        PlanError: The request cannot be carried out; nothing was read.
+        PlanError: The request cannot be carried out; nothing was written.
     """
     choice = registry.format(request.format)
     compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
-    guest = source.guest()
-    if request.vmcoreinfo is not None:
-        guest = replace(guest, vmcoreinfo=request.vmcoreinfo)
-    guest, arch, warnings = settle(guest, request.arch, registry)
+    if request.paging and not choice.format.maps_vaddrs:
+        raise UnsupportedError(
+            f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
+        )
+    guest, arch, warnings = _facts(source, request, registry, look=look)
+    mappings = _mappings(source, guest, arch) if request.paging and look else None
     if request.compat == "qemu" and arch is not None:
         guest = arch.as_qemu(guest)
     memory = _window(guest.memory, request)
@@ -80,6 +100,7 @@ def make_plan(source: Source, request: Request, registry: Registry) -> Planned:
         compat=request.compat,
         u64_align=arch.u64_align if arch else 8,
         load_vaddrs=_load_vaddrs(arch, guest, memory) if request.compat is None else (),
+        mappings=mappings,
         warnings=warnings,
     )
     return Planned(plan, choice.format.writer(plan, compressor), compressor)
@@ -138,6 +159,61 @@ def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest,
         "install its pydump-arch plugin to have them checked and completed"
     )
     return settled, None, (warning,)
+
+
+def _facts(
+    source: Source, request: Request, registry: Registry, *, look: bool
+) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:
+    """The settled guest, with what the user wants in place of what the source says."""
+    guest = source.guest()
+    if request.no_vmcoreinfo or request.vmcoreinfo is not None:
+        guest = replace(guest, vmcoreinfo=request.vmcoreinfo)
+    if guest.vmcoreinfo is None and look and not request.no_vmcoreinfo and request.compat is None:
+        guest = with_vmcoreinfo(source, guest, request.arch, registry)
+    guest, arch, warnings = settle(guest, request.arch, registry)
+    if request.cpus is not None:
+        if arch is None:
+            raise PlanError("registers need an architecture", hint="say --arch")
+        others = tuple(note for note in guest.notes if not any(kind.matches(note) for kind in arch.note_kinds))
+        notes = arch.cpu_notes(request.cpus, guest.byte_order or arch.byte_order) + others
+        guest = replace(guest, notes=notes, n_cpus=len(request.cpus))
+    return guest, arch, warnings
+
+
+def with_vmcoreinfo(source: Source, guest: Guest, arch: str | None, registry: Registry) -> Guest:
+    """``guest`` with the VMCOREINFO that lies in its RAM, if there is one."""
+    from pydump.engine.vmcoreinfo import find_vmcoreinfo
+
+    settled, _, _ = settle(guest, arch, registry)
+    return replace(guest, vmcoreinfo=find_vmcoreinfo(source, guest.memory, settled.byte_order or "little"))
+
+
+def _mappings(source: Source, guest: Guest, arch: type[Arch] | None) -> NDArray[np.uint64]:
+    """The kernel's virtual mappings as rows of vaddr, paddr and size, without heaps of aliases of one page."""
+    import numpy as np
+
+    space = arch.address_space(guest, reader(source)) if arch else None
+    if space is None:
+        raise PlanError(
+            "too little is known of this guest to walk its page tables",
+            hint="it takes the architecture's plugin, CPU registers and VMCOREINFO",
+        )
+    rows = np.array([(m.vaddr, m.paddr, m.size) for m in space.mappings()], np.uint64).reshape(-1, 3)
+    _, first, which, count = np.unique(rows[:, 1:], axis=0, return_index=True, return_inverse=True, return_counts=True)
+    keep = count[which.reshape(-1)] <= MAX_ALIASES
+    keep[first] = True
+    return rows[keep]
+
+
+def reader(source: Source) -> ReadPhysical:
+    """Reads a source's memory as an address space wants it."""
+
+    def read(paddr: int, size: int) -> bytes:
+        buffer = bytearray(size)
+        source.read_into(paddr, memoryview(buffer))
+        return bytes(buffer)
+
+    return read
 
 
 def find_arch(guest: Guest, registry: Registry) -> type[Arch] | None:

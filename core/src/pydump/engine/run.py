@@ -63,7 +63,7 @@ def run_dump(
         PydumpError: It failed; nothing is left at the output.
     """
     began = time.monotonic()
-    planned = make_plan(source, request, registry)
+    planned = make_plan(source, request, registry, look=not isinstance(source, Live))
     plan, writer = planned.plan, planned.writer
     batches = Batches(source, plan.readable(), writer)
     executor = executor_for(workers, batches.total)

@@ -108,6 +108,8 @@ class Format(ABC):
     compressors: ClassVar[tuple[str, ...]] = ()
     #: Can one dump be split over several files?
     splits: ClassVar[bool] = False
+    #: Has it a place for the virtual addresses of memory?
+    maps_vaddrs: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
 
     @classmethod

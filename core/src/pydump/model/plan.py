@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
 from pydump.options import NoOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Compat = Literal["qemu"]
 
@@ -26,6 +30,7 @@ class Plan:
         options: The format's options.
         u64_align: Alignment of a 64-bit struct field in the guest's C, in bytes.
         load_vaddrs: ``(paddr, difference)`` pairs, ascending: from that paddr on p_vaddr = p_paddr + difference.
+        mappings: Rows of vaddr, paddr and size, shape (n, 3), that segments are made from, or None for one per block.
         warnings: What the user should know, a line each.
     """
 
@@ -38,6 +43,7 @@ class Plan:
     options: Any = field(default_factory=NoOptions)
     u64_align: int = 8
     load_vaddrs: tuple[tuple[int, int], ...] = ()
+    mappings: NDArray[np.uint64] | None = None
     warnings: tuple[str, ...] = ()
 
     def vaddr(self, paddr: int) -> int:
