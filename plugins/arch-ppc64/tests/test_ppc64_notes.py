@@ -29,13 +29,12 @@ def monitor_registers(guest: str) -> list[dict[str, int]]:
     cpus = []
     for text in re.split(r"^CPU#\d", (DATA / guest / "hmp-registers.txt").read_text(), flags=re.M)[1:]:
         shown = {}
-        for ours, theirs in (("nip", "NIP"), ("lr", "LR"), ("ctr", "CTR"), ("xer", "XER"), ("msr", "MSR"), ("cr", "CR")):
-            shown[ours] = int(re.findall(rf"\b{theirs} ([0-9a-f]+)", text)[0], 16)
+        for name in ("nip", "lr", "ctr", "xer", "msr", "cr", "fpscr"):
+            shown[name] = int(re.findall(rf"\b{name.upper()} ([0-9a-f]+)", text)[0], 16)
         for ours, theirs in (("r", "GPR"), ("f", "FPR")):
             for first, values in re.findall(rf"^{theirs}(\d\d)((?: [0-9a-f]{{16}}){{4}})", text, re.M):
                 for i, value in enumerate(values.split()):
                     shown[f"{ours}{int(first) + i}"] = int(value, 16)
-        shown["fpscr"] = int(re.findall(r"FPSCR ([0-9a-f]{16})", text)[0], 16)
         cpus.append(shown)
     return cpus
 
@@ -87,7 +86,7 @@ def test_every_register_lies_where_the_kernels_structs_have_it(byte_order: ByteO
     def many(prefix: str, suffix: str = "") -> str:
         return " ".join(f"{prefix}{i}{suffix}" for i in range(32))
 
-    # The kernel's elf_vrregset: vscr is the last word of its vector in big-endian mode, the first in little-endian mode.
+    # The kernel's elf_vrregset: vscr is the last word of its vector in big-endian mode and the first in little-endian.
     vscr = bytes(12) + b"vscr" if byte_order == "big" else b"vscr" + bytes(12)
     assert Ppc64Arch.cpu_notes([Cpu(0, own_names(byte_order))], byte_order) == (
         Note(

@@ -45,8 +45,8 @@ def test_notes_equal_qemus(guest: str) -> None:
         *(f"acr{i}" for i in range(16)),
         *"pr_pid orig_gpr2 fpc prefix timer todcmp todpreg gs_reserved gsd gssm gsepla".split(),
     }
-    values = [{k: v for k, v in {**c.registers, **s}.items() if k != "pr_pid"} for c, s in zip(held, shown, strict=True)]
-    cpus = [Cpu(index, registers) for index, registers in enumerate(values)]
+    values = [{**cpu.registers, **seen} for cpu, seen in zip(held, shown, strict=True)]
+    cpus = [Cpu(i, {name: v for name, v in cpu.items() if name != "pr_pid"}) for i, cpu in enumerate(values)]
     assert pack_notes(S390xArch.cpu_notes(cpus, "big", compat="qemu"), "big") == golden
 
 

@@ -106,7 +106,8 @@ def own_names(arch: type[Arch]) -> Cpu:
 
 
 def segment(name: str) -> bytes:
-    return name.encode()[:2].ljust(4, b"\0") + (f"{name}_limit".encode())[:4] + (f"{name}_flags".encode())[:4] + bytes(4)
+    """Its selector, limit, flags and padding."""
+    return name.encode()[:2].ljust(4, b"\0") + f"{name}_limit".encode()[:4] + f"{name}_flags".encode()[:4] + bytes(4)
 
 
 def test_every_x86_64_register_lies_where_struct_user_regs_has_it() -> None:

@@ -9,6 +9,8 @@ from pydump.interfaces.arch import Arch
 from pydump_arch_aarch64.aarch64 import Aarch64Arch
 from pydump_arch_aarch64.arm import ArmArch
 
+__all__ = ["Aarch64Arch", "ArmArch"]
+
 
 @hookimpl
 def pydump_register_arches() -> Sequence[type[Arch]]:

@@ -35,7 +35,7 @@ class Ppc64Arch(Arch):
 
     @classmethod
     def settle(cls, guest: Guest) -> Guest:
-        """As everywhere, and in the guest's byte order: QEMU puts little-endian pseries guests into big-endian files."""
+        """In the guest's byte order: QEMU puts little-endian pseries guests into big-endian files."""
         stated = guest.byte_order or cls.byte_order
         order = cls.guest_byte_order(guest.notes, stated)
         notes = guest.notes if order == stated else recode(NOTES, guest.notes, stated, order)

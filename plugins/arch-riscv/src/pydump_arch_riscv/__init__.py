@@ -8,6 +8,8 @@ from pydump.hookspecs import hookimpl
 from pydump.interfaces.arch import Arch
 from pydump_arch_riscv.riscv import Riscv32Arch, Riscv64Arch
 
+__all__ = ["Riscv32Arch", "Riscv64Arch"]
+
 
 @hookimpl
 def pydump_register_arches() -> Sequence[type[Arch]]:

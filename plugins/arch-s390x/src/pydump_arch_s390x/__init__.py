@@ -8,6 +8,8 @@ from pydump.hookspecs import hookimpl
 from pydump.interfaces.arch import Arch
 from pydump_arch_s390x.s390x import S390xArch
 
+__all__ = ["S390xArch"]
+
 
 @hookimpl
 def pydump_register_arches() -> Sequence[type[Arch]]:

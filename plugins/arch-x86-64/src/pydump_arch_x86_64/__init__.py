@@ -9,6 +9,8 @@ from pydump.interfaces.arch import Arch
 from pydump_arch_x86_64.i386 import I386Arch
 from pydump_arch_x86_64.x86_64 import X86_64Arch
 
+__all__ = ["I386Arch", "X86_64Arch"]
+
 
 @hookimpl
 def pydump_register_arches() -> Sequence[type[Arch]]:
