@@ -10,7 +10,7 @@ from itertools import accumulate
 from pydump.engine.batches import BATCH_SIZE, Batches
 from pydump.engine.executors import Job, executor_for
 from pydump.engine.findings import Findings, FindingsWriter
-from pydump.engine.planner import settle
+from pydump.engine.planner import settle, with_vmcoreinfo
 from pydump.interfaces.format import Batch
 from pydump.interfaces.source import Source
 from pydump.model.guest import Guest
@@ -47,7 +47,14 @@ def run_compare(
     """
     began = time.monotonic()
     findings = Findings()
-    a, b = (settle(source.guest(), None, registry)[0] for source in (left, right))
+    stated = left.guest(), right.guest()
+    if (stated[0].vmcoreinfo is None) != (stated[1].vmcoreinfo is None):
+        # The side without it holds it in its memory if it is the same guest.
+        stated = tuple(
+            with_vmcoreinfo(source, guest, None, registry) if guest.vmcoreinfo is None else guest
+            for source, guest in zip((left, right), stated, strict=True)
+        )
+    a, b = (settle(guest, None, registry)[0] for guest in stated)
     _compare_facts(a, b, findings)
     compared = _compare_memory(left, right, a, b, labels, findings, workers, progress)
     return CompareReport(*labels, compared, findings.lines, findings.count, time.monotonic() - began)

@@ -100,6 +100,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         compat=request.compat,
         u64_align=arch.u64_align if arch else 8,
         load_vaddrs=_load_vaddrs(arch, guest, memory) if request.compat is None else (),
+        aliases=_aliases(arch, guest) if request.compat is None else (),
         mappings=mappings,
         warnings=warnings,
     )
@@ -275,6 +276,10 @@ def _window(memory: MemoryMap, request: Request) -> MemoryMap:
         more = ", …" if len(memory) > 4 else ""
         raise PlanError(f"there is no guest memory in {begin:#x}..{begin + length:#x}", hint=f"RAM is at {where}{more}")
     return clipped
+
+
+def _aliases(arch: type[Arch] | None, guest: Guest) -> tuple[tuple[int, int, int], ...]:
+    return tuple((m.vaddr, m.paddr, m.size) for m in arch.load_aliases(guest)) if arch else ()
 
 
 def _load_vaddrs(arch: type[Arch] | None, guest: Guest, memory: MemoryMap) -> tuple[tuple[int, int], ...]:

@@ -1,124 +1,166 @@
-"""Finds VMCOREINFO in guest RAM, for the guests whose dump came without it.
+"""Finds VMCOREINFO in guest RAM, for guests whose source has no note of it.
 
-The kernel keeps it twice (kernel/vmcore_info.c): as text at the start of a page, which begins with ``OSRELEASE=``, and
-as a complete ELF note in pages of its own, whose name ``VMCOREINFO`` stands at offset 12. Both are looked for at the
-start of every 4 KiB of RAM.
+Linux keeps it twice, each on pages of its own: the text, and an ELF note that holds a copy of the text.
+Source: kernel/crash_core.c and include/linux/crash_core.h (vmcore_info.[ch] since 6.9) of the Linux kernel.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import Final
 
-from pydump.errors import ReadError
 from pydump.interfaces.source import KnowsHoles, Source
 from pydump.layout.elf import Nhdr
-from pydump.model.memory import MemoryMap, Ranges
+from pydump.layout.struct import U16, U32, U64, Bytes8, Layout
+from pydump.model.guest import ByteOrder
+from pydump.model.memory import MemoryMap
 from pydump.model.note import VMCOREINFO_NAME
 from pydump.model.vmcoreinfo import Vmcoreinfo
 
-if TYPE_CHECKING:
-    from pydump.model.guest import ByteOrder
-
-#: The least page any kernel has; what is looked for is aligned to it.
-STEP: Final = 4096
-#: Bytes read at a time, a multiple of STEP.
-PIECE: Final = 8 << 20
-#: The kernel gives the text one page, and the largest page is this long.
+#: Bytes looked at in one piece.
+PIECE: Final = 4 << 20
+#: Both copies begin at a multiple of this, whatever the guest's page size.
+ALIGNMENT: Final = 4096
+#: The text fits into one page, and no kernel has larger ones.
 MAX_TEXT: Final = 64 << 10
 
-_NAME: Final = VMCOREINFO_NAME.encode() + b"\0"
-_TEXT: Final = b"OSRELEASE="
-_DESC_AT: Final = Nhdr.nbytes() + 12  # the name's 11 bytes, padded to 4
+NOTE_NAME: Final = VMCOREINFO_NAME.encode().ljust(12, b"\0")
+NOTE_HEAD: Final = Nhdr.nbytes() + len(NOTE_NAME)
+TEXT_HEAD: Final = b"OSRELEASE="
+#: What the text is made of: lines of printable ASCII.
+TEXT: Final = re.compile(rb"[\n\x20-\x7e]+")
+
+#: Where s390x's lowcore, at paddr 0, points to the note, and to struct os_info. Source: arch/s390/include/asm/lowcore.h.
+LOWCORE_VMCORE_INFO: Final = 0xE0C
+LOWCORE_OS_INFO: Final = 0xE18
+OS_INFO_MAGIC: Final = b"OSINFOSZ"
+
+
+@dataclass(frozen=True, slots=True)
+class OsInfo(Layout):
+    """struct os_info up to its first entry, which is VMCOREINFO's. Source: arch/s390/include/asm/os_info.h."""
+
+    magic: Bytes8 = OS_INFO_MAGIC
+    csum: U32 = 0
+    version_major: U16 = 0
+    version_minor: U16 = 0
+    crashkernel_addr: U64 = 0
+    crashkernel_size: U64 = 0
+    vmcoreinfo_addr: U64 = 0
+    vmcoreinfo_size: U64 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Guest RAM by address; what is not there reads as nothing."""
+
+    source: Source
+    map: MemoryMap
+
+    def read(self, paddr: int, size: int) -> bytes:
+        """Up to ``size`` bytes, fewer where RAM ends."""
+        block = self.map.find(paddr)
+        if block is None:
+            return b""
+        buffer = bytearray(min(size, block.end - paddr))
+        self.source.read_into(paddr, memoryview(buffer))
+        return bytes(buffer)
 
 
 def find_vmcoreinfo(source: Source, memory: MemoryMap, byte_order: ByteOrder) -> Vmcoreinfo | None:
-    """The VMCOREINFO that lies in a guest's RAM.
+    """The guest kernel's VMCOREINFO, or None where RAM holds none that makes sense.
+
+    Copies may lie about: of a kernel that ran before, of a crash kernel, in a file. The note is preferred to the plain
+    text, for only the kernel writes one, and then the text that says most.
 
     Args:
-        source: Where to read.
-        memory: Where RAM lies.
+        source: Reads the memory.
+        memory: Where to look.
         byte_order: The guest's.
 
-    Returns:
-        The soundest and most complete one, or None where there is none.
+    Raises:
+        ReadError: The source cannot read its own memory.
     """
-    readable = memory.ranges().subtract(source.excluded()).subtract(source.unreadable())
-    best: tuple[int, bool] = (0, False)
-    found: Vmcoreinfo | None = None
-    for paddr, is_note in _candidates(source, readable):
-        text = _note_text(source, readable, paddr, byte_order) if is_note else _page_text(source, readable, paddr)
-        if text is not None and (rank := (text.count(b"\n"), is_note)) > best:
-            best, found = rank, Vmcoreinfo(text)
-    return found
+    ram = _Memory(source, memory)
+    named = _from_lowcore(ram) if byte_order == "big" else None
+    if named is not None:
+        return named
+    found = [
+        (is_note, len(candidate.keys()), candidate)
+        for paddr, is_note in _places(source, memory)
+        if (candidate := _note_at(ram, paddr, byte_order) if is_note else _text_at(ram, paddr)) is not None
+    ]
+    return max(found, key=lambda entry: entry[:2])[2] if found else None
 
 
-def _candidates(source: Source, readable: Ranges) -> Iterator[tuple[int, bool]]:
-    """``(paddr, is a note)`` of every place that begins as VMCOREINFO does."""
+def _from_lowcore(ram: _Memory) -> Vmcoreinfo | None:
+    """What an s390x kernel's lowcore points to."""
+    note = int.from_bytes(ram.read(LOWCORE_VMCORE_INFO, 8), "big")
+    found = _note_at(ram, note, "big") if note else None
+    if found is not None:
+        return found
+    address = int.from_bytes(ram.read(LOWCORE_OS_INFO, 8), "big")
+    data = ram.read(address, OsInfo.nbytes()) if address else b""
+    if not data.startswith(OS_INFO_MAGIC) or len(data) < OsInfo.nbytes():
+        return None
+    os_info = OsInfo.unpack(data, "big")
+    return _sensible(ram.read(os_info.vmcoreinfo_addr, min(os_info.vmcoreinfo_size, MAX_TEXT)))
+
+
+def _note_at(ram: _Memory, paddr: int, byte_order: ByteOrder) -> Vmcoreinfo | None:
+    head = ram.read(paddr, NOTE_HEAD)
+    if len(head) < NOTE_HEAD or head[Nhdr.nbytes() :] != NOTE_NAME:
+        return None
+    header = Nhdr.unpack(head, byte_order)
+    if (header.n_namesz, header.n_type) != (len(VMCOREINFO_NAME) + 1, 0) or header.n_descsz > MAX_TEXT:
+        return None
+    text = ram.read(paddr + NOTE_HEAD, header.n_descsz)
+    return _sensible(text) if len(text) == header.n_descsz else None
+
+
+def _text_at(ram: _Memory, paddr: int) -> Vmcoreinfo | None:
+    text, end, _ = ram.read(paddr, MAX_TEXT + 1).partition(b"\0")
+    found = _sensible(text) if end else None
+    return found if found is not None and len(text) <= (found.page_size or 0) else None
+
+
+def _sensible(text: bytes) -> Vmcoreinfo | None:
+    """``text`` as VMCOREINFO, if it can be one."""
+    text = text.rstrip(b"\0")
+    if not text.startswith(TEXT_HEAD) or not TEXT.fullmatch(text):
+        return None
+    found = Vmcoreinfo(text)
+    return found if found.osrelease and found.page_size else None
+
+
+def _places(source: Source, memory: MemoryMap) -> Iterator[tuple[int, bool]]:
+    """``(paddr, is a note)`` of every page that begins like one of the two."""
     import numpy as np
 
-    buffer = memoryview(bytearray(PIECE))
-    head_text = int.from_bytes(_TEXT[:8], "little")
-    head_name = int.from_bytes(_NAME[:4], "little")
-    for start, end in _pieces(source, readable):
-        size = end - start
-        source.read_into(start, buffer[:size])
-        words = np.frombuffer(buffer[:size], "<u4").reshape(-1, STEP // 4)
-        texts = (words[:, 0] == head_text & 0xFFFFFFFF) & (words[:, 1] == head_text >> 32)
-        notes = words[:, Nhdr.nbytes() // 4] == head_name
-        for i in np.flatnonzero(texts | notes).tolist():
-            at = i * STEP
-            if texts[i] and bytes(buffer[at : at + len(_TEXT)]) == _TEXT:
-                yield start + at, False
-            name_at = at + Nhdr.nbytes()
-            if notes[i] and bytes(buffer[name_at : name_at + len(_NAME)]) == _NAME:
-                yield start + at, True
+    note_word = np.frombuffer(NOTE_NAME[4:], np.uint64)[0]
+    text_word = np.frombuffer(TEXT_HEAD[:8], np.uint64)[0]
+    buffer = bytearray(PIECE)
+    words = np.frombuffer(buffer, np.uint64).reshape(-1, ALIGNMENT // 8)
+    for start, end in _pieces(source, memory):
+        source.read_into(start, memoryview(buffer)[: end - start])
+        pages = words[: (end - start) // ALIGNMENT]
+        is_note = pages[:, (Nhdr.nbytes() + 4) // 8] == note_word
+        for i in np.flatnonzero(is_note | (pages[:, 0] == text_word)).tolist():
+            yield start + i * ALIGNMENT, bool(is_note[i])
 
 
-def _pieces(source: Source, readable: Ranges) -> Iterator[tuple[int, int]]:
-    """What may hold data, in aligned pieces."""
-    for start, end in readable:
-        ranges = source.data_ranges(start, end - start) if isinstance(source, KnowsHoles) else [(start, end)]
-        done = -(-start // STEP) * STEP
+def _pieces(source: Source, memory: MemoryMap) -> Iterator[tuple[int, int]]:
+    """``(start, end)`` of whole aligned pages that may hold data, at most PIECE bytes each."""
+    for block in memory:
+        first, last = -(-block.paddr // ALIGNMENT) * ALIGNMENT, block.end // ALIGNMENT * ALIGNMENT
+        if first >= last:
+            continue
+        ranges = source.data_ranges(first, last - first) if isinstance(source, KnowsHoles) else [(first, last)]
+        done = first
         for data_start, data_end in ranges:
-            first = max(done, data_start // STEP * STEP)
-            last = min(end // STEP, -(-data_end // STEP)) * STEP
-            for at in range(first, last, PIECE):
-                yield at, min(last, at + PIECE)
-            done = max(done, last)
-
-
-def _note_text(source: Source, readable: Ranges, paddr: int, byte_order: ByteOrder) -> bytes | None:
-    """The text of the note at ``paddr``; None where its header does not make sense in this byte order."""
-    head = Nhdr.unpack(_read(source, readable, paddr, Nhdr.nbytes()), byte_order)
-    if head.n_namesz != len(_NAME) or head.n_type != 0 or not len(_TEXT) < head.n_descsz <= MAX_TEXT:
-        return None
-    return _sound(_read(source, readable, paddr + _DESC_AT, head.n_descsz).rstrip(b"\0"))
-
-
-def _page_text(source: Source, readable: Ranges, paddr: int) -> bytes | None:
-    """The text that begins the page at ``paddr`` and ends before its first NUL."""
-    return _sound(_read(source, readable, paddr, MAX_TEXT).split(b"\0", 1)[0])
-
-
-def _read(source: Source, readable: Ranges, paddr: int, size: int) -> bytes:
-    """Up to ``size`` bytes, as many as are readable without a gap; the rest is zero."""
-    run = next(iter(readable.clip(paddr, paddr + size)), (paddr, paddr))
-    buffer = bytearray(size)
-    if run[0] == paddr:
-        try:
-            source.read_into(paddr, memoryview(buffer)[: run[1] - paddr])
-        except ReadError:
-            return bytes(size)
-    return bytes(buffer)
-
-
-def _sound(text: bytes) -> bytes | None:
-    """``text`` if it is what a kernel writes: lines of printable KEY=VALUE with a release and a page size."""
-    lines = text.split(b"\n")
-    if lines[-1:] == [b""]:
-        lines.pop()
-    if not all(b"=" in line and line.isascii() and line.decode().isprintable() for line in lines):
-        return None
-    info = Vmcoreinfo(text)
-    return text if info.osrelease and info.page_size and len(lines) > 2 else None
+            start = max(done, data_start // ALIGNMENT * ALIGNMENT)
+            done = max(start, min(last, -(-data_end // ALIGNMENT) * ALIGNMENT))
+            for at in range(start, done, PIECE):
+                yield at, min(at + PIECE, done)

@@ -204,6 +204,11 @@ class Arch:
         return None
 
     @classmethod
+    def load_aliases(cls, guest: Guest) -> tuple[Mapping, ...]:
+        """Mappings that readers need as PT_LOADs of their own, beside those of the RAM blocks; what is no RAM is cut."""
+        return ()
+
+    @classmethod
     def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
         """The kernel's address space, or None when too little is known (no VMCOREINFO, no registers)."""
         return None

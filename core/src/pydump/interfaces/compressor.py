@@ -10,7 +10,9 @@ from pydump.options import NoOptions
 
 
 class Compressor(ABC):
-    """Compresses pages one by one. Instances are picklable; the codec is loaded at first use, not at import.
+    """Compresses pages one by one. The codec is loaded at first use, not at import.
+
+    A pickled instance is rebuilt from its options alone, so codec objects may be kept as attributes.
 
     Attributes:
         options: An instance of the class's ``Options``.
@@ -21,6 +23,9 @@ class Compressor(ABC):
 
     def __init__(self, options: Any = None) -> None:
         self.options = self.Options() if options is None else options
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.options,)
 
     @property
     def producer(self) -> str:

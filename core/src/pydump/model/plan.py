@@ -30,6 +30,7 @@ class Plan:
         options: The format's options.
         u64_align: Alignment of a 64-bit struct field in the guest's C, in bytes.
         load_vaddrs: ``(paddr, difference)`` pairs, ascending: from that paddr on p_vaddr = p_paddr + difference.
+        aliases: ``(vaddr, paddr, size)`` of segments that readers need beside those of the RAM blocks.
         mappings: Rows of vaddr, paddr and size, shape (n, 3), that segments are made from, or None for one per block.
         warnings: What the user should know, a line each.
     """
@@ -43,6 +44,7 @@ class Plan:
     options: Any = field(default_factory=NoOptions)
     u64_align: int = 8
     load_vaddrs: tuple[tuple[int, int], ...] = ()
+    aliases: tuple[tuple[int, int, int], ...] = ()
     mappings: NDArray[np.uint64] | None = None
     warnings: tuple[str, ...] = ()
 

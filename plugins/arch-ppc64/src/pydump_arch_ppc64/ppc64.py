@@ -14,6 +14,8 @@ from pydump_arch_ppc64.notes import NOTES, PRSTATUS, with_pids, without_pids
 #: Bits of the machine state register: little-endian mode, and problem (user) state.
 MSR_LE: Final = 1
 MSR_PR: Final = 1 << 14
+#: Where Linux maps all of RAM. Source: arch/powerpc/Kconfig, PAGE_OFFSET.
+PAGE_OFFSET: Final = 0xC000_0000_0000_0000
 
 
 class Ppc64Arch(Arch):
@@ -58,6 +60,11 @@ class Ppc64Arch(Arch):
                 if msr & (MSR_LE | MSR_PR) == MSR_LE:
                     return "little"
         return stated
+
+    @classmethod
+    def load_vaddr(cls, guest: Guest, paddr: int) -> int:
+        """The linear mapping, through which readers reach the page tables."""
+        return PAGE_OFFSET + paddr
 
     @classmethod
     def as_qemu(cls, guest: Guest) -> Guest:

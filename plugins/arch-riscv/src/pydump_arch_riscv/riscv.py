@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import Arch
+from pydump.interfaces.arch import Arch, Mapping
 from pydump.layout.registers import NoteKind, run
 from pydump.model.guest import ByteOrder, Guest
 
@@ -32,6 +32,22 @@ class Riscv64Arch(Arch):
     def phys_base(cls, guest: Guest) -> int:
         """Where RAM begins, as VMCOREINFO says; QEMU's memory map begins with a boot ROM."""
         return (guest.vmcoreinfo and guest.vmcoreinfo.number("phys_ram_base")) or 0
+
+    @classmethod
+    def load_vaddr(cls, guest: Guest, paddr: int) -> int | None:
+        """The linear mapping: readers have no other way to the page tables than p_vaddr."""
+        page_offset = guest.vmcoreinfo.number("PAGE_OFFSET") if guest.vmcoreinfo else None
+        base = cls.phys_base(guest)
+        return None if page_offset is None or paddr < base else page_offset + paddr - base
+
+    @classmethod
+    def load_aliases(cls, guest: Guest) -> tuple[Mapping, ...]:
+        """The kernel image, which is linked at the end of the address space and not in the linear mapping."""
+        info = guest.vmcoreinfo
+        link, offset = (info.number("KERNEL_LINK_ADDR"), info.number("va_kernel_pa_offset")) if info else (None, None)
+        if link is None or offset is None:
+            return ()
+        return (Mapping(link, link - offset, (1 << cls.elf_class) - link),)
 
 
 class Riscv32Arch(Riscv64Arch):

@@ -24,6 +24,7 @@ class ElfFormat(Format):
     """An ELF core file whose PT_LOAD segments are guest memory."""
 
     name: ClassVar[str] = "elf"
+    maps_vaddrs: ClassVar[bool] = True
 
     @classmethod
     def detect(cls, head: bytes) -> bool:

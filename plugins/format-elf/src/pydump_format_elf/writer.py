@@ -33,6 +33,7 @@ from pydump.layout.elf import (
 )
 from pydump.layout.notes import pack_notes
 from pydump.model.guest import ByteOrder, Section
+from pydump.model.memory import Ranges
 from pydump.model.note import VMCOREINFO_NAME, Note
 from pydump.model.plan import Plan
 
@@ -105,17 +106,37 @@ class ElfWriter(Writer):
             raise UnsupportedError("a 32-bit ELF file cannot hold this guest", hint="write --format kdump")
 
     def _segments(self, plan: Plan) -> NDArray[np.uint64]:
-        """One row per PT_LOAD: vaddr, paddr, filesz, memsz."""
-        rows: list[tuple[int, int, int, int]] = []
-        for block in plan.guest.memory:
-            at = block.paddr
-            runs = list(self.stored.clip(block.paddr, block.end)) or [(block.end, block.end)]
-            if runs[0][0] > at:
-                rows.append((plan.vaddr(at), at, 0, runs[0][0] - at))
-            for (start, end), following in zip(runs, [*(r[0] for r in runs[1:]), block.end], strict=True):
-                if end > start:
-                    rows.append((plan.vaddr(start), start, end - start, following - start))
-        return np.array(rows, np.uint64).reshape(-1, 4)
+        """One row per PT_LOAD: vaddr, paddr, filesz, memsz, and where in the stored stream its bytes begin."""
+        stored = self.stored.array
+        sizes = stored[:, 1] - stored[:, 0]
+        self._positions = np.cumsum(sizes) - sizes
+        if plan.mappings is None:
+            rows = [row for block in plan.guest.memory for row in self._block_rows(plan, block.paddr, block.end)]
+            mappings = plan.aliases
+        else:
+            mappings = tuple(map(tuple, plan.mappings.tolist()))
+            mapped = Ranges.of((paddr, paddr + size) for _, paddr, size in mappings)
+            # RAM that the kernel does not map is reached by its physical address all the same.
+            rows = [row for run in plan.guest.memory.ranges().subtract(mapped) for row in self._block_rows(plan, *run)]
+        for vaddr, paddr, size in mappings:
+            for start, end in self.stored.clip(paddr, paddr + size):
+                at = (vaddr + start - paddr) % self._class.limit
+                rows.append((at, start, end - start, end - start, self._position(start)))
+        return np.array(rows, np.uint64).reshape(-1, 5)
+
+    def _block_rows(self, plan: Plan, paddr: int, block_end: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """The PT_LOADs of a run of RAM: each with what follows it that the source left out, as memory without bytes."""
+        runs = list(self.stored.clip(paddr, block_end))
+        first = runs[0][0] if runs else block_end
+        if first > paddr:
+            yield plan.vaddr(paddr), paddr, 0, first - paddr, 0
+        for (start, end), following in zip(runs, [*(run[0] for run in runs[1:]), block_end], strict=True):
+            yield plan.vaddr(start), start, end - start, following - start, self._position(start)
+
+    def _position(self, paddr: int) -> int:
+        """Where in the stored stream the byte at ``paddr`` is."""
+        i = int(np.searchsorted(self.stored.array[:, 0], np.uint64(paddr), side="right")) - 1
+        return int(self._positions[i]) + paddr - int(self.stored.array[i, 0])
 
     def _has_section_table(self) -> bool:
         return bool(self._sections) or len(self._loads) + 1 >= PN_XNUM
@@ -158,9 +179,8 @@ class ElfWriter(Writer):
         table[0]["p_filesz"] = table[0]["p_memsz"] = n_notes
         rows = table[1:]
         rows["p_type"] = PT_LOAD
-        rows["p_vaddr"], rows["p_paddr"], rows["p_filesz"], rows["p_memsz"] = loads.T
-        sizes = loads[:, 2]
-        rows["p_offset"] = np.uint64(self.start) + np.cumsum(sizes) - sizes
+        rows["p_vaddr"], rows["p_paddr"], rows["p_filesz"], rows["p_memsz"] = loads[:, :4].T
+        rows["p_offset"] = np.uint64(self.start) + loads[:, 4]
         return table.tobytes()
 
     def _shdrs(self) -> bytes:
