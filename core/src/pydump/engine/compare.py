@@ -47,13 +47,11 @@ def run_compare(
     """
     began = time.monotonic()
     findings = Findings()
-    stated = left.guest(), right.guest()
-    if (stated[0].vmcoreinfo is None) != (stated[1].vmcoreinfo is None):
-        # The side without it holds it in its memory if it is the same guest.
-        stated = tuple(
-            with_vmcoreinfo(source, guest, None, registry) if guest.vmcoreinfo is None else guest
-            for source, guest in zip((left, right), stated, strict=True)
-        )
+    stated = [left.guest(), right.guest()]
+    for i, source in enumerate((left, right)):
+        # The side without VMCOREINFO holds it in its memory, if it is the same guest.
+        if stated[i].vmcoreinfo is None and stated[1 - i].vmcoreinfo is not None:
+            stated[i] = with_vmcoreinfo(source, stated[i], None, registry)
     a, b = (settle(guest, None, registry)[0] for guest in stated)
     _compare_facts(a, b, findings)
     compared = _compare_memory(left, right, a, b, labels, findings, workers, progress)
