@@ -136,7 +136,7 @@ def test_broken_sve_note() -> None:
 def test_as_qemu_states_what_qemus_kdump_header_does(name: str, arch: type[Arch]) -> None:
     header = (DATA / name / "kdump-header.bin").read_bytes()
     notes = unpack_notes((DATA / name / "notes.bin").read_bytes(), "little")
-    text = DATA / name / "vmcoreinfo.txt"
+    text = DATA.parent / f"vmcoreinfo/{name}.txt"
     vmcoreinfo = Vmcoreinfo(text.read_bytes()) if text.exists() else None
     memory = MemoryMap.of([(0x40000000, 256 << 20)])
     settled = arch.settle(Guest(memory, byte_order="little", notes=notes, vmcoreinfo=vmcoreinfo))
