@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.source import Source
     from pydump.options import OptionField
 
+LOUDNESS = ("-v", "--verbose", "-q", "--quiet")
 #: Exit codes that no error carries.
 EXIT_INCOMPLETE = 3
 EXIT_DIFFERS = 4
@@ -292,6 +293,9 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    # Wherever they stand: who repeats a command with -v adds it at the end.
+    loudness = [a for a in arguments if a in LOUDNESS]
+    arguments = loudness + [a for a in arguments if a not in LOUDNESS]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     try:

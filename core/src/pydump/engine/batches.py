@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydump.interfaces.format import Batch, Writer
-from pydump.interfaces.source import KnowsHoles, Source
+from pydump.interfaces.source import HoldsStoredPages, KnowsHoles, Source
 from pydump.model.memory import Ranges
 
 #: Bytes of guest memory in a batch that holds data.
@@ -46,6 +46,9 @@ class Batches:
         self._stored = writer.stored
         self._unit = writer.unit
         self._readable = readable
+        # Only whole pages can be taken over: a window may cut a page, whose rest is then zero.
+        whole = isinstance(source, HoldsStoredPages) and not writer.stored.subtract(readable)
+        self._takes = writer.takes if whole else None
         self.total = self._stored.size
 
     def specs(self) -> Iterator[Spec]:
@@ -83,6 +86,11 @@ class Batches:
         """
         if not spec.runs:
             return Batch(spec.position, spec.size, None)
+        if self._takes is not None:
+            assert isinstance(self._source, HoldsStoredPages)
+            stored = self._source.stored_pages(spec.runs, self._unit, self._takes)
+            if stored is not None:
+                return Batch(spec.position, spec.size, None, stored)
         at = 0
         for start, end in spec.runs:
             self._fill(start, buffer[at : at + end - start])

@@ -98,6 +98,8 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         excluded=source.excluded().intersect(window),
         unreadable=source.unreadable().intersect(window),
         compat=request.compat,
+        # Who says how to compress wants it done.
+        take_stored=compressor is None or not request.options.get(compressor.name),
         u64_align=arch.u64_align if arch else 8,
         load_vaddrs=_load_vaddrs(arch, guest, memory) if request.compat is None else (),
         aliases=_aliases(arch, guest) if request.compat is None else (),

@@ -68,7 +68,7 @@ class _CheckedBatches(Batches):
         try:
             batch = super().load(spec, buffer)
         except (ReadError, FormatError):
-            return _CheckedBatch(spec.position, spec.size, None, tuple(self._faults(spec, buffer)))
+            return _CheckedBatch(spec.position, spec.size, None, faults=tuple(self._faults(spec, buffer)))
         return _CheckedBatch(batch.position, batch.size, None)
 
     def _faults(self, spec: Spec, buffer: memoryview) -> Iterator[str]:

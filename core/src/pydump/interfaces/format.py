@@ -17,7 +17,7 @@ from pydump.options import NoOptions
 
 if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.source import Source, StoredPages
     from pydump.model.memory import Ranges
     from pydump.model.plan import Plan
 
@@ -29,12 +29,15 @@ class Batch:
     Attributes:
         position: Where in the stream it begins.
         size: Bytes; of a writer that works in pages, a multiple of the page size.
-        data: The bytes, valid only until ``encode`` returns; None when all are known to be zero.
+        data: The bytes, valid only until ``encode`` returns; None when all are known to be zero, or where ``stored``
+            is there in their place.
+        stored: The pages as the source's file holds them; only where the writer asks with :attr:`Writer.takes`.
     """
 
     position: int
     size: int
     data: memoryview | None
+    stored: StoredPages | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Writer(ABC):
         size_limit: The output is at most this long.
     """
 
+    #: The compression of stored pages that it takes over as they are ("none" for raw ones), or None if it wants bytes.
+    takes: str | None = None
     #: Do all extents come in ascending order of offset? Then the output can go down a pipe as it is.
     sequential: ClassVar[bool] = False
 

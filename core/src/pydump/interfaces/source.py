@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.options import NoOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Source(ABC):
@@ -78,6 +83,42 @@ class KnowsHoles(Protocol):
 
     def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
         """``(start, end)`` in paddr of what may hold data within the range, ascending; the rest is zero."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPages:
+    """Pages as a file holds them, so that another file can take them over without decompressing and compressing.
+
+    Attributes:
+        sizes: Bytes of each page in the payload, shape (n,), int64; 0 for a page of zeros.
+        compressed: Whether each page is compressed, shape (n,).
+        payload: The pages end to end, but those of zeros.
+    """
+
+    sizes: NDArray[np.int64]
+    compressed: NDArray[np.bool_]
+    payload: bytes
+
+
+@runtime_checkable
+class HoldsStoredPages(Protocol):
+    """A source whose pages are compressed one by one and can be taken over as they are."""
+
+    def stored_pages(self, runs: Sequence[tuple[int, int]], page_size: int, compression: str) -> StoredPages | None:
+        """The pages of ``runs`` as they are stored.
+
+        Args:
+            runs: ``(start, end)`` in paddr, whole pages.
+            page_size: Bytes of a page.
+            compression: The compressor that those which are compressed must be compressed with, or "none".
+
+        Returns:
+            The pages, or None when they are stored otherwise.
+
+        Raises:
+            FormatError: The table of pages is damaged.
+        """
         ...
 
 

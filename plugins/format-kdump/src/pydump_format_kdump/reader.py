@@ -12,8 +12,9 @@ from pydump.errors import CompressionError, FormatError, PlanError, ReadError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors
-from pydump.interfaces.source import Source
+from pydump.interfaces.source import Source, StoredPages
 from pydump.layout.notes import unpack_notes
+from pydump.layout.zero import zero_pages
 from pydump.model.guest import ByteOrder, Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
@@ -96,7 +97,6 @@ class KdumpSource(Source):
         _check_set(parts, self._max_mapnr)
         self._read_bitmaps(first)
         self._notes, self._vmcoreinfo = self._read_notes(first)
-        self._before = [self._rank(part.start_pfn) for part in parts]
         self._lost = self._find_lost()
 
     @classmethod
@@ -232,24 +232,31 @@ class KdumpSource(Source):
             buffer[:] = bytes(len(buffer))
         if not len(pfns):
             return
-        for part, before in zip(self._parts, self._before, strict=True):
-            here = pfns[(pfns >= part.start_pfn) & (pfns < part.end_pfn)]
-            if len(here):
-                self._read_part(part, here, self._rank(int(here[0])) - before, first, buffer)
+        for part, here in self._by_part(pfns):
+            self._read_part(part, here, first, buffer)
 
-    def _read_part(self, part: _Part, pfns: NDArray[np.int64], index: int, first: int, buffer: memoryview) -> None:
-        """Read the pages ``pfns``, whose descriptors follow each other from ``index`` on."""
+    def _by_part(self, pfns: NDArray[np.int64]) -> Iterator[tuple[_Part, NDArray[np.int64]]]:
+        """The parts that hold ``pfns``, each with those it holds."""
+        for part in self._parts:
+            here = pfns[np.searchsorted(pfns, part.start_pfn) : np.searchsorted(pfns, part.end_pfn)]
+            if len(here):
+                yield part, here
+
+    def _descs_of(self, part: _Part, pfns: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Offsets, sizes and flags of pages of one part, which follow each other in the dump."""
         dtype = PageDesc.dtype(self._byte_order)
-        at = part.descs + index * dtype.itemsize
+        at = part.descs + (self._rank(int(pfns[0])) - self._rank(part.start_pfn)) * dtype.itemsize
         descs = np.frombuffer(part.backing.read(at, len(pfns) * dtype.itemsize), dtype)
-        offsets = descs["offset"].astype(np.int64)
-        sizes = descs["size"].astype(np.int64)
-        flags = descs["flags"].astype(np.int64)
+        offsets, sizes, flags = (descs[name].astype(np.int64) for name in ("offset", "size", "flags"))
         bad = (offsets <= 0) | (sizes <= 0) | (sizes > self._block_size) | (offsets > part.backing.size - sizes)
-        if bad.any():
-            i = int(np.flatnonzero(bad)[0])
+        for i in np.flatnonzero(bad).tolist():
             if offsets[i] or not self._lost:
-                raise self._bad_page(part, pfns[i], at + i * dtype.itemsize, offsets[i], sizes[i])
+                raise self._bad_page(part, int(pfns[i]), at + i * dtype.itemsize, int(offsets[i]), int(sizes[i]))
+        return offsets, sizes, flags
+
+    def _read_part(self, part: _Part, pfns: NDArray[np.int64], first: int, buffer: memoryview) -> None:
+        """Read pages of one part, which follow each other in the dump."""
+        offsets, sizes, flags = self._descs_of(part, pfns)
         block_size = self._block_size
         places = ((pfns - first) * block_size).tolist()
         # Pages that share their data (zero pages do, by the thousand) are decompressed once.
@@ -274,6 +281,32 @@ class KdumpSource(Source):
                 page = self._page(part, int(pfns[i]), int(flags[i]), data[offset : offset + int(sizes[i])])
                 for j in owners[u] if owners else (i,):
                     buffer[places[j] : places[j] + block_size] = page
+
+    def stored_pages(self, runs: Sequence[tuple[int, int]], page_size: int, compression: str) -> StoredPages | None:
+        """The pages of ``runs`` as the file holds them, where they are raw or compressed with ``compression``."""
+        if page_size != self._block_size:
+            return None
+        flag = int(COMPRESSION_FLAGS[compression]) if compression != "none" else 0
+        pfns = np.concatenate([self._rank.set_bits(start // page_size, end // page_size) for start, end in runs])
+        if len(pfns) * page_size != sum(end - start for start, end in runs):
+            return None
+        all_sizes, all_flags = [], []
+        payload: list[bytes] = []
+        for part, here in self._by_part(pfns):
+            offsets, sizes, flags = self._descs_of(part, here)
+            if not np.isin(flags, (0, flag)).all() or not offsets.all():
+                return None
+            if (sizes[flags == 0] != page_size).any():
+                return None
+            # Zero pages are stored raw, and share one block.
+            raw = np.flatnonzero(flags == 0)
+            unique, where = np.unique(offsets[raw], return_inverse=True)
+            blocks = b"".join(_slices(part.backing, unique, np.full(len(unique), page_size)))
+            sizes[raw[zero_pages(blocks, page_size)[where]]] = 0
+            payload += _slices(part.backing, offsets[sizes > 0], sizes[sizes > 0])
+            all_sizes.append(sizes)
+            all_flags.append(flags)
+        return StoredPages(np.concatenate(all_sizes), np.concatenate(all_flags) != 0, b"".join(payload))
 
     def _page(self, part: _Part, pfn: int, flags: int, data: memoryview) -> bytes | memoryview:
         paddr, block_size = pfn * self._block_size, self._block_size
@@ -454,6 +487,16 @@ def _reads(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[lis
         end = max(end, offset + size)
     if group:
         yield group
+
+
+def _slices(backing: Backing, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[bytes]:
+    """The bytes of pages in turn, read in as few pieces as their order allows."""
+    if not len(offsets):
+        return
+    breaks = np.flatnonzero(offsets[1:] != (offsets + sizes)[:-1]) + 1
+    for piece in np.split(np.arange(len(offsets)), breaks):
+        start = int(offsets[piece[0]])
+        yield backing.read(start, int(offsets[piece[-1]] + sizes[piece[-1]]) - start)
 
 
 def _text(field: bytes) -> str:

@@ -12,6 +12,7 @@ from pydump.errors import UnsupportedError
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Batch, Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole
+from pydump.interfaces.source import StoredPages
 from pydump.layout.notes import desc_offset, pack_note, pack_notes
 from pydump.layout.zero import zero_pages
 from pydump.model.guest import ByteOrder, Guest
@@ -48,6 +49,7 @@ class KdumpWriter(Writer):
         assert guest.byte_order and guest.elf_class and guest.page_size  # the planner settles these
         self._byte_order: ByteOrder = guest.byte_order
         self._compressor = compressor
+        self.takes = plan.compression if plan.take_stored else None
         self._flag = COMPRESSION_FLAGS[compressor.name] if compressor else 0
         self.unit = block_size = guest.page_size
         if not 4096 <= block_size <= 1 << 20 or block_size & (block_size - 1):
@@ -94,6 +96,8 @@ class KdumpWriter(Writer):
         table = np.zeros(batch.size // block_size, PageDesc.dtype(self._byte_order))
         table["offset"] = self._zero
         table["size"] = block_size
+        if batch.stored is not None:
+            return self._taken(batch, batch.stored, table)
         if batch.data is None:
             return Encoded(batch.position, 0, None, (table, None), batch.size, batch.size)
         zero = zero_pages(batch.data, block_size)
@@ -119,6 +123,16 @@ class KdumpWriter(Writer):
         table["size"][stored] = sizes
         zero_size = batch.size - len(stored) * block_size
         return Encoded(batch.position, len(payload), payload, (table, stored), batch.size, zero_size)
+
+    def _taken(self, batch: Batch, pages: StoredPages, table: NDArray[Any]) -> Encoded:
+        """Pages that another kdump file holds just so."""
+        stored = np.flatnonzero(pages.sizes)
+        sizes = pages.sizes[stored]
+        table["offset"][stored] = np.cumsum(sizes) - sizes
+        table["size"][stored] = sizes
+        table["flags"][stored] = np.where(pages.compressed[stored], int(self._flag), 0)
+        zero_size = batch.size - len(stored) * self.unit
+        return Encoded(batch.position, len(pages.payload), pages.payload, (table, stored), batch.size, zero_size)
 
     def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
         table: NDArray[Any]
