@@ -88,7 +88,11 @@ def test_a_note_in_the_last_page_of_ram() -> None:
 
 
 def test_blocks_that_begin_and_end_within_a_page() -> None:
-    contents = {0x800: bytes(0x900), 0x10801: bytes(0x7FF) + note(TEXT).ljust(0x2000, b"\0") + b"x", 0x20000: bytes(100)}
+    contents: dict[int, bytes | bytearray | memoryview] = {
+        0x800: bytes(0x900),
+        0x10801: bytes(0x7FF) + note(TEXT).ljust(0x2000, b"\0") + b"x",
+        0x20000: bytes(100),
+    }
     source = MemorySource(Guest(MemoryMap()), contents)
     assert find_vmcoreinfo(source, source.guest().memory, "little") == Vmcoreinfo(TEXT)
 
@@ -150,7 +154,7 @@ class TestLowcore:
         assert n_read < 4096
 
     def test_os_info(self) -> None:
-        # arch/s390/include/asm/os_info.h: magic, csum, version 1.1, crash kernel's place, then entries of addr, size, csum.
+        # arch/s390/include/asm/os_info.h: magic, csum, version 1.1, crash kernel, then entries of addr, size, csum.
         os_info = b"OSINFOSZ" + struct.pack(">IHHQQ", 0, 1, 1, 0, 0) + struct.pack(">QQI", 0x2B010, len(self.text), 0)
         found, n_read = self.search({0xE18: struct.pack(">Q", 0x1C000), 0x1C000: os_info, 0x2B010: self.text})
         assert found == self.text

@@ -32,7 +32,8 @@ TEXT_HEAD: Final = b"OSRELEASE="
 #: What the text is made of: lines of printable ASCII.
 TEXT: Final = re.compile(rb"[\n\x20-\x7e]+")
 
-#: Where s390x's lowcore, at paddr 0, points to the note, and to struct os_info. Source: arch/s390/include/asm/lowcore.h.
+#: Where s390x's lowcore, at paddr 0, points to the note and to struct os_info.
+#: Source: arch/s390/include/asm/lowcore.h.
 LOWCORE_VMCORE_INFO: Final = 0xE0C
 LOWCORE_OS_INFO: Final = 0xE18
 OS_INFO_MAGIC: Final = b"OSINFOSZ"
