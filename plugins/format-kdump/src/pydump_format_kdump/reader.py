@@ -60,6 +60,7 @@ class _Part:
         header: Its main header.
         sub: Its sub header, fields that its version does not have set to 0.
         byte_order: Of all its numbers.
+        max_mapnr: One past the last pfn of the dump.
         start_pfn: The first pfn whose page it holds.
         end_pfn: One past the last.
         descs: Offset of its first page_desc.
@@ -69,6 +70,7 @@ class _Part:
     header: DiskDumpHeader
     sub: KdumpSubHeader
     byte_order: ByteOrder
+    max_mapnr: int
     start_pfn: int
     end_pfn: int
     descs: int
@@ -93,7 +95,7 @@ class KdumpSource(Source):
         self._parts = parts
         self._header, self._sub, self._byte_order = first.header, first.sub, first.byte_order
         self._block_size = first.header.block_size
-        self._max_mapnr = _max_mapnr(first)
+        self._max_mapnr = first.max_mapnr
         _check_set(parts, self._max_mapnr)
         self._read_bitmaps(first)
         self._notes, self._vmcoreinfo = self._read_notes(first)
@@ -409,16 +411,17 @@ def _finish_part(backing: Backing, header: DiskDumpHeader, byte_order: ByteOrder
         )
     raw = backing.read(block_size, KdumpSubHeader64.nbytes())
     sub = _sub_header(header, raw, byte_order, backing.size)
-    if version >= 6:
-        start, end, max_mapnr = sub.start_pfn_64, sub.end_pfn_64, sub.max_mapnr_64
-    else:
-        start, end, max_mapnr = sub.start_pfn, sub.end_pfn, header.max_mapnr
+    max_mapnr = max(sub.max_mapnr_64, header.max_mapnr)  # the 64-bit field is there from version 6 on
     if not sub.split:
         start, end = 0, max_mapnr
-    if start > end or end > max(max_mapnr, header.max_mapnr):
+    elif version >= 6:
+        start, end = sub.start_pfn_64, sub.end_pfn_64
+    else:
+        start, end = sub.start_pfn, sub.end_pfn
+    if not start <= end <= max_mapnr:
         raise FormatError(backing.path, f"it claims to hold the pfns {start:#x} to {end:#x}", offset=block_size)
     descs = (DISKDUMP_HEADER_BLOCKS + header.sub_hdr_size + header.bitmap_blocks) * block_size
-    return _Part(backing, header, sub, byte_order, start, end, descs)
+    return _Part(backing, header, sub, byte_order, max_mapnr, start, end, descs)
 
 
 def _sub_header(header: DiskDumpHeader, raw: bytes, byte_order: ByteOrder, file_size: int) -> KdumpSubHeader:
@@ -436,11 +439,6 @@ def _sub_header(header: DiskDumpHeader, raw: bytes, byte_order: ByteOrder, file_
     packed = replace(KdumpSubHeader32.unpack(raw, byte_order), **absent)
     aligned = replace(KdumpSubHeader32Aligned.unpack(raw, byte_order), **absent)
     return aligned if fits(aligned) and not fits(packed) else packed
-
-
-def _max_mapnr(part: _Part) -> int:
-    """One past the last pfn; the 32-bit field alone where the version has no other, or the other is not filled."""
-    return max(part.sub.max_mapnr_64, part.header.max_mapnr)
 
 
 def _check_set(parts: list[_Part], max_mapnr: int) -> None:
