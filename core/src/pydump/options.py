@@ -82,10 +82,10 @@ def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
     Args:
         owner: The plugin's name, for error messages.
         options: An instance of the plugin's options dataclass.
-        values: Field name to value; strings are converted to the field's type.
+        values: Field name to value.
 
     Raises:
-        PlanError: A name is unknown, or a value is out of range.
+        PlanError: A name is unknown, or a value is of another type or out of range.
     """
     declared = {f.name: f for f in option_fields(type(options))}
     for name, value in values.items():
@@ -94,12 +94,25 @@ def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
         if known is None:
             listed = ", ".join(declared) or "none"
             raise PlanError(f"{owner} has no option {name!r}: it has {listed}")
-        if known.type is int and (
-            not isinstance(value, int)
-            or (known.low is not None and value < known.low)
-            or (known.high is not None and value > known.high)
-        ):
-            raise PlanError(f"{flag} must be a whole number from {known.low} to {known.high}, not {value!r}")
-        if known.choices and value not in known.choices:
-            raise PlanError(f"{flag} must be one of {', '.join(known.choices)}, not {value!r}")
+        if not _fits(value, known):
+            raise PlanError(f"{flag} must be {_wanted(known)}, not {value!r}")
     return replace(options, **values)
+
+
+def _fits(value: Any, known: OptionField) -> bool:
+    typed = type(value) is known.type
+    return (
+        typed
+        and (known.low is None or value >= known.low)
+        and (known.high is None or value <= known.high)
+        and (not known.choices or value in known.choices)
+    )
+
+
+def _wanted(known: OptionField) -> str:
+    if known.choices:
+        return f"one of {', '.join(known.choices)}"
+    if known.type is int:
+        bounds = (("from", known.low), ("to", known.high))
+        return " ".join(["a whole number", *(f"{word} {bound}" for word, bound in bounds if bound is not None)])
+    return "true or false" if known.type is bool else "text"

@@ -60,7 +60,12 @@ class Layout:
         Raises:
             ValueError: A value does not fit its field.
         """
-        values = [getattr(self, f.name) for f in fields(self)]
+        codes = _codes(type(self))
+        values = [getattr(self, name) for name, _ in codes]
+        for (name, code), value in zip(codes, values, strict=True):
+            # ``struct`` would cut it short without a word.
+            if code.endswith("s") and len(value) > int(code[:-1]):
+                raise ValueError(f"{type(self).__name__}.{name} has {code[:-1]} bytes, not {len(value)}")
         try:
             return _codec(type(self), byte_order).pack(*values)
         except struct.error as error:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: One past the highest guest-physical address any architecture can have.
 PADDR_END = 1 << 64
 
+#: The highest end a range of :class:`Ranges` can have.
+_LAST = PADDR_END - 1
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class RamBlock:
@@ -128,7 +131,7 @@ class Ranges:
         """From ``(start, end)`` pairs in any order; overlapping and touching ones are joined."""
         import numpy as np
 
-        array = np.array(sorted((s, min(e, PADDR_END - 1)) for s, e in ranges if e > s), dtype=np.uint64)
+        array = np.array(sorted((s, min(e, _LAST)) for s, e in ranges if min(e, _LAST) > s), dtype=np.uint64)
         return cls(_joined(array.reshape(-1, 2)))
 
     @classmethod
@@ -193,7 +196,7 @@ class Ranges:
         if end <= start or not len(self.array):
             return Ranges(self.array[:0])
         first = int(np.searchsorted(self.array[:, 1], np.uint64(start), side="right"))
-        last = int(np.searchsorted(self.array[:, 0], np.uint64(min(end, PADDR_END - 1)), side="left"))
+        last = int(np.searchsorted(self.array[:, 0], np.uint64(min(end, _LAST)), side="left"))
         part = self.array[first:last].copy()
         if len(part):
             part[0, 0] = max(int(part[0, 0]), start)
@@ -207,7 +210,10 @@ class Ranges:
         mask = np.uint64(page_size - 1)
         array = self.array.copy()
         array[:, 0] &= ~mask
+        # The last page of the address space ends where its end still fits.
+        in_last = array[:, 1] > ~mask
         array[:, 1] = (array[:, 1] + mask) & ~mask
+        array[in_last, 1] = _LAST
         return Ranges(_joined(array))
 
     def _combine(self, other: Ranges, keep: Any) -> Ranges:
