@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
+
 from pydump.interfaces.compressor import Compressor
 from pydump.testing.compressor import PAGE, CompressorTests
 from pydump.testing.guests import KINDS

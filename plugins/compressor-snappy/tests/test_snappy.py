@@ -9,6 +9,7 @@ import ctypes
 from typing import Any, ClassVar
 
 import pytest
+
 from pydump.interfaces.compressor import Compressor
 from pydump.testing.compressor import PAGE, CompressorTests
 from pydump.testing.guests import KINDS

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+
 from pydump.errors import PlanError
 from pydump.interfaces.compressor import Compressor
 from pydump.testing.compressor import PAGE, CompressorTests

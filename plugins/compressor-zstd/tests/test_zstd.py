@@ -11,6 +11,7 @@ import subprocess
 from typing import Any, ClassVar
 
 import pytest
+
 from pydump.errors import CompressionError
 from pydump.interfaces.compressor import Compressor
 from pydump.testing.compressor import PAGE, CompressorTests

@@ -26,7 +26,7 @@ class PythonLzo:
     """python-lzo: liblzo2, the reference implementation."""
 
     def __init__(self) -> None:
-        import lzo  # type: ignore[import-not-found]  # an extra, and without type information
+        import lzo
 
         self._compress = lzo.compress
         self._decompress = lzo.decompress
