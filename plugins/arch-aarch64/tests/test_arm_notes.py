@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from pydump.errors import FormatError, PlanError
 from pydump.interfaces.arch import Arch
 from pydump.layout.notes import pack_notes, unpack_notes

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from pydump.layout.notes import pack_notes, unpack_notes
 from pydump.model.guest import ByteOrder, Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap

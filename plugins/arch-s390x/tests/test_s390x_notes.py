@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from pydump.layout.notes import pack_notes, unpack_notes
 from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap

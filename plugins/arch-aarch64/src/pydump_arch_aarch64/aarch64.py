@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydump.interfaces.arch import Arch
+from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
 from pydump.layout.registers import NoteKind, numbered, run
 from pydump.model.guest import ByteOrder, Guest
+from pydump_arch_aarch64.paging import Aarch64Tables
 from pydump_arch_aarch64.sve import SVE
 
 
@@ -53,3 +54,28 @@ class Aarch64Arch(Arch):
     def qemu_phys_base(cls, guest: Guest) -> int:
         """QEMU is right here: PHYS_OFFSET is written in hexadecimal."""
         return cls.phys_base(guest)
+
+    @classmethod
+    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        """By the kernel's own tables, which VMCOREINFO names; the notes have no TTBR1_EL1."""
+        info = guest.vmcoreinfo
+        if info is None:
+            return None
+        tables, text = info.symbol("swapper_pg_dir"), info.symbol("_stext")
+        offset, va_bits, page_size = info.number("kimage_voffset"), info.number("VA_BITS"), info.page_size
+        if tables is None or text is None or offset is None or va_bits is None or page_size is None:
+            return None
+        unused = info.number("TCR_EL1_T1SZ")
+        if unused is not None and page_size != 65536:
+            # A kernel built for 52 bits runs with fewer on a CPU that lacks them, and then has a level less. With
+            # 64 KiB pages it keeps the large top table and uses its end.
+            va_bits = 64 - unused
+        space = Aarch64Tables(
+            read,
+            guest.memory,
+            tables - offset,
+            page_size=page_size,
+            va_bits=va_bits,
+            byte_order=guest.byte_order or cls.byte_order,
+        )
+        return space if space.translate(text) == text - offset else None

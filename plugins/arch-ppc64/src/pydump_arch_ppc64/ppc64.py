@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import Arch
+from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
 from pydump.layout.registers import NoteKind, recode
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.note import Note
 from pydump_arch_ppc64.notes import NOTES, PRSTATUS, with_pids, without_pids
+from pydump_arch_ppc64.paging import LEVELS, PAGE_OFFSET, RadixTables
 
 #: Bits of the machine state register: little-endian mode, and problem (user) state.
 MSR_LE: Final = 1
 MSR_PR: Final = 1 << 14
-#: Where Linux maps all of RAM. Source: arch/powerpc/Kconfig, PAGE_OFFSET.
-PAGE_OFFSET: Final = 0xC000_0000_0000_0000
 
 
 class Ppc64Arch(Arch):
@@ -65,6 +64,19 @@ class Ppc64Arch(Arch):
     def load_vaddr(cls, guest: Guest, paddr: int) -> int:
         """The linear mapping, through which readers reach the page tables."""
         return PAGE_OFFSET + paddr
+
+    @classmethod
+    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        """By the kernel's own tables, which VMCOREINFO names. A guest that uses the hash table is not understood."""
+        info = guest.vmcoreinfo
+        if info is None or info.page_size not in LEVELS:
+            return None
+        tables, text = info.symbol("swapper_pg_dir"), info.symbol("_stext")
+        if tables is None or text is None:
+            return None
+        space = RadixTables(read, guest.memory, tables - PAGE_OFFSET, page_size=info.page_size)
+        # With the hash table these tables exist too, but the linear mapping is not in them.
+        return space if space.translate(text) == text - PAGE_OFFSET else None
 
     @classmethod
     def as_qemu(cls, guest: Guest) -> Guest:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import Arch, Mapping
+from pydump.interfaces.arch import AddressSpace, Arch, Mapping, ReadPhysical
 from pydump.layout.registers import NoteKind, run
 from pydump.model.guest import ByteOrder, Guest
+from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump_arch_riscv.paging import LEVELS, RiscvTables
 
 #: pc and x1 to x31, by their names in the calling convention.
 GENERAL: Final = "pc ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6"
@@ -49,6 +51,33 @@ class Riscv64Arch(Arch):
             return ()
         return (Mapping(link, link - offset, (1 << cls.elf_class) - link),)
 
+    @classmethod
+    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        """By the kernel's own tables, which VMCOREINFO names; the notes have no satp."""
+        info = guest.vmcoreinfo
+        if info is None:
+            return None
+        tables, text, va_bits = info.symbol("swapper_pg_dir"), info.symbol("_stext"), info.number("VA_BITS")
+        if tables is None or text is None or va_bits not in LEVELS:
+            return None
+        for offset in cls._kernel_offsets(info):
+            space = RiscvTables(
+                read, guest.memory, tables - offset, va_bits=va_bits, byte_order=guest.byte_order or cls.byte_order
+            )
+            if space.translate(text) == text - offset:
+                return space
+        return None
+
+    @classmethod
+    def _kernel_offsets(cls, info: Vmcoreinfo) -> tuple[int, ...]:
+        """What the kernel image's virtual and physical addresses may differ by."""
+        offset = info.number("va_kernel_pa_offset")
+        if offset is not None:
+            return (offset,)
+        # Linux before 6.4 does not say: it is loaded where RAM begins or, behind the firmware, 2 MiB above.
+        link, ram = info.number("KERNEL_LINK_ADDR"), info.number("phys_ram_base")
+        return () if link is None or ram is None else (link - ram - (2 << 20), link - ram)
+
 
 class Riscv32Arch(Riscv64Arch):
     """32-bit RISC-V."""
@@ -58,3 +87,7 @@ class Riscv32Arch(Riscv64Arch):
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (
         NoteKind("PRSTATUS", "CORE", 1, 204, run(24, 4, "pr_pid") + run(72, 4, GENERAL)),
     )
+
+    @classmethod
+    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        return None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
-from pydump.interfaces.arch import Arch
+from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
 from pydump.layout.registers import NoteKind
-from pydump.model.guest import ByteOrder
+from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_x86_64.notes import PRSTATUS_I386, QEMU_I386
+from pydump_arch_x86_64.paging import CR0_PG, CR4_PAE, LongTables, ShortTables
+
+#: Where the linear mapping may begin: CONFIG_PAGE_OFFSET, the default first. Source: arch/x86/Kconfig of Linux.
+PAGE_OFFSETS: Final = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
 
 
 class I386Arch(Arch):
@@ -30,3 +34,32 @@ class I386Arch(Arch):
     @classmethod
     def uts_machine(cls, byte_order: ByteOrder) -> str:
         return "i686"
+
+    @classmethod
+    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        """By the kernel's own tables, which VMCOREINFO names, or else by those of the first CPU that has paging on."""
+        cpus = [
+            cpu.registers
+            for cpu in cls.cpus(guest.notes, guest.byte_order or cls.byte_order)
+            if cpu.registers.get("cr0", 0) & CR0_PG
+        ]
+        info = guest.vmcoreinfo
+        if info is not None:
+            pae = info.get("CONFIG_X86_PAE") == "y" or any(values["cr4"] & CR4_PAE for values in cpus)
+            tables, text = info.symbol("swapper_pg_dir"), info.symbol("_stext")
+            for offset in PAGE_OFFSETS:
+                if tables is None or text is None:
+                    break
+                space = cls._tables(guest, read, tables - offset, pae=pae)
+                if space.translate(text) == text - offset:
+                    return space
+        for values in cpus:
+            pae = bool(values["cr4"] & CR4_PAE)
+            return cls._tables(guest, read, values["cr3"] & (~0x1F if pae else ~0xFFF), pae=pae)
+        return None
+
+    @classmethod
+    def _tables(cls, guest: Guest, read: ReadPhysical, root: int, *, pae: bool) -> AddressSpace:
+        if pae:
+            return LongTables.pae(read, guest.memory, root)
+        return ShortTables(read, guest.memory, root)

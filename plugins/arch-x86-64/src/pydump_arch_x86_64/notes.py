@@ -40,7 +40,7 @@ PRSTATUS_I386: Final = NoteKind(
 
 
 def _segment(offset: int, name: str, *, base_bits: int) -> tuple[Field, ...]:
-    """struct QEMUCPUSegment: selector, limit, flags, four bytes of padding, base."""
+    """Struct QEMUCPUSegment: selector, limit, flags, four bytes of padding, base."""
     return (
         run(offset, 4, name, bits=16)
         + run(offset + 4, 4, f"{name}_limit {name}_flags")

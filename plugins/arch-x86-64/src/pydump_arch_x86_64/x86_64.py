@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
-from pydump.interfaces.arch import Arch
+from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
 from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_x86_64.notes import PRSTATUS_X86_64, QEMU_X86_64
+from pydump_arch_x86_64.paging import ADDRESS, CR0_PG, CR4_LA57, LongTables
+
+#: Where the kernel image is linked to lie, less phys_base. Source: Documentation/arch/x86/x86_64/mm.rst of Linux.
+START_KERNEL_MAP: Final = 0xFFFFFFFF80000000
 
 
 class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
@@ -33,3 +37,37 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
         """QEMU takes the decimal digits for hexadecimal ones."""
         text = guest.vmcoreinfo.get("NUMBER(phys_base)") if guest.vmcoreinfo else None
         return int(text, 16) if text else 0
+
+    @classmethod
+    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        """By the kernel's own tables, which VMCOREINFO names, or else by those of the first CPU that has paging on."""
+        return cls._by_vmcoreinfo(guest, read) or cls._by_registers(guest, read)
+
+    @classmethod
+    def _by_vmcoreinfo(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        info = guest.vmcoreinfo
+        if info is None:
+            return None
+        # The name changed in Linux 4.13, and swapper_pg_dir is a macro for either.
+        tables = info.symbol("init_top_pgt") or info.symbol("swapper_pg_dir") or info.symbol("init_level4_pgt")
+        text = info.symbol("_stext")
+        if tables is None or text is None:
+            return None
+        offset = cls.phys_base(guest) - START_KERNEL_MAP
+        space = LongTables.long_mode(
+            read,
+            guest.memory,
+            tables + offset,
+            la57=bool(info.number("pgtable_l5_enabled")),
+            encrypted=info.number("sme_mask") or 0,
+        )
+        return space if space.translate(text) == text + offset else None
+
+    @classmethod
+    def _by_registers(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        for cpu in cls.cpus(guest.notes, guest.byte_order or cls.byte_order):
+            values = cpu.registers
+            if values.get("cr0", 0) & CR0_PG:
+                la57 = bool(values["cr4"] & CR4_LA57)
+                return LongTables.long_mode(read, guest.memory, values["cr3"] & ADDRESS, la57=la57)
+        return None

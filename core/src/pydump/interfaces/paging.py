@@ -1,0 +1,264 @@
+"""Walking page tables: an architecture says what its tables look like and what an entry means; this does the rest.
+
+A subclass of :class:`PageTables` gives the levels and decodes entries, many at a time::
+
+    class Sv39(PageTables):
+        def decode(self, level, entries, index):
+            ...
+            return present, leaf, target
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from pydump.errors import SourceError
+from pydump.interfaces.arch import AddressSpace, Mapping, ReadPhysical
+from pydump.layout.struct import prefix
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pydump.model.guest import ByteOrder
+    from pydump.model.memory import MemoryMap
+
+    #: Present, leaf, and the paddr that an entry points to, an array each.
+    Decoded: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.uint64]]
+    #: vaddr, paddr and size, an array each.
+    Runs: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
+
+#: Entries that are looked at before the tables are taken for endless: enough to map a TiB by 4 KiB pages.
+MAX_ENTRIES: Final = 1 << 28
+#: Mappings that do not continue each other, likewise.
+MAX_MAPPINGS: Final = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of a page table.
+
+    Attributes:
+        shift: log2 of the bytes of address space behind one entry.
+        bits: log2 of the number of entries in a table.
+    """
+
+    shift: int
+    bits: int
+
+
+def levels_of(page_shift: int, *bits: int) -> tuple[Level, ...]:
+    """Levels from the top down, of tables of 2**bits entries each; the last one's entries are pages."""
+    levels = []
+    shift = page_shift
+    for width in reversed(bits):
+        levels.append(Level(shift, width))
+        shift += width
+    return tuple(reversed(levels))
+
+
+class PageTables(AddressSpace):
+    """An address space that is described by a tree of tables in guest memory.
+
+    A table that does not lie in RAM counts as empty; what a leaf points to need not be RAM (devices).
+
+    Args:
+        read: Reads guest memory.
+        memory: Where RAM lies.
+        root: The paddr of the top table.
+        levels: From the top down.
+        byte_order: Of the entries.
+        entry_size: Bytes of an entry, 4 or 8.
+        fixed: Bits that every address has set besides those that index the tables.
+        signed: Is the highest bit that indexes the tables repeated in all bits above it?
+    """
+
+    def __init__(
+        self,
+        read: ReadPhysical,
+        memory: MemoryMap,
+        root: int,
+        levels: Sequence[Level],
+        *,
+        byte_order: ByteOrder,
+        entry_size: int = 8,
+        fixed: int = 0,
+        signed: bool = False,
+    ) -> None:
+        self._read = read
+        self._memory = memory
+        self.root = root
+        self._levels = tuple(levels)
+        self._dtype = f"{prefix(byte_order)}u{entry_size}"
+        self._entry_size = entry_size
+        self._va_bits = levels[0].shift + levels[0].bits
+        self._sign = 1 << self._va_bits - 1 if signed else 0
+        self._fixed = fixed
+
+    @abstractmethod
+    def decode(self, level: Level, entries: NDArray[np.uint64], index: NDArray[np.uint64]) -> Decoded:
+        """What entries of a table of ``level`` mean.
+
+        Args:
+            level: Theirs; that of the last level has only leaves.
+            entries: Their values.
+            index: Each one's place in its table, in an array that broadcasts against ``entries``.
+
+        Returns:
+            Of each entry: is it in use, does it map memory rather than point to a table, and the paddr it points to,
+            whose bits below the size of what it maps are ignored.
+        """
+
+    def translate(self, vaddr: int) -> int | None:
+        import numpy as np
+
+        within = vaddr & (1 << self._va_bits) - 1
+        if self._canonical(within) != vaddr:
+            return None
+        table = self.root
+        for level in self._levels:
+            index = within >> level.shift & (1 << level.bits) - 1
+            entries = self._entries(table + index * self._entry_size, 1)
+            if entries is None:
+                return None
+            present, leaf, target = self.decode(level, entries, np.array([index], np.uint64))
+            if not present[0]:
+                return None
+            if leaf[0]:
+                offset = (1 << level.shift) - 1
+                return int(target[0]) & ~offset | within & offset
+            table = int(target[0])
+        return None
+
+    def mappings(self) -> Iterator[Mapping]:
+        """Every mapping, ascending in vaddr, neighbours that continue each other joined.
+
+        Raises:
+            SourceError: There is no end to them: the tables point to themselves.
+        """
+        last: Mapping | None = None
+        budget = _Budget()
+        for runs in self._walk(0, self.root, 0, budget):
+            for vaddr, paddr, size in _joined(*runs):
+                if last and (last.vaddr + last.size, last.paddr + last.size) == (vaddr, paddr):
+                    last = Mapping(last.vaddr, last.paddr, last.size + size)
+                    continue
+                if last:
+                    yield last
+                budget.take(mappings=1)
+                last = Mapping(vaddr, paddr, size)
+        if last:
+            yield last
+
+    def _walk(self, depth: int, table: int, base: int, budget: _Budget) -> Iterator[Runs]:
+        """What the table maps: arrays of vaddr, paddr and size, ascending in vaddr.
+
+        Args:
+            depth: Of the table, 0 for the top.
+            table: Its paddr.
+            base: The bits of vaddr that lead to it.
+            budget: What is left of the work that is allowed.
+        """
+        import numpy as np
+
+        level = self._levels[depth]
+        entries = self._entries(table, 1 << level.bits)
+        if entries is None:
+            return
+        budget.take(entries=len(entries))
+        index = np.arange(len(entries), dtype=np.uint64)
+        vaddr = np.uint64(base) + (index << np.uint64(level.shift))
+        present, leaf, target = self.decode(level, entries, index)
+        leaf = present & leaf
+        inner = present & ~leaf
+        if depth < len(self._levels) - 2:
+            for i in np.flatnonzero(present).tolist():
+                if leaf[i]:
+                    yield self._leaves(vaddr[i : i + 1], target[i : i + 1], level)
+                else:
+                    yield from self._walk(depth + 1, int(target[i]), int(vaddr[i]), budget)
+            return
+        found = [self._leaves(vaddr[leaf], target[leaf], level)]
+        if inner.any():
+            found.append(self._last_level(vaddr[inner], target[inner], budget))
+        runs = [np.concatenate(column) for column in zip(*found, strict=True)]
+        order = np.argsort(runs[0], kind="stable")
+        yield runs[0][order], runs[1][order], runs[2][order]
+
+    def _last_level(self, bases: NDArray[np.uint64], tables: NDArray[np.uint64], budget: _Budget) -> Runs:
+        """What the last level's tables map, all at once; a table that is used many times is read once."""
+        import numpy as np
+
+        level = self._levels[-1]
+        budget.take(entries=len(tables) << level.bits)
+        distinct, which = np.unique(tables, return_inverse=True)
+        entries = np.zeros((len(distinct), 1 << level.bits), np.uint64)
+        for i, table in enumerate(distinct.tolist()):
+            row = self._entries(table, 1 << level.bits)
+            if row is not None:
+                entries[i] = row
+        index = np.arange(1 << level.bits, dtype=np.uint64)
+        present, leaf, target = self.decode(level, entries, index)
+        rows, columns = np.nonzero((present & leaf)[which])
+        vaddr = bases[rows] + (columns.astype(np.uint64) << np.uint64(level.shift))
+        return self._leaves(vaddr, target[which[rows], columns], level)
+
+    def _leaves(self, within: NDArray[np.uint64], target: NDArray[np.uint64], level: Level) -> Runs:
+        import numpy as np
+
+        size = np.uint64(1 << level.shift)
+        vaddr = within | np.uint64(self._fixed)
+        if self._sign:
+            high = np.uint64((1 << 64) - (1 << self._va_bits))
+            vaddr = np.where(within & np.uint64(self._sign), within | high, within)
+        return vaddr, target & ~(size - np.uint64(1)), np.full(len(within), size)
+
+    def _entries(self, paddr: int, n: int) -> NDArray[np.uint64] | None:
+        """``n`` entries from ``paddr`` on, or None where there is no RAM."""
+        import numpy as np
+
+        size = n * self._entry_size
+        if self._memory.find(paddr) is None or self._memory.find(paddr + size - 1) is None:
+            return None
+        return np.frombuffer(self._read(paddr, size), self._dtype).astype(np.uint64)
+
+    def _canonical(self, within: int) -> int:
+        """The whole address of which ``within`` are the bits that index the tables."""
+        if within & self._sign:
+            return within | (1 << 64) - (1 << self._va_bits)
+        return within | self._fixed
+
+
+class _Budget:
+    """Counts what a walk does, so that tables which point to themselves end in an error."""
+
+    def __init__(self) -> None:
+        self.entries = MAX_ENTRIES
+        self.mappings = MAX_MAPPINGS
+
+    def take(self, *, entries: int = 0, mappings: int = 0) -> None:
+        self.entries -= entries
+        self.mappings -= mappings
+        if self.entries < 0 or self.mappings < 0:
+            raise SourceError(
+                "the guest's page tables have no end: they are damaged, or made to point to themselves",
+                hint="leave --paging out",
+            )
+
+
+def _joined(
+    vaddr: NDArray[np.uint64], paddr: NDArray[np.uint64], size: NDArray[np.uint64]
+) -> Iterator[tuple[int, int, int]]:
+    """The runs with neighbours that continue each other made one."""
+    import numpy as np
+
+    if not len(vaddr):
+        return
+    end = vaddr + size
+    breaks = np.flatnonzero((end[:-1] != vaddr[1:]) | (paddr[:-1] + size[:-1] != paddr[1:]))
+    first = np.concatenate([[0], breaks + 1])
+    last = np.concatenate([breaks, [len(vaddr) - 1]])
+    yield from zip(vaddr[first].tolist(), paddr[first].tolist(), (end[last] - vaddr[first]).tolist(), strict=True)
