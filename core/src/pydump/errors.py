@@ -127,7 +127,7 @@ class SinkError(PydumpError):
     """The output could not be written; nothing was left at the target."""
 
 
-class Cancelled(PydumpError):
+class Cancelled(PydumpError):  # noqa: N818  (an interruption is no error of anybody's)
     """The run was interrupted; nothing was left at the target."""
 
     exit_code = 130

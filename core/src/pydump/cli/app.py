@@ -149,7 +149,8 @@ def dump(
 ) -> None:
     """Write a vmcore from guest memory: capture, convert or repair.
 
-    Exit codes: 0 complete, 1 failed, 2 cannot be done as asked, 3 written but the source had lost pages, 130 interrupted.
+    Exit codes: 0 complete, 1 failed, 2 cannot be done as asked, 3 written although the source had lost pages,
+    130 interrupted.
     """
     import pydump
     from pydump.builtin.raw import parse_number

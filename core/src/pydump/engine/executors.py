@@ -23,6 +23,8 @@ from pydump.interfaces.sink import Extent, Hole, Sink
 MAX_PENDING: Final = 3
 #: Batches of one worker that may be on their way to the parent.
 SLOTS: Final = 3
+#: Source: sys/prctl.h.
+PR_SET_PDEATHSIG: Final = 1
 #: Room for one batch on its way: its payload, which is never longer than the batch, and its descriptors.
 SLOT_SIZE: Final = BATCH_SIZE + (4 << 20)
 
@@ -325,7 +327,6 @@ class _Courier:
 
 def _end_with(parent: int) -> None:
     """Have the kernel end this process when its parent ends, however that happens."""
-    PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise Cancelled("the parent process is gone")

@@ -205,7 +205,7 @@ class Arch:
 
     @classmethod
     def load_aliases(cls, guest: Guest) -> tuple[Mapping, ...]:
-        """Mappings that readers need as PT_LOADs of their own, beside those of the RAM blocks; what is no RAM is cut."""
+        """Mappings that readers need as PT_LOADs beside those of the RAM blocks; what is no RAM is left out."""
         return ()
 
     @classmethod

@@ -1,4 +1,6 @@
-"""What every compressor must do. A plugin's tests subclass :class:`CompressorTests`::
+"""What every compressor must do.
+
+A plugin's tests subclass :class:`CompressorTests`::
 
     class TestZlib(CompressorTests):
         compressor = ZlibCompressor

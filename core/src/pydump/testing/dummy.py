@@ -1,7 +1,7 @@
 """A plugin of each role, made of nothing: core's own tests run on these alone.
 
-The format is a line of JSON, padded to 4096 bytes, then a frame for each batch: 4 bytes of length and the batch's bytes,
-compressed as a whole.
+The format is a line of JSON, padded to 4096 bytes, then a frame for each batch: the length of what follows, the length
+of what it was made of, and the batch's bytes, compressed as a whole.
 """
 
 from __future__ import annotations

@@ -1,0 +1,80 @@
+"""The main job on real dumps: every bundled QEMU dump to a kdump file and back through the checks, and a table of it."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+DUMPS = Path(__file__).resolve().parents[1] / "tests" / "data" / "qemu"
+#: Guest, and the compression to write its dump with.
+JOBS = (
+    ("linux-x86_64", "zlib"),
+    ("linux-x86_64", "zstd"),
+    ("bare-x86_64", "lzo"),
+    ("bare-i386", "snappy"),
+    ("bare-aarch64", "zlib"),
+    ("bare-arm", "lzo"),
+    ("bare-s390x", "snappy"),
+    ("bare-ppc64", "zstd"),
+    ("bare-riscv64", "zlib"),
+)
+ROW = "{:<13} {:<8} {:<7} {:>10} {:>11} {:>11}  {:<7} {:>6}  {:<7} {}"
+
+
+def pydump(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would."""
+    return subprocess.run([sys.executable, "-m", "pydump", *arguments], capture_output=True, text=True)
+
+
+def must(*arguments: str) -> str:
+    """Run the command; end the demo where it fails."""
+    done = pydump(*arguments)
+    if done.returncode:
+        sys.exit(f"pydump {' '.join(arguments)}: exit code {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def mib(size: int) -> str:
+    """Bytes as MiB."""
+    return f"{size / (1 << 20):.2f} MiB"
+
+
+def main() -> int:
+    """Write, check and compare each dump."""
+    print("QEMU's ELF dump in, a kdump file out, verified and compared with what went in:\n")
+    print(ROW.format("guest", "arch", "order", "RAM", "QEMU's ELF", "our kdump", "by", "time", "verify", "compare"))
+    with tempfile.TemporaryDirectory(prefix="pydump-demo-") as directory:
+        for guest, compression in JOBS:
+            elf, out = Path(directory, f"{guest}.elf"), Path(directory, f"{guest}.{compression}")
+            if not elf.exists():
+                elf.write_bytes(lzma.decompress((DUMPS / guest / "elf.xz").read_bytes()))
+            report = json.loads(must("dump", str(elf), str(out), "--compression", compression, "--json"))
+            verified, compared = pydump("verify", str(out)), pydump("compare", str(elf), str(out))
+            print(
+                ROW.format(
+                    guest,
+                    report["arch"],
+                    report["byte_order"],
+                    mib(report["ram_size"]),
+                    mib(elf.stat().st_size),
+                    mib(out.stat().st_size),
+                    compression,
+                    f"{report['seconds']:.2f} s",
+                    "sound" if verified.returncode == 0 else "FAULTY",
+                    "same guest" if compared.returncode == 0 else "DIFFERENT",
+                )
+            )
+            if verified.returncode or compared.returncode:
+                print(verified.stdout, verified.stderr, compared.stdout, compared.stderr)
+                return 1
+        print("\n$ pydump info linux-x86_64.zlib\n")
+        print(must("info", str(Path(directory, "linux-x86_64.zlib"))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
