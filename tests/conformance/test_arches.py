@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pydump.errors import PlanError
 from pydump.interfaces.arch import Arch
 from pydump.model.guest import ByteOrder, Cpu, Guest

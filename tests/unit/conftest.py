@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pydump import builtin
 from pydump.registry import Registry, registry_of
 from pydump.testing import dummy

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pydump.builtin.files import FileBacking
 from pydump.builtin.flattened import FlattenedBacking, FlattenedSink
 from pydump.errors import FormatError

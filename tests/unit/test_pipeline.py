@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pydump.builtin.raw import MemorySource
 from pydump.engine import batches
 from pydump.engine.open import open_source

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
 from pydump import plugins
 from pydump.builtin import pydump_register_sinks
 from pydump.errors import PluginError, UnknownPluginError

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pydump.builtin import sinks
 from pydump.builtin.sinks import DescriptorSink, FileSink
 from pydump.errors import PlanError, SinkError

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+
 from pydump.builtin.raw import MemorySource, RawSource
 from pydump.engine.vmcoreinfo import find_vmcoreinfo
 from pydump.interfaces.source import Source

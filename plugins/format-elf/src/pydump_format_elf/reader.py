@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
 from pydump.errors import FormatError, PlanError, ReadError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.source import Source
@@ -34,7 +35,6 @@ from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
-
 from pydump_format_elf.sections import read_sections
 
 _CLASSES: Final[dict[int, Any]] = {

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from pydump.errors import UnsupportedError
 from pydump.interfaces.format import Batch, Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole

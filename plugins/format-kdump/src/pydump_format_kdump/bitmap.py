@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+
 from pydump.model.memory import Ranges
 
 #: Bits that are unpacked at a time.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
 from pydump.errors import CompressionError, FormatError, PlanError, ReadError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
@@ -19,7 +20,6 @@ from pydump.model.guest import ByteOrder, Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
-
 from pydump_format_kdump import SIGNATURES
 from pydump_format_kdump.bitmap import Rank, runs
 from pydump_format_kdump.layout import (
@@ -350,13 +350,12 @@ class KdumpSource(Source):
             end = part.descs + n_pages * PageDesc.nbytes()
             if end > part.backing.size:
                 yield f"{part.backing.path}: the page descriptors end at {end:#x}, the file at {part.backing.size:#x}"
-        if header.header_version >= 4 and self._sub.offset_vmcoreinfo and self._vmcoreinfo is not None:
-            text = self._parts[0].backing
-            stop = self._sub.offset_vmcoreinfo + self._sub.size_vmcoreinfo
-            if stop > text.size or text.read(self._sub.offset_vmcoreinfo, self._sub.size_vmcoreinfo).rstrip(
-                b"\0"
-            ) != self._vmcoreinfo.text.rstrip(b"\0"):
-                yield f"{self.path}: offset_vmcoreinfo {self._sub.offset_vmcoreinfo:#x} does not point at the VMCOREINFO text"
+        offset, size = self._sub.offset_vmcoreinfo, self._sub.size_vmcoreinfo
+        if header.header_version >= 4 and offset and self._vmcoreinfo is not None:
+            backing = self._parts[0].backing
+            text = backing.read(offset, size) if offset + size <= backing.size else b""
+            if text.rstrip(b"\0") != self._vmcoreinfo.text.rstrip(b"\0"):
+                yield f"{self.path}: offset_vmcoreinfo is {offset:#x}, and the VMCOREINFO text is not there"
         beyond = Ranges.of([(self._max_mapnr * self._block_size, self._memory.end)])
         if beyond:
             yield f"{self.path}: the bitmaps have pages past max_mapnr"

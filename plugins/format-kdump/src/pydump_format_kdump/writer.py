@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from pydump.errors import UnsupportedError
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Batch, Encoded, Writer
@@ -19,7 +20,6 @@ from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import Ranges
 from pydump.model.note import VMCOREINFO_NAME, Note
 from pydump.model.plan import Plan
-
 from pydump_format_kdump import bitmap
 from pydump_format_kdump.layout import (
     COMPRESSION_FLAGS,
@@ -63,7 +63,7 @@ class KdumpWriter(Writer):
         memory = guest.memory
         if memory.end > MAX_PADDR:
             raise UnsupportedError(
-                f"RAM at paddr {memory.blocks[-1].paddr:#x} is past the {MAX_PADDR.bit_length() - 1} bits of any machine",
+                f"RAM at {memory.blocks[-1].paddr:#x} is past the {MAX_PADDR.bit_length() - 1} bits of any machine",
                 hint="leave it out with --begin and --length, or write --format elf",
             )
         self._present = _pfns(memory.ranges(), block_size)
