@@ -1,7 +1,7 @@
 """The kernel's page tables on aarch64: those that TTBR1_EL1 points to.
 
-Source: Arm Architecture Reference Manual for A-profile, D8.3 "Translation table descriptor formats"; what the kernel does
-with it: arch/arm64/include/asm/pgtable-hwdef.h and Documentation/arch/arm64/memory.rst of the Linux kernel.
+Source: Arm Architecture Reference Manual for A-profile, D8.3 "Translation table descriptor formats"; its use by the
+Linux kernel: arch/arm64/include/asm/pgtable-hwdef.h, Documentation/arch/arm64/memory.rst.
 """
 
 from __future__ import annotations
