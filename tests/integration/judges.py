@@ -1,0 +1,168 @@
+"""Other people's programs, as judges of what pydump writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TIMEOUT = 240
+
+
+def require(available: object, what: str, install: str) -> None:
+    """Skip where a judge is missing, saying what to install; fail where judges are required."""
+    if available:
+        return
+    message = f"{what} is not there: {install}"
+    if os.environ.get("PYDUMP_REQUIRE_JUDGES") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program, or a skip."""
+    path = shutil.which(name)
+    require(path, name, f"apt install {package}")
+    assert path
+    return path
+
+
+def _python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a child process: libkdumpfile can die of a signal on a file it does not like."""
+    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=TIMEOUT)
+
+
+# -- libkdumpfile
+
+_PAGES = """
+import json, sys
+import kdumpfile
+spec = json.load(open(sys.argv[1]))
+c = kdumpfile.Context()
+files = [open(path, "rb") for path in spec["files"]]
+c.open_fd(files[0].fileno()) if len(files) == 1 else c.open_fdset(*[f.fileno() for f in files])
+def attribute(key):
+    try:
+        return c.attr[key]
+    except Exception:
+        return None
+size = attribute("arch.page_size") or 4096
+same, different, missing = 0, [], []
+with open(spec["ram"], "rb") as ram:
+    for start, end, offset in spec["ranges"]:
+        for paddr in range(-(-start // size) * size, end // size * size, size):
+            ram.seek(offset + paddr - start)
+            want = ram.read(size)
+            try:
+                got = c.read(kdumpfile.MACHPHYSADDR, paddr, size)
+            except Exception as error:
+                missing.append(f"{paddr:#x}: {error}")
+                continue
+            if got == want:
+                same += 1
+            else:
+                different.append(hex(paddr))
+maps = open("/proc/self/maps").read()
+library = sorted({line.split()[-1] for line in maps.splitlines() if "libkdumpfile" in line})
+print(json.dumps({
+    "same": same, "different": different[:5], "missing": missing[:5], "arch": attribute("arch.name"),
+    "page_size": size, "byte_order": attribute("arch.byte_order"), "cpus": attribute("cpu.number"), "library": library,
+    "release": str(attribute("linux.uts.release")), "phys_base": attribute("linux.phys_base"),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """What libkdumpfile sees in a file."""
+
+    same: int
+    different: list[str]
+    missing: list[str]
+    arch: str | None
+    page_size: int
+    byte_order: int | None
+    cpus: int | None
+    library: list[str]
+    release: str
+    phys_base: int | None
+
+
+def kdumpfile_pages(files: list[Path], ram: Path, ranges: list[tuple[int, int, int]], work: Path) -> Pages:
+    """Read every page of RAM through libkdumpfile and compare it with the truth."""
+    require(_has("kdumpfile"), "pykdumpfile", "tests/integration/lab/fetch-readers .venv")
+    spec = work / "pages.json"
+    spec.write_text(json.dumps({"files": [str(f) for f in files], "ram": str(ram), "ranges": ranges}))
+    done = _python(_PAGES, str(spec))
+    assert done.returncode == 0, f"libkdumpfile on {files}: exit code {done.returncode}: {done.stderr[-600:]}"
+    return Pages(**json.loads(done.stdout))
+
+
+# -- drgn
+
+_TASKS = """
+import json, sys
+import drgn
+from drgn.helpers.linux import cpu_curr, for_each_online_cpu, for_each_task, idle_task
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1])
+prog.load_debug_info([sys.argv[2]])
+release = prog["init_uts_ns"].name.release.string_().decode()
+result = {"tasks": len(list(for_each_task(prog))), "stacks": [], "release": release}
+for cpu in for_each_online_cpu(prog):
+    try:
+        result["stacks"].append([frame.name for frame in prog.stack_trace(cpu_curr(prog, cpu))])
+    except ValueError as error:
+        result["stacks"].append(str(error))
+print(json.dumps(result))
+"""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What drgn sees in a file: how many tasks, and for each CPU a stack's functions, or why there is none."""
+
+    tasks: int
+    stacks: list[list[str] | str]
+    release: str
+
+
+def drgn_tasks(file: Path, vmlinux: Path) -> Tasks | str:
+    """Open a dump in drgn: what it sees, or its error."""
+    require(_has("drgn"), "drgn", "pip install drgn")
+    done = _python(_TASKS, str(file), str(vmlinux))
+    if done.returncode:
+        return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
+    return Tasks(**json.loads(done.stdout))
+
+
+def _has(module: str) -> bool:
+    return _python(f"import {module}").returncode == 0
+
+
+# -- crash and makedumpfile
+
+
+def crash(file: Path, vmlinux: Path, work: Path) -> str:
+    """What crash prints for sys, bt -a and log."""
+    commands = work / "crash-commands"
+    commands.write_text("sys\nbt -a\nlog\nquit\n")
+    done = subprocess.run(
+        [program("crash", "crash"), "-s", "-i", str(commands), str(vmlinux), str(file)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, f"crash on {file}: {done.stdout[-600:]}{done.stderr[-600:]}"
+    return done.stdout
+
+
+def makedumpfile(*arguments: str | Path, stdin: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run makedumpfile."""
+    command = [program("makedumpfile", "makedumpfile"), *map(str, arguments)]
+    with open(stdin or os.devnull, "rb") as source:
+        return subprocess.run(command, stdin=source, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)

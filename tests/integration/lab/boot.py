@@ -1,0 +1,267 @@
+"""Boots a Linux guest under QEMU (TCG), stops it when it is ready, and has QEMU dump it.
+
+Everything goes into one directory for each guest and is kept, so that a guest boots once: ``elf``, ``kdump-zlib``,
+``elf-paging`` (x86), ``ram.raw`` (the truth), ``mtree.txt``, ``registers.txt``, ``console.log``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+#: Seconds that fetching a kernel, booting a guest and one QMP command may take.
+FETCH_TIMEOUT, BOOT_TIMEOUT, QMP_TIMEOUT = 900, 240, 120
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How QEMU runs a guest.
+
+    Attributes:
+        qemu: The program.
+        package: The Debian package it is in.
+        arguments: Machine, CPU and devices.
+        machine: ``-machine``.
+        console: The kernel's console.
+        memory: MiB.
+        paging: Does QEMU know its page tables?
+    """
+
+    qemu: str
+    package: str
+    machine: str
+    arguments: tuple[str, ...]
+    console: str
+    memory: int = 256
+    paging: bool = False
+
+
+#: A line of ``info mtree -f`` that shows a part of the memory backend; firmware areas are read-only RAM.
+_RAM = re.compile(r"  ([0-9a-f]{16})-([0-9a-f]{16}) \(prio \d+, (?:ram|rom)\): ram(?: @([0-9a-f]{16}))?(?: KVM)?$")
+_VMCOREINFO = ("-device", "vmcoreinfo")
+_PSERIES = "pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off"
+MACHINES = {
+    "x86_64": Machine(
+        "qemu-system-x86_64", "qemu-system-x86", "q35", ("-cpu", "max,la57=off", *_VMCOREINFO), "ttyS0", paging=True
+    ),
+    "i386": Machine("qemu-system-i386", "qemu-system-x86", "pc", ("-cpu", "max", *_VMCOREINFO), "ttyS0", 128),
+    "aarch64": Machine(
+        "qemu-system-aarch64", "qemu-system-arm", "virt,gic-version=3", ("-cpu", "max", *_VMCOREINFO), "ttyAMA0"
+    ),
+    "s390x": Machine("qemu-system-s390x", "qemu-system-misc", "s390-ccw-virtio", ("-cpu", "max"), "ttyS0"),
+    "riscv64": Machine("qemu-system-riscv64", "qemu-system-misc", "virt", ("-cpu", "rv64"), "ttyS0"),
+    "ppc64": Machine("qemu-system-ppc64", "qemu-system-ppc", _PSERIES, ("-cpu", "power9"), "hvc0"),
+}
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest that was booted, stopped and dumped.
+
+    Attributes:
+        arch: Its key in MACHINES.
+        directory: Where its files are.
+        vmlinux: Its kernel with debug symbols.
+    """
+
+    arch: str
+    directory: Path
+    vmlinux: Path
+
+    @property
+    def elf(self) -> Path:
+        """QEMU's ELF dump."""
+        return self.directory / "elf"
+
+    @property
+    def kdump(self) -> Path:
+        """QEMU's kdump-zlib dump, flattened."""
+        return self.directory / "kdump-zlib"
+
+    @property
+    def elf_paging(self) -> Path:
+        """QEMU's ELF dump with paging=true."""
+        return self.directory / "elf-paging"
+
+    @property
+    def ram(self) -> Path:
+        """Its RAM at the moment of the dumps."""
+        return self.directory / "ram.raw"
+
+    @property
+    def console(self) -> str:
+        """What it printed."""
+        return (self.directory / "console.log").read_text(errors="replace")
+
+    def text(self, name: str) -> str:
+        """A text file of its directory: mtree.txt, registers.txt, mem.txt."""
+        return (self.directory / name).read_text()
+
+    def ram_ranges(self) -> list[tuple[int, int, int]]:
+        """``(start, end, offset in ram.raw)`` of the RAM that the guest sees, from ``info mtree -f``."""
+        ranges = []
+        ours = False
+        for line in self.text("mtree.txt").splitlines():
+            if line.startswith("FlatView"):
+                ours = False
+            if line.startswith(' AS "memory"'):
+                ours = True
+            match = _RAM.match(line)
+            if ours and match:
+                ranges.append((int(match[1], 16), int(match[2], 16) + 1, int(match[3] or "0", 16)))
+        return ranges
+
+    @property
+    def visible(self) -> int:
+        """Bytes of its RAM that the guest sees: all but what firmware hides."""
+        size = sum(end - start for start, end, _ in self.ram_ranges())
+        assert 0.99 < size / self.ram.stat().st_size <= 1
+        return size
+
+
+class Qmp:
+    """A QMP connection, just enough of one."""
+
+    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 20
+        while True:
+            self._socket = socket.socket(socket.AF_UNIX)
+            try:
+                self._socket.connect(str(path))
+                break
+            except OSError:
+                self._socket.close()
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("QEMU did not start") from None
+                time.sleep(0.05)
+        self._socket.settimeout(QMP_TIMEOUT)
+        self._lines = self._socket.makefile("r")
+        self._lines.readline()
+        self.command("qmp_capabilities")
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        """Run a command and give what it returns.
+
+        Raises:
+            RuntimeError: QEMU refused it.
+        """
+        message = {"execute": name, "arguments": {k.replace("_", "-"): v for k, v in arguments.items()}}
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        while True:
+            answer = json.loads(self._lines.readline())
+            if "error" in answer:
+                raise RuntimeError(f"{name}: {answer['error']['desc']}")
+            if "return" in answer:
+                return answer["return"]
+
+    def monitor(self, line: str) -> str:
+        """A command of the human monitor, and what it prints."""
+        return str(self.command("human-monitor-command", command_line=line)).replace("\r\n", "\n")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._lines.close()
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], directory: Path) -> Iterator[tuple[Qmp, subprocess.Popen[bytes]]]:
+    """QEMU with a QMP connection; it is ended when the block is left, however that happens."""
+    sock = directory / "qmp.sock"
+    sock.unlink(missing_ok=True)
+    command = [
+        *arguments,
+        "-chardev",
+        f"socket,id=qmp,path={sock},server=on,wait=off",
+        "-mon",
+        "chardev=qmp,mode=control",
+    ]
+    with (directory / "qemu.log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        qmp = Qmp(sock, process)
+        try:
+            yield qmp, process
+        finally:
+            qmp.close()
+    finally:
+        process.kill()
+        process.wait()
+        sock.unlink(missing_ok=True)
+
+
+def fetch(arch: str, lab: Path) -> Path:
+    """The directory with the kernel of ``arch``, fetched if it is not there.
+
+    Raises:
+        RuntimeError: It cannot be fetched.
+    """
+    directory = lab / "kernels" / arch
+    if not (directory / "release").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [str(HERE / "fetch-kernel"), arch, str(directory)], capture_output=True, text=True, timeout=FETCH_TIMEOUT
+        )
+        if done.returncode:
+            raise RuntimeError(f"no kernel for {arch}: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+    return directory
+
+
+def boot(arch: str, lab: Path) -> Guest:
+    """The guest of ``arch``, booted and dumped if it is not there.
+
+    Raises:
+        RuntimeError: It does not boot.
+    """
+    kernels = fetch(arch, lab)
+    directory = lab / "guests" / arch
+    if not (directory / "done").exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        _boot(MACHINES[arch], kernels, directory)
+        (directory / "done").touch()
+    return Guest(arch, directory, kernels / "vmlinux")
+
+
+def _boot(machine: Machine, kernels: Path, directory: Path) -> None:
+    ram, console = directory / "ram.img", directory / "console.log"
+    arguments = [
+        machine.qemu, "-nodefaults", "-display", "none", "-no-reboot", "-accel", "tcg,thread=multi",
+        "-object", f"memory-backend-file,id=ram,size={machine.memory}M,mem-path={ram},share=on",
+        "-machine", f"{machine.machine},memory-backend=ram", *machine.arguments,
+        "-m", f"{machine.memory}M", "-smp", "2",
+        "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",
+        "-kernel", str(kernels / "kernel"), "-initrd", str(kernels / "initramfs.gz"),
+        "-append", f"console={machine.console} panic=-1 loglevel=6",
+    ]  # fmt: skip
+    with running(arguments, directory) as (qmp, process):
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        while b"LAB-READY" not in console.read_bytes():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the guest did not get ready; see {console}")
+            time.sleep(0.1)
+        qmp.command("stop")
+        for name, line in (("mtree", "info mtree -f"), ("registers", "info registers -a"), ("mem", "info mem")):
+            (directory / f"{name}.txt").write_text(qmp.monitor(line))
+        dumps: list[tuple[str, dict[str, Any]]] = [
+            ("elf", {"paging": False}),
+            ("kdump-zlib", {"paging": False, "format": "kdump-zlib"}),
+        ]
+        if machine.paging:
+            dumps.append(("elf-paging", {"paging": True}))
+        for name, options in dumps:
+            qmp.command("dump-guest-memory", protocol=f"file:{directory / name}", **options)
+            os.chmod(directory / name, 0o600)
+        shutil.copyfile(ram, directory / "ram.raw")
+    ram.unlink()

@@ -1,0 +1,214 @@
+"""What others see in our dumps of booted guests: every page, the architecture, the tasks and the stacks."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from judges import Tasks, crash, drgn_tasks, kdumpfile_pages, makedumpfile
+from lab.boot import Guest
+
+Pydump = Callable[..., subprocess.CompletedProcess[str]]
+ARCHES = ("x86_64", "aarch64", "s390x", "riscv64", "ppc64")
+#: What libkdumpfile calls each architecture.
+ARCH_NAMES = {"ppc64": "ppc64"}
+#: How a dump is written: a name, and the options of pydump dump.
+FORMS = {
+    "elf": ("--format", "elf"),
+    "kdump-none": ("--compression", "none"),
+    "kdump-zlib": ("--compression", "zlib"),
+    "kdump-lzo": ("--compression", "lzo"),
+    "kdump-snappy": ("--compression", "snappy"),
+    "kdump-zstd": ("--compression", "zstd"),
+}
+FLAT_FORMS = {f"{name}-flattened": (*options, "--flatten") for name, options in FORMS.items()}
+
+
+@pytest.fixture(scope="module")
+def ours(
+    guest: Callable[[str], Guest], pydump: Pydump, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """Our dump of a guest in a form, made from QEMU's ELF dump."""
+    directory = tmp_path_factory.mktemp("ours")
+
+    def make(arch: str, form: str) -> Path:
+        out = directory / f"{arch}-{form}"
+        if not out.exists():
+            pydump("dump", guest(arch).elf, out, *{**FORMS, **FLAT_FORMS}[form])
+        return out
+
+    return make
+
+
+@pytest.mark.parametrize("form", [*FORMS, *FLAT_FORMS])
+@pytest.mark.parametrize("arch", ARCHES)
+def test_libkdumpfile_reads_every_page(
+    arch: str, form: str, guest: Callable[[str], Guest], ours: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    if form in FLAT_FORMS and arch != "x86_64":
+        pytest.skip("flattening does not depend on the architecture; x86_64 stands for all")
+    g = guest(arch)
+    pages = kdumpfile_pages([ours(arch, form)], g.ram, g.ram_ranges(), tmp_path)
+    print(pages.library)
+    assert pages.missing == []
+    assert pages.different == []
+    assert pages.same * pages.page_size == g.visible
+    assert pages.arch == ARCH_NAMES.get(arch, arch)
+    assert pages.cpus == 2
+    assert pages.release == (g.vmlinux.parent / "release").read_text().strip()
+
+
+@pytest.mark.parametrize("form", ["elf", "kdump-zlib", "kdump-zstd"])
+@pytest.mark.parametrize("arch", ARCHES)
+def test_drgn_lists_tasks_and_stacks(
+    arch: str, form: str, guest: Callable[[str], Guest], ours: Callable[[str, str], Path]
+) -> None:
+    g = guest(arch)
+    seen = drgn_tasks(ours(arch, form), g.vmlinux)
+    assert isinstance(seen, Tasks), seen
+    # The guest counted its own processes just before it stopped, idle tasks not included.
+    counted = int(g.console.split("LAB tasks ")[1].split()[0])
+    assert counted - 8 <= seen.tasks <= counted + 2
+    assert len(seen.stacks) == 2
+    for stack in seen.stacks:
+        if arch == "riscv64":
+            assert "not supported for RISC-V" in stack  # drgn cannot unwind there, in any file
+        else:
+            assert "do_idle" in stack or "cpu_startup_entry" in stack or len(stack) > 3
+
+
+def test_drgn_sees_in_ours_what_it_sees_in_qemus_elf(
+    guest: Callable[[str], Guest], ours: Callable[[str, str], Path]
+) -> None:
+    g = guest("x86_64")
+    theirs = drgn_tasks(g.elf, g.vmlinux)
+    assert isinstance(theirs, Tasks)
+    for form in FORMS:
+        assert drgn_tasks(ours("x86_64", form), g.vmlinux) == theirs
+    # It opens no kdump of QEMU's at all, which is why ours matter.
+    assert isinstance(drgn_tasks(g.kdump, g.vmlinux), str)
+
+
+@pytest.mark.parametrize("form", [*FORMS, *FLAT_FORMS])
+def test_crash_answers(
+    form: str, guest: Callable[[str], Guest], ours: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    g = guest("x86_64")
+    if form == "elf-flattened":
+        pytest.skip("crash reads flattened kdump files only")
+    if "zstd" in form or "snappy" in form:
+        out = subprocess.run(["crash", "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert out.returncode == 0
+    said = crash(ours("x86_64", form), g.vmlinux, tmp_path)
+    release = (g.vmlinux.parent / "release").read_text().strip()
+    assert f"RELEASE: {release}" in said
+    assert "CPUS: 2" in said
+    assert said.count("PID: ") >= 2  # bt -a: a backtrace for each CPU
+    assert f"Linux version {release}" in said  # the log
+    assert "error" not in said.lower().split("linux version")[0]
+
+
+def test_makedumpfile_filters_our_elf(
+    guest: Callable[[str], Guest], ours: Callable[[str, str], Path], tmp_path: Path, pydump: Pydump
+) -> None:
+    g = guest("x86_64")
+    out = tmp_path / "filtered"
+    done = makedumpfile("-c", "-d", "31", ours("x86_64", "elf"), out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # QEMU's own layout is what it does not read.
+    assert makedumpfile("-c", "-d", "31", g.elf, tmp_path / "refused").returncode != 0
+    # And what it wrote is the same guest to us, less what it left out.
+    pydump("verify", out)
+    pydump("dump", out, tmp_path / "again", "--compression", "lzo")
+    pydump("compare", out, tmp_path / "again")
+
+
+@pytest.mark.parametrize("codec", ["zlib", "lzo"])
+def test_makedumpfile_filters_our_kdump(
+    codec: str, guest: Callable[[str], Guest], tmp_path: Path, pydump: Pydump
+) -> None:
+    """Where the last page of the dump is the last page of RAM.
+
+    makedumpfile takes the end of the kernel's memory map for the end of the dump, and sizes its own bitmaps by that, but
+    copies the whole of the file's 1st bitmap into them: where the file goes further (the PC's firmware lies below
+    4 GiB), the copy runs over its 2nd bitmap, and it gives up. No such file can be made to suit it.
+    """
+    g = guest("x86_64")
+    pydump("dump", g.elf, tmp_path / "ram", "--compression", codec, "--begin", "0", "--length", "256M")
+    done = makedumpfile("-c", "-d", "31", tmp_path / "ram", tmp_path / "filtered")
+    assert done.returncode == 0, done.stdout + done.stderr
+    pydump("verify", tmp_path / "filtered")
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_makedumpfile_unflattens_ours(
+    arch: str, guest: Callable[[str], Guest], ours: Callable[[str, str], Path], tmp_path: Path, pydump: Pydump
+) -> None:
+    flat, plain = tmp_path / "flat", tmp_path / "plain"
+    pydump("dump", guest(arch).elf, flat, "--flatten")
+    done = makedumpfile("-R", plain, stdin=flat)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert filecmp.cmp(plain, ours(arch, "kdump-zlib"), shallow=False)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_there_and_back_is_the_same_guest(
+    arch: str, guest: Callable[[str], Guest], ours: Callable[[str, str], Path], tmp_path: Path, pydump: Pydump
+) -> None:
+    g = guest(arch)
+    pydump("dump", ours(arch, "kdump-zlib"), tmp_path / "elf", "--format", "elf")
+    pydump("compare", g.elf, tmp_path / "elf")
+    assert filecmp.cmp(tmp_path / "elf", ours(arch, "elf"), shallow=False)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_qemus_kdump_is_the_same_guest(
+    arch: str, guest: Callable[[str], Guest], tmp_path: Path, pydump: Pydump
+) -> None:
+    g = guest(arch)
+    pydump("dump", g.kdump, tmp_path / "out", "--compression", "zlib")
+    pydump("compare", g.elf, tmp_path / "out")
+    pages = kdumpfile_pages([tmp_path / "out"], g.ram, g.ram_ranges(), tmp_path)
+    assert pages.same * pages.page_size == g.visible
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "-d", "1"),
+        ("-l", "-d", "1"),
+        ("-c", "-d", "31"),
+        ("-l", "-d", "31"),
+        ("-d", "1"),
+        ("-E", "-d", "31"),
+        ("-c", "-d", "31", "-F"),
+        ("-c", "-d", "1", "--split", "--splitblock-size", "16"),
+    ],
+    ids=" ".join,
+)
+def test_what_makedumpfile_writes_comes_in(
+    arguments: tuple[str, ...], ours: Callable[[str, str], Path], tmp_path: Path, pydump: Pydump
+) -> None:
+    elf = ours("x86_64", "elf")
+    outputs = [tmp_path / "one", tmp_path / "two"] if "--split" in arguments else [tmp_path / "one"]
+    if "-F" in arguments:
+        with outputs[0].open("wb") as stream:
+            command = ["makedumpfile", *arguments, str(elf)]
+            assert subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, timeout=120).returncode == 0
+    else:
+        done = makedumpfile(*arguments, elf, *outputs)
+        assert done.returncode == 0, done.stdout + done.stderr
+    theirs = ",".join(map(str, outputs))
+    pydump("verify", theirs)
+    pydump("dump", theirs, tmp_path / "kdump", "--compression", "zstd")
+    pydump("compare", theirs, tmp_path / "kdump")
+    pydump("dump", theirs, tmp_path / "elf", "--format", "elf")
+    pydump("compare", theirs, tmp_path / "elf")
+    if "31" not in arguments:
+        # makedumpfile leaves out what the kernel has no memory map of: the firmware below 4 GiB.
+        said = json.loads(pydump("compare", elf, tmp_path / "kdump", "--json", expect=4).stdout)
+        assert said["differences"] == [f"paddr 0xfffc0000..0x100000000: only {elf} holds it"]
