@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pydump.interfaces.arch import AddressSpace
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap

@@ -92,11 +92,14 @@ def open_dump(path: Path) -> pydump.Dump:
     return pydump.open(str(path))
 
 
-def space_of_cpu_0(dump: pydump.Dump) -> AddressSpace:
-    """What the registers alone say, as QEMU knows no more."""
-    guest = replace(dump.guest, vmcoreinfo=None)
+def space_of_cpu(dump: pydump.Dump, index: int) -> AddressSpace:
+    """What one CPU's registers say, as QEMU knows no more."""
+    guest = dump.guest
     assert guest.arch is not None
-    space = installed().arch(guest.arch).address_space(guest, dump.read)
+    assert guest.byte_order is not None
+    arch = installed().arch(guest.arch)
+    notes = arch.cpu_notes([dump.cpus[index]], guest.byte_order)
+    space = arch.address_space(replace(guest, vmcoreinfo=None, notes=notes), dump.read)
     assert space is not None
     return space
 
@@ -132,20 +135,21 @@ def test_translate_agrees(opened: Opened) -> None:
     assert done.returncode == 0, done.stderr[-600:]
     theirs = dict(zip(addresses, json.loads(done.stdout), strict=True))
     if arch == "i386":
-        # libkdumpfile takes what follows RAM for linear memory too, which the tables do not map.
-        ram_end = max(end for _, end, _ in opened.guest.ram_ranges() if end <= 1 << 30)
-        theirs = {v: p for v, p in theirs.items() if p is None or p < ram_end or p != v - 0xC0000000}
+        # libkdumpfile takes what follows the linear mapping for linear memory too, which the tables do not map.
+        linear = opened.mappings[0]
+        assert (linear.vaddr, linear.paddr) == (0xC0000000, 0)
+        theirs = {v: p for v, p in theirs.items() if p != v - linear.vaddr or p < linear.size}
     assert {vaddr: opened.space.translate(vaddr) for vaddr in theirs} == theirs
 
 
 class TestQemu:
-    """QEMU walks the tables of CPU 0, whichever process it is in: so do we without VMCOREINFO."""
+    """QEMU walks the tables a CPU uses, whichever process it is in: so do we without VMCOREINFO."""
 
     @pytest.fixture(params=["x86_64", "i386"])
     def by_registers(self, request: pytest.FixtureRequest, guest: Callable[[str], Guest]) -> Iterator[Opened]:
         found = guest(request.param)
         with open_dump(found.elf) as dump:
-            space = space_of_cpu_0(dump)
+            space = space_of_cpu(dump, 0)
             yield Opened(found, dump, found.elf, space, list(space.mappings()))
 
     def test_info_mem(self, by_registers: Opened) -> None:
@@ -166,14 +170,19 @@ class TestQemu:
                 entries = struct.unpack("<I", file.read(4))[0]
             file.seek(at)
             headers = list(struct.iter_unpack("<IIQQQQQQ", file.read(56 * entries)))
-        # The sign bits of low addresses are wrong in QEMU's, and it merges what only its paddrs continue.
+        # The sign bits of low addresses are wrong in QEMU's; it leaves out devices.
         theirs = [(vaddr, paddr, size) for kind, _, _, vaddr, paddr, _, size, _ in headers if kind == 1 and vaddr]
         assert len(theirs) > 65536
         with open_dump(found.elf) as dump:
-            space = space_of_cpu_0(dump)
+            spaces = [space_of_cpu(dump, 0), space_of_cpu(dump, 1)]
+            ram = dump.guest.memory
+            ours = {(m.vaddr, m.paddr, m.size) for m in spaces[0].mappings() if m.vaddr >> 63 and ram.find(m.paddr)}
+            assert {row for row in theirs if row[0] & 1 << 47} == ours
             for vaddr, paddr, size in theirs:
-                real = vaddr if vaddr & 1 << 47 else vaddr & (1 << 47) - 1
-                assert (space.translate(real), space.translate(real + size - 1)) == (paddr, paddr + size - 1)
+                if not vaddr & 1 << 47:  # a process of either CPU
+                    first = vaddr & (1 << 47) - 1
+                    found_at = [(space.translate(first), space.translate(first + size - 1)) for space in spaces]
+                    assert (paddr, paddr + size - 1) in found_at
 
 
 def test_riscv64_info_mem(guest: Callable[[str], Guest]) -> None:

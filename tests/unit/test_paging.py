@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from pydump.errors import SourceError
 from pydump.interfaces import paging
 from pydump.interfaces.arch import Mapping
@@ -33,7 +34,7 @@ def toy(entries: dict[int, int], **how: Any) -> Toy:
 
 
 def test_levels() -> None:
-    assert LEVELS == (Level(8, 2), Level(6, 2), Level(4, 2))
+    assert levels_of(4, 2, 2, 2) == (Level(8, 2), Level(6, 2), Level(4, 2))
 
 
 def test_pages_of_all_sizes() -> None:

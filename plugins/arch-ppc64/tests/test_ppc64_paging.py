@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pydump.interfaces.arch import AddressSpace, Mapping
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.vmcoreinfo import Vmcoreinfo

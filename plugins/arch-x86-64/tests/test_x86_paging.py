@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from pydump.interfaces.arch import AddressSpace, Arch, Mapping
 from pydump.layout.notes import unpack_notes
 from pydump.model.guest import Cpu, Guest

@@ -16,6 +16,7 @@ from pydump.model.memory import MemoryMap
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
     from pydump.interfaces.paging import Decoded
 
 VALID: Final = 1 << 0

@@ -15,6 +15,7 @@ from pydump.model.memory import MemoryMap
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
     from pydump.interfaces.paging import Decoded
 
 #: Where Linux maps all of RAM; all kernel addresses begin here. Source: arch/powerpc/Kconfig.

@@ -14,6 +14,7 @@ from pydump.model.memory import MemoryMap
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
     from pydump.interfaces.paging import Decoded
 
 #: Bits of an address-space control element: where its top table lies, that there is none, and of which kind it is.

@@ -14,6 +14,7 @@ from pydump.model.memory import MemoryMap
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
     from pydump.interfaces.paging import Decoded
 
 PRESENT: Final = 1 << 0
