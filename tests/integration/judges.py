@@ -118,7 +118,7 @@ result = {"tasks": len(list(for_each_task(prog))), "stacks": [], "release": rele
 for cpu in for_each_online_cpu(prog):
     try:
         result["stacks"].append([frame.name for frame in prog.stack_trace(cpu_curr(prog, cpu))])
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         result["stacks"].append(str(error))
 print(json.dumps(result))
 """

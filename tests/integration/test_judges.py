@@ -44,13 +44,14 @@ def ours(
     return make
 
 
-@pytest.mark.parametrize("form", [*FORMS, *FLAT_FORMS])
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(
+    ("arch", "form"),
+    # Flattening does not depend on the architecture.
+    [*((arch, form) for arch in ARCHES for form in FORMS), *(("x86_64", form) for form in FLAT_FORMS)],
+)
 def test_libkdumpfile_reads_every_page(
     arch: str, form: str, guest: Callable[[str], Guest], ours: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    if form in FLAT_FORMS and arch != "x86_64":
-        pytest.skip("flattening does not depend on the architecture; x86_64 stands for all")
     g = guest(arch)
     pages = kdumpfile_pages([ours(arch, form)], g.ram, g.ram_ranges(), tmp_path)
     print(pages.library)
@@ -93,16 +94,12 @@ def test_drgn_sees_in_ours_what_it_sees_in_qemus_elf(
     assert isinstance(drgn_tasks(g.kdump, g.vmlinux), str)
 
 
-@pytest.mark.parametrize("form", [*FORMS, *FLAT_FORMS])
+# crash reads flattened kdump files, but no flattened ELF.
+@pytest.mark.parametrize("form", [*FORMS, *(form for form in FLAT_FORMS if form != "elf-flattened")])
 def test_crash_answers(
     form: str, guest: Callable[[str], Guest], ours: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     g = guest("x86_64")
-    if form == "elf-flattened":
-        pytest.skip("crash reads flattened kdump files only")
-    if "zstd" in form or "snappy" in form:
-        out = subprocess.run(["crash", "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        assert out.returncode == 0
     said = crash(ours("x86_64", form), g.vmlinux, tmp_path)
     release = (g.vmlinux.parent / "release").read_text().strip()
     assert f"RELEASE: {release}" in said
@@ -133,9 +130,8 @@ def test_makedumpfile_filters_our_kdump(
 ) -> None:
     """Where the last page of the dump is the last page of RAM.
 
-    makedumpfile takes the end of the kernel's memory map for the end of the dump, and sizes its own bitmaps by that, but
-    copies the whole of the file's 1st bitmap into them: where the file goes further (the PC's firmware lies below
-    4 GiB), the copy runs over its 2nd bitmap, and it gives up. No such file can be made to suit it.
+    makedumpfile takes the end of the kernel's memory map for the end of the dump, and gives up where the file's bitmaps
+    go further, as they do when a dump of a PC holds the firmware below 4 GiB. It refuses QEMU's kdump files for that.
     """
     g = guest("x86_64")
     pydump("dump", g.elf, tmp_path / "ram", "--compression", codec, "--begin", "0", "--length", "256M")

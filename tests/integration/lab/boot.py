@@ -251,6 +251,7 @@ def _boot(machine: Machine, kernels: Path, directory: Path) -> None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the guest did not get ready; see {console}")
             time.sleep(0.1)
+        time.sleep(2)  # until every CPU is idle, in the kernel
         qmp.command("stop")
         for name, line in (("mtree", "info mtree -f"), ("registers", "info registers -a"), ("mem", "info mem")):
             (directory / f"{name}.txt").write_text(qmp.monitor(line))
