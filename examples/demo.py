@@ -1,4 +1,4 @@
-"""The main job on real dumps: every bundled QEMU dump to a kdump file and back through the checks, and a table of it."""
+"""The main job on real dumps: each bundled QEMU dump to a kdump file, verified, compared, and a table of it."""
 
 from __future__ import annotations
 

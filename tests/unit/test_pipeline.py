@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from pydump.engine.open import open_source
 from pydump.engine.planner import Request
 from pydump.engine.run import Output, run_dump
 from pydump.errors import PluginError, PydumpError, ReadError, SinkError
+from pydump.interfaces.format import Batch, Encoded
+from pydump.interfaces.sink import Extent, Hole
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap
 from pydump.registry import Registry
 from pydump.testing import guests
-from pydump.testing.dummy import DummyArch, DummyCompressor
+from pydump.testing.dummy import DummyArch, DummyCompressor, DummyFormat, DummyWriter
 
 REQUEST = Request(format="dummy", compression="dummy", arch="dummy")
 CPUS = [Cpu(0, {"pc": 0x1000, "sp": 0x2000}), Cpu(1, {"pc": 3})]
@@ -47,6 +51,39 @@ def test_any_number_of_workers_writes_the_same_bytes(
         assert written(registry, tmp_path / str(workers), workers=workers) == reference
     flat = written(registry, tmp_path / "flat1", workers=1, flatten=True)
     assert written(registry, tmp_path / "flat3", workers=3, flatten=True) == flat != reference
+
+
+class PlainWriter(DummyWriter):
+    """Bytes at fixed places, straight from the batch: nothing waits for the batches before."""
+
+    def encode(self, batch: Batch) -> Encoded:
+        return Encoded(batch.position, 0, batch.data, None, batch.size, 0)
+
+    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
+        at = self.start + encoded.position
+        yield Hole(at, encoded.size) if encoded.payload is None else Extent(at, encoded.payload)
+
+    def size(self, end: int) -> int:
+        return self.start + self.stored.size
+
+
+def test_a_batch_is_written_before_its_buffer_is_used_again(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Holes, which are done at once, between batches of data, whose bytes are written from where they were read to."""
+    monkeypatch.setattr(batches, "BATCH_SIZE", 64 << 10)
+    monkeypatch.setattr(DummyFormat, "writer", classmethod(lambda cls, plan, compressor: PlainWriter(plan, compressor)))
+    ram = tmp_path / "ram"
+    with ram.open("wb") as file:
+        for i in range(12):
+            file.seek(i * (3 << 20))
+            file.write(guests.random_page(i, 1 << 20))
+        file.truncate(36 << 20)
+    for workers in (1, 2, 5, 5, 5):
+        with open_source(f"raw:{ram}@0", registry) as source:
+            out = tmp_path / "out"
+            run_dump(source, "t", Output(str(out), force=True), REQUEST, registry, workers=workers)
+        assert out.read_bytes()[4096:] == ram.read_bytes()
 
 
 def test_what_was_written_reads_back(registry: Registry, tmp_path: Path) -> None:
@@ -199,6 +236,9 @@ run_dump(guest_source(), "t", Output({str(tmp_path / "out")!r}), REQUEST, regist
         parent.kill()
         parent.wait(10)
         parent.stdout.read()  # until the last worker has closed it
+    deadline = time.monotonic() + 10
+    while any(is_alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert not [pid for pid in workers if is_alive(pid)]
     assert list(tmp_path.iterdir()) == []
 

@@ -284,10 +284,10 @@ def _encoded(job: Job, shared: _Shared) -> Iterator[tuple[int, Encoded, int]]:
             continue
         encoded = _encode(job, spec, buffer)
         pending.append((number, encoded))
+        # A payload that refers to the buffer must be written before the next batch is read into it.
+        borrowed = encoded.payload is not None and not encoded.grows
         while pending:
             index, oldest = pending[0]
-            # A payload that refers to the buffer must be written before the next batch is read into it.
-            borrowed = oldest.payload is not None and not oldest.grows
             start = shared.ticket(index, oldest, wait=borrowed or len(pending) > MAX_PENDING)
             if start is None:
                 break

@@ -11,6 +11,7 @@ from pydump.interfaces.arch import Arch, ReadPhysical
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Writer
 from pydump.interfaces.source import Source
+from pydump.layout.registers import PR_PID
 from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
 from pydump.model.plan import Compat, Plan
@@ -178,9 +179,23 @@ def _facts(
         if arch is None:
             raise PlanError("registers need an architecture", hint="say --arch")
         others = tuple(note for note in guest.notes if not any(kind.matches(note) for kind in arch.note_kinds))
+        _check_registers(arch, request.cpus)
         notes = arch.cpu_notes(request.cpus, guest.byte_order or arch.byte_order) + others
         guest = replace(guest, notes=notes, n_cpus=len(request.cpus))
     return guest, arch, warnings
+
+
+def _check_registers(arch: type[Arch], cpus: tuple[Cpu, ...]) -> None:
+    """Refuse CPUs with gaps: a register left out by mistake would be 0 in the dump, and nobody could tell."""
+    optional = {kind.label for kind in arch.note_kinds if kind.when is not None}
+    needed = [r.name for r in arch.registers if r.note not in optional and r.name != PR_PID]
+    for cpu in cpus:
+        missing = [name for name in needed if name not in cpu.registers]
+        if missing and not set(cpu.registers) - {r.name for r in arch.registers}:
+            raise PlanError(
+                f"CPU {cpu.index} lacks {len(missing)} of {arch.name}'s registers: {' '.join(missing)}",
+                hint=f"pydump --arch {arch.name} lists them all; write 0 for what is not known",
+            )
 
 
 def with_vmcoreinfo(source: Source, guest: Guest, arch: str | None, registry: Registry) -> Guest:
@@ -233,10 +248,11 @@ def find_arch(guest: Guest, registry: Registry) -> type[Arch] | None:
         )
     machine = guest.utsname.machine.lower()
     named = next((cls for cls in arches if machine == cls.name or machine in cls.aliases), None)
-    if named is not None:
-        return named
     owners = [cls for cls in arches if cls.owns(guest)]
-    return owners[0] if len(owners) == 1 else None
+    # The notes know better than the name: QEMU names its target, which may run a kernel of another architecture.
+    if named is None or (named not in owners and len(owners) == 1):
+        return owners[0] if len(owners) == 1 else None
+    return named
 
 
 def _compressor(

@@ -105,7 +105,7 @@ class MemoryMap:
             tuple(
                 RamBlock(max(b.paddr, begin), min(b.end, end) - max(b.paddr, begin))
                 for b in self.blocks
-                if b.end > begin and b.paddr < end
+                if max(b.paddr, begin) < min(b.end, end)
             )
         )
 
