@@ -23,10 +23,10 @@ OURS = {"ELF": ("--format", "elf"), "kdump": ("--compression", "zlib")}
 
 HEAD = """# Who opens what
 
-Booted Debian guests of five architectures, dumped by QEMU 7.2; QEMU's files as they are, and what `pydump dump` makes of
-QEMU's ELF. *drgn*: the number of tasks it lists with the guest's `vmlinux`, and for how many of the two CPUs it unwinds a
-stack (drgn 0.3.0 cannot unwind on riscv64 in any file). *libkdumpfile*: whether it names the architecture, and how many
-pages it reads equal to the guest's RAM. Made by `tests/integration/support_matrix.py`.
+Booted Debian guests of five architectures, dumped by QEMU 7.2; QEMU's files as they are, and what `pydump dump` makes
+of QEMU's ELF. *drgn*: the number of tasks it lists with the guest's `vmlinux`, and for how many of the two CPUs it
+unwinds a stack (drgn 0.3.0 cannot unwind on riscv64 in any file). *libkdumpfile*: whether it names the architecture,
+and how many pages it reads equal to the guest's RAM. Made by `tests/integration/support_matrix.py`.
 
 | guest | file | drgn | libkdumpfile: architecture | libkdumpfile: pages equal to RAM |
 |---|---|---|---|---|

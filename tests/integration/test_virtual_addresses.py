@@ -1,8 +1,7 @@
-"""Virtual addresses, against what each guest's own kernel says of itself."""
+"""Virtual addresses: what lies behind them is what the guest's kernel says is there."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +12,28 @@ from judges import Tasks, drgn_tasks
 from lab.boot import Guest
 
 Pydump = Callable[..., subprocess.CompletedProcess[str]]
+#: Length of a field of struct new_utsname: sysname, nodename, release.
+UTS_LEN = 65
 ARCHES = ("x86_64", "i386", "aarch64", "s390x", "riscv64", "ppc64")
 
 
-def banner(guest: Guest) -> tuple[int, str]:
-    """Where the guest's kernel says that linux_banner is, and how it begins."""
-    match = re.search(r"LAB sym ([0-9a-f]+) \S linux_banner", guest.console)
-    assert match
-    return int(match[1], 16), f"Linux version {(guest.vmlinux.parent / 'release').read_text().strip()} "
+def release(guest: Guest, pydump: Pydump) -> tuple[int, str]:
+    """Where the guest's kernel keeps its release, by its own VMCOREINFO, and what it is."""
+    out = guest.directory / "vmcoreinfo.txt"
+    if not out.exists():
+        whole = guest.directory / "with-vmcoreinfo"
+        pydump("dump", guest.elf, whole, "--force")
+        out.write_text(pydump("info", whole, "--vmcoreinfo").stdout)
+        whole.unlink()
+    entries = dict(line.split("=", 1) for line in out.read_text().splitlines())
+    name = int(entries["SYMBOL(init_uts_ns)"], 16) + int(entries.get("OFFSET(uts_namespace.name)", "0"))
+    return name + 2 * UTS_LEN, (guest.vmlinux.parent / "release").read_text().strip()
 
 
 @pytest.mark.parametrize("arch", ARCHES)
-def test_read_finds_the_banner(arch: str, guest: Callable[[str], Guest], pydump: Pydump) -> None:
+def test_read_finds_the_release(arch: str, guest: Callable[[str], Guest], pydump: Pydump) -> None:
     g = guest(arch)
-    vaddr, text = banner(g)
+    vaddr, text = release(g, pydump)
     for dump in (g.elf, g.kdump):
         said = pydump("read", dump, "--vaddr", hex(vaddr), str(len(text))).stdout
         assert said == text
@@ -38,7 +45,7 @@ def test_paging_maps_the_kernel(arch: str, guest: Callable[[str], Guest], pydump
     out = tmp_path / "paging"
     pydump("dump", g.elf, out, "--format", "elf", "--paging")
     pydump("compare", g.elf, out)
-    vaddr, text = banner(g)
+    vaddr, text = release(g, pydump)
     with out.open("rb") as file:
         elf = ELFFile(file)
         loads = [s.header for s in elf.iter_segments("PT_LOAD")]
