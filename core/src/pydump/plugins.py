@@ -138,7 +138,7 @@ def _checked(role: str, base: type, cls: Any) -> type[Any]:
 def _check_core_version(distribution: metadata.Distribution | None, core_version: str) -> None:
     """Refuse a plugin whose distribution asks for another core than this one."""
     wanted = [r for r in (distribution.requires or ()) if r.startswith(CORE)] if distribution else []
-    if not wanted:
+    if all(text == f"{CORE}=={core_version}" for text in wanted):  # packaging takes a while to load
         return
     from packaging.requirements import Requirement
 

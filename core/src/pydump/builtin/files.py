@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -83,6 +82,7 @@ class FileBacking(Backing):
 def _spool(stream: BinaryIO) -> int:
     """Copy a stream to an unnamed file and give its descriptor."""
     import shutil
+    import tempfile
 
     with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", SPOOL_DIRECTORY), prefix="pydump-") as spool:
         shutil.copyfileobj(stream, spool, 1 << 20)

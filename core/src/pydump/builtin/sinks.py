@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from typing import ClassVar, Self
 
 from pydump.errors import PlanError, SinkError
@@ -43,6 +42,8 @@ class FileSink(Sink):
                 fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 temporary = None
             except OSError:
+                import tempfile
+
                 fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(argument)}.", dir=directory)
         except OSError as error:
             raise SinkError(f"cannot write {argument}: {error.strerror}") from error
