@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pydump.errors import CompressionError, FormatError, PlanError, ReadError
+from pydump.errors import CompressionError, FormatError, PlanError, ReadError, UnknownPluginError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors
@@ -199,16 +199,22 @@ class KdumpSource(Source):
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         header = self._header
-        codecs = [name for name, flag in COMPRESSION_FLAGS.items() if header.status & flag]
+        codecs = [self._codec_label(name) for name, flag in COMPRESSION_FLAGS.items() if header.status & flag]
         rows = [
             ("format", f"kdump-compressed version {header.header_version}, {self._block_size}-byte blocks"),
-            ("compression", " ".join(codecs) or "none"),
+            ("compression", ", ".join(codecs) or "none"),
         ]
         if len(self._parts) > 1:
             rows.append(("parts", ", ".join(part.backing.path for part in self._parts)))
         if header.status & DumpDh.COMPRESSED_INCOMPLETE:
             rows.append(("incomplete", f"the header says so; {self._lost.size // self._block_size} pages are lost"))
         return tuple(rows)
+
+    def _codec_label(self, name: str) -> str:
+        try:
+            return f"{name}, read with {self._compressor(name).producer}"
+        except UnknownPluginError as error:
+            return f"{name}, and its plugin is not installed: {error.hint}"
 
     # -- memory
 
