@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from pydump.errors import UnknownPluginError
+from pydump.errors import PlanError, UnknownPluginError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors, Format
@@ -137,6 +137,17 @@ class Registry:
         """
         cls: type[Sink] = self._get("sink", name)
         return cls
+
+    def check_options(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse options of plugins that are not there.
+
+        Raises:
+            PlanError: No compressor, format or source has that name.
+        """
+        known = {name for role in ("compressor", "format", "source") for name in self.names(role)}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise PlanError(f"options for {unknown[0]!r}, which is not installed", hint=f"there are {sorted(known)}")
 
     def decompressors(self) -> Decompressors:
         """How a format's reader gets its compressors."""

@@ -20,6 +20,7 @@ from pydump.errors import Cancelled, PlanError, PydumpError
 if TYPE_CHECKING:
     from pydump.api import Dump
     from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.format import Format
     from pydump.interfaces.source import Source
     from pydump.options import OptionField
 
@@ -364,13 +365,17 @@ def _add_dump(arguments: list[str]) -> None:
 
 
 def _plugin_parameters() -> list[inspect.Parameter]:
-    """``--<name>-<field>`` for each option of each compressor and source."""
+    """``--<name>-<field>``, or the flag it declares, for each option of each compressor, format and source."""
     from pydump.options import option_fields
     from pydump.registry import installed
 
     parameters = []
     registry = installed()
-    classes: list[type[Source | Compressor]] = [*registry.sources(), *registry.compressors()]
+    classes: list[type[Source | Format | Compressor]] = [
+        *registry.sources(),
+        *registry.formats(),
+        *registry.compressors(),
+    ]
     for cls in classes:
         for declared in option_fields(cls.Options):
             parameters.append(_parameter(cls.name, declared))

@@ -79,7 +79,7 @@ class SerialExecutor(Executor):
         for extent in job.writer.layout():
             job.sink.write(extent)
         for spec in job.batches.specs():
-            encoded = _encode(job, spec, buffer)
+            encoded = job.writer.place(_encode(job, spec, buffer), at)
             for extent in job.writer.extents(encoded, at):
                 job.sink.write(extent)
             at += encoded.grows
@@ -120,13 +120,17 @@ class _Shared:
             self.numbers[self.NEXT] = index + 1
             return index
 
-    def ticket(self, index: int, encoded: Encoded, *, wait: bool) -> int | None:
-        """The start offset of batch ``index``, when all batches before it have theirs.
+    def place(self, writer: Writer, index: int, encoded: Encoded, *, wait: bool) -> tuple[Encoded, int] | None:
+        """Give batch ``index`` its place, when all batches before it have theirs.
 
         Args:
+            writer: Whose batch it is.
             index: The batch's number.
             encoded: What became of it.
-            wait: Wait for it; else None when it is not yet known.
+            wait: Wait for its turn; else None when it has not come.
+
+        Returns:
+            What is written, and its start offset.
         """
         numbers = self.numbers
         with self.turn:
@@ -135,12 +139,13 @@ class _Shared:
                     return None
                 self.turn.wait()
             start = numbers[self.OFFSET]
-            numbers[self.OFFSET] = start + encoded.grows
+            placed = writer.place(encoded, start)
+            numbers[self.OFFSET] = start + placed.grows
             numbers[self.TICKET] = index + 1
-            numbers[self.DONE] += encoded.size
-            numbers[self.ZERO] += encoded.zero_size
+            numbers[self.DONE] += placed.size
+            numbers[self.ZERO] += placed.zero_size
             self.turn.notify_all()
-            return start
+            return placed, start
 
 
 class ForkedExecutor(Executor):
@@ -275,29 +280,29 @@ def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.m
 
 def _encoded(job: Job, shared: _Shared) -> Iterator[tuple[int, Encoded, int]]:
     """The batches that this worker gets, each with its number and its start offset, in ascending order."""
-    buffer = memoryview(bytearray(min(BATCH_SIZE, max(1, job.batches.total))))
-    specs = enumerate(job.batches.specs())
-    pending: deque[tuple[int, Encoded]] = deque()
+    size = min(BATCH_SIZE, max(1, job.batches.total))
+    free: list[memoryview] = []
+    pending: deque[tuple[int, Encoded, memoryview]] = deque()
     wanted = shared.claim()
-    for number, spec in specs:
+    for number, spec in enumerate(job.batches.specs()):
         if number != wanted:
             continue
-        encoded = _encode(job, spec, buffer)
-        pending.append((number, encoded))
-        # A payload that refers to the buffer must be written before the next batch is read into it.
-        borrowed = encoded.payload is not None and not encoded.grows
+        # The buffer that was used last is still in the processor's cache.
+        buffer = free.pop() if free else memoryview(bytearray(size))
+        pending.append((number, _encode(job, spec, buffer), buffer))
         while pending:
-            index, oldest = pending[0]
-            start = shared.ticket(index, oldest, wait=borrowed or len(pending) > MAX_PENDING)
-            if start is None:
+            index, oldest, buffer = pending[0]
+            placed = shared.place(job.writer, index, oldest, wait=len(pending) > MAX_PENDING)
+            if placed is None:
                 break
             pending.popleft()
-            yield index, oldest, start
+            yield index, *placed
+            free.append(buffer)
         wanted = shared.claim()
-    for index, encoded in pending:
-        start = shared.ticket(index, encoded, wait=True)
-        assert start is not None
-        yield index, encoded, start
+    for index, encoded, _ in pending:
+        placed = shared.place(job.writer, index, encoded, wait=True)
+        assert placed is not None
+        yield index, *placed
 
 
 class _Courier:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pydump.errors import PlanError, UnsupportedError
 from pydump.interfaces.arch import Arch, ReadPhysical
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Writer
+from pydump.interfaces.format import Format, Writer
 from pydump.interfaces.source import Source
 from pydump.layout.registers import PR_PID
 from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
 from pydump.model.plan import Compat, Plan
 from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.options import option_fields, with_values
 from pydump.registry import Registry
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         PlanError: The request cannot be carried out; nothing was written.
     """
     choice = registry.format(request.format)
+    registry.check_options(request.options)
     compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
     if request.paging and not choice.format.maps_vaddrs:
         raise UnsupportedError(
@@ -99,6 +101,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         excluded=source.excluded().intersect(window),
         unreadable=source.unreadable().intersect(window),
         compat=request.compat,
+        options=_format_options(request, choice.format, registry),
         # Who says how to compress wants it done.
         take_stored=compressor is None or not request.options.get(compressor.name),
         u64_align=arch.u64_align if arch else 8,
@@ -277,6 +280,16 @@ def _compressor(
             f"format {request.format} cannot hold {wanted} pages", hint=f"it can hold {', '.join(usable)} and none"
         )
     return compressor
+
+
+def _format_options(request: Request, chosen: type[Format], registry: Registry) -> Any:
+    """The options of the chosen format; those of another one would say nothing."""
+    for cls in registry.formats():
+        for declared in option_fields(cls.Options) if cls is not chosen else ():
+            if declared.name in request.options.get(cls.name, {}):
+                flag = declared.flag or f"--{cls.name}-{declared.name}"
+                raise PlanError(f"{flag} is of format {cls.name}, and the dump is {chosen.name}")
+    return with_values(chosen.name, chosen.Options(), dict(request.options.get(chosen.name, {})))
 
 
 def _window(memory: MemoryMap, request: Request) -> MemoryMap:

@@ -63,26 +63,30 @@ def run_dump(
         PydumpError: It failed; nothing is left at the output.
     """
     began = time.monotonic()
-    planned = make_plan(source, request, registry, look=not isinstance(source, Live))
-    plan, writer = planned.plan, planned.writer
-    batches = Batches(source, plan.readable(), writer)
-    executor = executor_for(workers, batches.total)
+    live = isinstance(source, Live)
     if dry_run:
-        return _report(planned, label, output, executor, began, Outcome(writer.start, 0), writer.size_limit, dry=True)
-    with _opened(output, writer, registry) as opened:
+        planned = make_plan(source, request, registry, look=not live)
+        batches = Batches(source, planned.plan.readable(), planned.writer)
+        executor = executor_for(workers, batches.total)
+        outcome = Outcome(planned.writer.start, 0)
+        return _report(planned, label, output, executor, began, outcome, planned.writer.size_limit, dry=True)
+    with _Opened(_sink(output, registry)) as opened:
+        planned = make_plan(source, request, registry, look=not live)
         if isinstance(source, Live):
-            source.capture(plan.guest.memory)
+            source.capture(planned.plan.guest.memory)
             planned = make_plan(source, request, registry)
-            plan, writer = planned.plan, planned.writer
-            batches = Batches(source, plan.readable(), writer)
+        writer = planned.writer
+        batches = Batches(source, planned.plan.readable(), writer)
+        executor = executor_for(workers, batches.total)
+        sink = opened.sink_for(writer, flatten=output.flatten)
 
         def tell(done: int) -> None:
             if progress is not None:
                 progress(Progress("dump", done, batches.total))
 
-        outcome = executor.run(Job(batches, writer, opened.sink, tell))
+        outcome = executor.run(Job(batches, writer, sink, tell))
         for extent in writer.finish(outcome.end):
-            opened.sink.write(extent)
+            sink.write(extent)
         size = writer.size(outcome.end)
         opened.commit(size)
     report = _report(planned, label, output, executor, began, outcome, size, flattened=opened.flattened)
@@ -92,29 +96,31 @@ def run_dump(
 
 
 class _Opened:
-    """A sink that is aborted unless it was committed."""
+    """An output that is aborted unless it is committed."""
 
-    def __init__(self, sink: Sink, flattened: bool) -> None:
-        self.sink = sink
-        self.flattened = flattened
-        self._open = True
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._committed = False
+        self.flattened = False
+
+    def sink_for(self, writer: Writer, *, flatten: bool) -> Sink:
+        """What ``writer``'s extents go to: the output, or a flattened stream into it where it cannot seek."""
+        if flatten or not (self._sink.seekable or writer.sequential):
+            self.flattened = True
+            self._sink = FlattenedSink(self._sink)
+        return self._sink
 
     def commit(self, size: int) -> None:
-        self._open = False
-        self.sink.commit(size)
+        """Make the output appear."""
+        self._sink.commit(size)
+        self._committed = True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._open:
-            self.sink.abort()
-
-
-def _opened(output: Output, writer: Writer, registry: Registry) -> _Opened:
-    sink = _sink(output, registry)
-    flatten = output.flatten or not (sink.seekable or writer.sequential)
-    return _Opened(FlattenedSink(sink) if flatten else sink, flatten)
+        if not self._committed:
+            self._sink.abort()
 
 
 def _sink(output: Output, registry: Registry) -> Sink:

@@ -29,8 +29,8 @@ class Batch:
     Attributes:
         position: Where in the stream it begins.
         size: Bytes; of a writer that works in pages, a multiple of the page size.
-        data: The bytes, valid only until ``encode`` returns; None when all are known to be zero, or where ``stored``
-            is there in their place.
+        data: The bytes, valid until what became of them is written; None when all are known to be zero, or where
+            ``stored`` is there in their place.
         stored: The pages as the source's file holds them; only where the writer asks with :attr:`Writer.takes`.
     """
 
@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What became of a batch. Only where ``grows`` is 0 may it refer to the batch's data: such is written at once.
+    """What became of a batch. It may refer to the batch's data, which stays as it is until all of it is written.
 
     Attributes:
         position: The batch's.
@@ -62,7 +62,7 @@ class Encoded:
 
 
 class Writer(ABC):
-    """Turns one plan into extents. Picklable; ``encode`` is pure and runs in any process.
+    """Turns one plan into extents. Workers are forked from the process that made it; ``encode`` runs in any of them.
 
     Attributes:
         stored: The ranges of guest memory it wants, ascending; their bytes end to end are the stored stream. They may
@@ -88,7 +88,22 @@ class Writer(ABC):
 
     @abstractmethod
     def encode(self, batch: Batch) -> Encoded:
-        """The expensive part: looks at nothing but the plan and the batch, keeps nothing of ``batch.data``."""
+        """The expensive part: what comes of it depends on the plan and the batch alone."""
+
+    def place(self, encoded: Encoded, start: int) -> Encoded:
+        """The ordered part: called for each batch in the order of the stream, in whichever process has it.
+
+        A writer whose output depends on batches before this one settles it here, in memory that forked processes
+        share. Everyone waits meanwhile, so that it should be short.
+
+        Args:
+            encoded: What ``encode`` returned.
+            start: Where its payload begins.
+
+        Returns:
+            What is written; its ``grows`` is final.
+        """
+        return encoded
 
     @abstractmethod
     def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:

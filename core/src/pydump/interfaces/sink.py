@@ -80,4 +80,4 @@ class Sink(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Leave nothing behind. Called at most once, in place of :meth:`commit`; never raises."""
+        """Leave nothing behind. Called in place of :meth:`commit`, or after one that failed; never raises."""
