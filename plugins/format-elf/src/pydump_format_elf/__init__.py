@@ -6,11 +6,13 @@ Reader and writer are loaded when one is wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.format import Format
 from pydump.layout.elf import ELFMAG
+from pydump.options import option
 
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
@@ -20,11 +22,19 @@ if TYPE_CHECKING:
     from pydump.model.plan import Plan
 
 
+@dataclass(frozen=True, slots=True)
+class ElfOptions:
+    """How the file is written."""
+
+    sparse: bool = option(False, help="leave holes in the file in place of zeros", flag="--sparse")
+
+
 class ElfFormat(Format):
     """An ELF core file whose PT_LOAD segments are guest memory."""
 
     name: ClassVar[str] = "elf"
     maps_vaddrs: ClassVar[bool] = True
+    Options: ClassVar[type] = ElfOptions
 
     @classmethod
     def detect(cls, head: bytes) -> bool:

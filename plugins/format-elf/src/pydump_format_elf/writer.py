@@ -33,6 +33,7 @@ from pydump.layout.elf import (
     Ident,
 )
 from pydump.layout.notes import pack_notes
+from pydump.layout.zero import zero_pages
 from pydump.model.guest import ByteOrder, Section
 from pydump.model.memory import Ranges
 from pydump.model.note import VMCOREINFO_NAME, Note
@@ -56,6 +57,8 @@ _CLASSES: Final = {
 }
 _DATA: Final = {"little": ELFDATA2LSB, "big": ELFDATA2MSB}
 _SHSTRTAB: Final = ".shstrtab"
+#: A hole begins and ends at a multiple of this: what file systems have as a block.
+HOLE_UNIT: Final = 4096
 
 
 class ElfWriter(Writer):
@@ -82,6 +85,7 @@ class ElfWriter(Writer):
         self._byte_order: ByteOrder = guest.byte_order
         self._machine = guest.machine
         self._class = _CLASSES[guest.elf_class]
+        self._sparse: bool = plan.options.sparse
         self.unit = 1
         self.stored = plan.readable()
         notes = guest.notes + (
@@ -212,11 +216,32 @@ class ElfWriter(Writer):
         return self._byte_order
 
     def encode(self, batch: Batch) -> Encoded:
-        return Encoded(batch.position, 0, batch.data, None, batch.size, batch.size if batch.data is None else 0)
+        if batch.data is None:
+            return Encoded(batch.position, 0, None, None, batch.size, batch.size)
+        zeros = self._zeros(batch.data, self.start + batch.position) if self._sparse else []
+        return Encoded(batch.position, 0, batch.data, zeros, batch.size, sum(end - start for start, end in zeros))
+
+    def _zeros(self, data: memoryview, offset: int) -> list[tuple[int, int]]:
+        """``(start, end)`` of the parts of ``data`` that are zero and cover whole blocks of the file."""
+        first = -offset % HOLE_UNIT
+        last = max(first, first + (len(data) - first) // HOLE_UNIT * HOLE_UNIT)
+        zero = zero_pages(data[first:last], HOLE_UNIT)
+        edges = np.flatnonzero(np.diff(zero, prepend=False, append=False)) * HOLE_UNIT + first
+        return [(start, end) for start, end in edges.reshape(-1, 2).tolist()]
 
     def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        at = self.start + encoded.position
-        yield Hole(at, encoded.size) if encoded.payload is None else Extent(at, encoded.payload)
+        at, done = self.start + encoded.position, 0
+        if encoded.payload is None:
+            yield Hole(at, encoded.size)
+            return
+        data = memoryview(encoded.payload)
+        for first, last in encoded.table:
+            if first > done:
+                yield Extent(at + done, data[done:first])
+            yield Hole(at + first, last - first)
+            done = last
+        if done < len(data):
+            yield Extent(at + done, data[done:])
 
     def finish(self, end: int) -> Iterator[Extent | Hole]:
         if self._section_data:
