@@ -6,10 +6,12 @@ Reader and writer are loaded when one is wanted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.format import Format
+from pydump.options import option
 
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from pydump.model.plan import Plan
 
 SIGNATURES = (b"KDUMP   ", b"DISKDUMP")
+
+
+@dataclass(frozen=True, slots=True)
+class KdumpOptions:
+    """How the file is written."""
+
+    dedup: bool = option(False, help="store equal pages once", flag="--dedup")
 
 
 class KdumpFormat(Format):
@@ -32,6 +41,7 @@ class KdumpFormat(Format):
     }
     compressors: ClassVar[tuple[str, ...]] = ("zlib", "lzo", "snappy", "zstd")
     splits: ClassVar[bool] = True
+    Options: ClassVar[type] = KdumpOptions
 
     @classmethod
     def detect(cls, head: bytes) -> bool:
@@ -45,6 +55,10 @@ class KdumpFormat(Format):
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
+        if plan.options.dedup:
+            from pydump_format_kdump.dedup import DedupKdumpWriter
+
+            return DedupKdumpWriter(plan, compressor)
         from pydump_format_kdump.writer import KdumpWriter
 
         return KdumpWriter(plan, compressor)

@@ -93,36 +93,49 @@ class KdumpWriter(Writer):
 
     def encode(self, batch: Batch) -> Encoded:
         block_size = self.unit
-        table = np.zeros(batch.size // block_size, PageDesc.dtype(self._byte_order))
-        table["offset"] = self._zero
-        table["size"] = block_size
+        table = self._zero_descs(batch)
         if batch.stored is not None:
             return self._taken(batch, batch.stored, table)
         if batch.data is None:
             return Encoded(batch.position, 0, None, (table, None), batch.size, batch.size)
-        zero = zero_pages(batch.data, block_size)
-        stored = np.flatnonzero(~zero)
-        offsets: list[int] = (stored * block_size).tolist()
+        stored = np.flatnonzero(~zero_pages(batch.data, block_size))
+        payload: bytes | memoryview
         if self._compressor is None:
             sizes = np.full(len(stored), block_size, np.int64)
-            words = np.frombuffer(batch.data, np.uint8).reshape(-1, block_size)
-            payload = words[stored].data.cast("B") if len(stored) else b""
+            if len(stored) == len(table):
+                payload = batch.data
+            else:
+                payload = np.frombuffer(batch.data, np.uint8).reshape(-1, block_size)[stored].reshape(-1).data
         else:
-            chunks: list[Any] = self._compressor.compress_batch(batch.data, block_size, offsets)
+            chunks, table["flags"][stored] = self._compressed(batch.data, stored)
             sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
-            grown = np.flatnonzero(sizes >= block_size)
-            for i in grown.tolist():
-                chunks[i] = batch.data[offsets[i] : offsets[i] + block_size]
-            sizes[grown] = block_size
-            flags = np.full(len(stored), int(self._flag), np.uint32)
-            flags[grown] = 0
-            table["flags"][stored] = flags
             payload = b"".join(chunks)
         ends = np.cumsum(sizes)
         table["offset"][stored] = ends - sizes
         table["size"][stored] = sizes
         zero_size = batch.size - len(stored) * block_size
         return Encoded(batch.position, len(payload), payload, (table, stored), batch.size, zero_size)
+
+    def _zero_descs(self, batch: Batch) -> NDArray[Any]:
+        """A descriptor for each page of a batch, as if all were zero."""
+        table = np.zeros(batch.size // self.unit, PageDesc.dtype(self._byte_order))
+        table["offset"] = self._zero
+        table["size"] = self.unit
+        return table
+
+    def _compressed(self, data: memoryview, pages: NDArray[np.int64]) -> tuple[list[Any], NDArray[np.uint32]]:
+        """What is stored of some pages of ``data``, and their flags; a page that does not shrink is stored as it is."""
+        block_size = self.unit
+        offsets: list[int] = (pages * block_size).tolist()
+        if self._compressor is None:
+            return [data[at : at + block_size] for at in offsets], np.zeros(len(pages), np.uint32)
+        chunks: list[Any] = self._compressor.compress_batch(data, block_size, offsets)
+        flags = np.full(len(pages), int(self._flag), np.uint32)
+        for i, chunk in enumerate(chunks):
+            if len(chunk) >= block_size:
+                chunks[i] = data[offsets[i] : offsets[i] + block_size]
+                flags[i] = 0
+        return chunks, flags
 
     def _taken(self, batch: Batch, pages: StoredPages, table: NDArray[Any]) -> Encoded:
         """Pages that another kdump file holds just so."""
