@@ -77,12 +77,16 @@ class Batches:
         if runs:
             yield Spec(position, size, tuple(runs))
 
+    def buffer(self) -> memoryview:
+        """Room for any batch."""
+        return memoryview(bytearray(min(BATCH_SIZE, max(1, self.total))))
+
     def load(self, spec: Spec, buffer: memoryview) -> Batch:
         """Read a batch.
 
         Args:
             spec: Which.
-            buffer: Room for BATCH_SIZE bytes, which the batch's data will lie in.
+            buffer: What :meth:`buffer` gave, which the batch's data will lie in.
         """
         if not spec.runs:
             return Batch(spec.position, spec.size, None)

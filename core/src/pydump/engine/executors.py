@@ -75,7 +75,7 @@ class SerialExecutor(Executor):
 
     def run(self, job: Job) -> Outcome:
         at, done, zero = job.writer.start, 0, 0
-        buffer = memoryview(bytearray(min(BATCH_SIZE, max(1, job.batches.total))))
+        buffer = job.batches.buffer()
         for extent in job.writer.layout():
             job.sink.write(extent)
         for spec in job.batches.specs():
@@ -280,7 +280,6 @@ def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.m
 
 def _encoded(job: Job, shared: _Shared) -> Iterator[tuple[int, Encoded, int]]:
     """The batches that this worker gets, each with its number and its start offset, in ascending order."""
-    size = min(BATCH_SIZE, max(1, job.batches.total))
     free: list[memoryview] = []
     pending: deque[tuple[int, Encoded, memoryview]] = deque()
     wanted = shared.claim()
@@ -288,7 +287,7 @@ def _encoded(job: Job, shared: _Shared) -> Iterator[tuple[int, Encoded, int]]:
         if number != wanted:
             continue
         # The buffer that was used last is still in the processor's cache.
-        buffer = free.pop() if free else memoryview(bytearray(size))
+        buffer = free.pop() if free else job.batches.buffer()
         pending.append((number, _encode(job, spec, buffer), buffer))
         while pending:
             index, oldest, buffer = pending[0]
