@@ -44,8 +44,10 @@ MAX_NOTES: Final = 1 << 28
 MAX_RAM_BLOCKS: Final = 1 << 20
 #: Descriptors that are looked at in one go.
 DESCS_AT_ONCE: Final = 1 << 14
-#: Page data that is read in one go is at most this long.
+#: Guest memory that is read in one go is at most this long, and so, or little more, is the page data it takes.
 READ_AT_ONCE: Final = 8 << 20
+#: Bytes of the file that are read although nobody wants them, where that saves a read.
+MAX_GAP: Final = 4096
 
 _ORDERS: Final[tuple[ByteOrder, ...]] = ("little", "big")
 _CODEC_NAMES: Final = {int(flag): name for name, flag in COMPRESSION_FLAGS.items()}
@@ -240,8 +242,10 @@ class KdumpSource(Source):
             buffer[:] = bytes(len(buffer))
         if not len(pfns):
             return
+        step = max(1, READ_AT_ONCE // self._block_size)
         for part, here in self._by_part(pfns):
-            self._read_part(part, here, first, buffer)
+            for at in range(0, len(here), step):
+                self._read_part(part, here[at : at + step], first, buffer)
 
     def _by_part(self, pfns: NDArray[np.int64]) -> Iterator[tuple[_Part, NDArray[np.int64]]]:
         """The parts that hold ``pfns``, each with those it holds."""
@@ -265,30 +269,79 @@ class KdumpSource(Source):
     def _read_part(self, part: _Part, pfns: NDArray[np.int64], first: int, buffer: memoryview) -> None:
         """Read pages of one part, which follow each other in the dump."""
         offsets, sizes, flags = self._descs_of(part, pfns)
+        places = (pfns - first) * self._block_size
+        # Pages that share their data (zero pages do, by the thousand) are read once, then copied.
+        _, own, owner = np.unique(offsets, return_index=True, return_inverse=True)
+        for flag in np.unique(flags[own]).tolist():
+            some = own[(flags[own] == flag) & (offsets[own] > 0)]
+            if flag == 0 and len(some):
+                self._read_raw(part, pfns[some], offsets[some], sizes[some], places[some], buffer)
+            elif len(some):
+                self._read_compressed(part, flag, pfns[some], offsets[some], sizes[some], places[some], buffer)
+        pages = np.frombuffer(buffer, np.uint8).reshape(-1, self._block_size)
+        rows, of = pfns - first, own[owner]
+        lost = np.flatnonzero(offsets == 0)
+        pages[rows[lost]] = 0
+        shared = np.flatnonzero(of != np.arange(len(of)))
+        for at in range(0, len(shared), 256):  # picking rows copies them
+            some = shared[at : at + 256]
+            pages[rows[some]] = pages[rows[of[some]]]
+
+    def _read_raw(
+        self,
+        part: _Part,
+        pfns: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        places: NDArray[np.int64],
+        buffer: memoryview,
+    ) -> None:
+        """Read pages that are stored as they are, in ascending order of offset, into their places in ``buffer``."""
         block_size = self._block_size
-        places = ((pfns - first) * block_size).tolist()
-        # Pages that share their data (zero pages do, by the thousand) are decompressed once.
-        unique, where = np.unique(offsets, return_inverse=True)
-        if len(unique) == len(offsets):
-            owners: list[list[int]] | None = None
-        else:
-            order = np.argsort(where, kind="stable")
-            owners = [group.tolist() for group in np.split(order, np.cumsum(np.bincount(where))[:-1])]
-        chosen = np.unique(offsets, return_index=True)[1]
-        for group in _reads(unique, sizes[chosen]):
-            start = int(unique[group[0]])
-            if start == 0:  # a lost page
-                for i in owners[group[0]] if owners else [int(chosen[group[0]])]:
-                    buffer[places[i] : places[i] + block_size] = bytes(block_size)
-                continue
-            stop = int(max(unique[u] + sizes[chosen[u]] for u in (group[0], group[-1])))
-            data = memoryview(part.backing.read(start, stop - start))
-            for u in group:
-                i = int(chosen[u])
-                offset = int(offsets[i]) - start
-                page = self._page(part, int(pfns[i]), int(flags[i]), data[offset : offset + int(sizes[i])])
-                for j in owners[u] if owners else (i,):
-                    buffer[places[j] : places[j] + block_size] = page
+        for i in np.flatnonzero(sizes != block_size).tolist():
+            paddr = int(pfns[i]) * block_size
+            raise ReadError(paddr, block_size, f"its page is stored raw, but with {sizes[i]} bytes")
+        breaks = np.flatnonzero((np.diff(offsets) != block_size) | (np.diff(places) != block_size)) + 1
+        starts = np.concatenate([[0], breaks])
+        lengths = np.diff(np.append(starts, len(offsets))) * block_size
+        for offset, place, length in zip(
+            offsets[starts].tolist(), places[starts].tolist(), lengths.tolist(), strict=True
+        ):
+            part.backing.read_into(offset, buffer[place : place + length])
+
+    def _read_compressed(
+        self,
+        part: _Part,
+        flag: int,
+        pfns: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        places: NDArray[np.int64],
+        buffer: memoryview,
+    ) -> None:
+        """Decompress pages, in ascending order of offset, into their places in ``buffer``."""
+        block_size = self._block_size
+        decompress = self._codec(flag, int(pfns[0])).decompress
+        ends = offsets + sizes
+        breaks = np.flatnonzero(offsets[1:] > np.maximum.accumulate(ends)[:-1] + MAX_GAP) + 1
+        for group in np.split(np.arange(len(offsets)), breaks):
+            start = int(offsets[group[0]])
+            size = int(ends[group].max()) - start
+            data = memoryview(bytearray(size))
+            part.backing.read_into(start, data)
+            done = 0
+            try:
+                for begin, end, place in zip(
+                    (offsets[group] - start).tolist(),
+                    (ends[group] - start).tolist(),
+                    places[group].tolist(),
+                    strict=True,
+                ):
+                    buffer[place : place + block_size] = decompress(data[begin:end], block_size)
+                    done += 1
+            except CompressionError as error:
+                paddr = int(pfns[group[done]]) * block_size
+                raise ReadError(paddr, block_size, f"its page does not decompress: {error.message}") from error
 
     def stored_pages(self, runs: Sequence[tuple[int, int]], page_size: int, compression: str) -> StoredPages | None:
         """The pages of ``runs`` as the file holds them, where they are raw or compressed with ``compression``."""
@@ -316,27 +369,20 @@ class KdumpSource(Source):
             all_flags.append(flags)
         return StoredPages(np.concatenate(all_sizes), np.concatenate(all_flags) != 0, b"".join(payload))
 
-    def _page(self, part: _Part, pfn: int, flags: int, data: memoryview) -> bytes | memoryview:
-        paddr, block_size = pfn * self._block_size, self._block_size
-        if flags == 0:
-            if len(data) != block_size:
-                raise ReadError(paddr, block_size, f"its page is stored raw, but with {len(data)} bytes")
-            return data
-        codec = self._codecs.get(flags)
+    def _codec(self, flag: int, pfn: int) -> Compressor:
+        """What decompresses the pages with ``flag``, of which ``pfn`` is the first."""
+        codec = self._codecs.get(flag)
         if codec is None:
-            name = _CODEC_NAMES.get(flags)
+            name = _CODEC_NAMES.get(flag)
             if name is None:
                 raise ReadError(
-                    paddr,
-                    block_size,
-                    f"its descriptor has the unknown compression flag {flags:#x}",
+                    pfn * self._block_size,
+                    self._block_size,
+                    f"its descriptor has the unknown compression flag {flag:#x}",
                     hint="the file is damaged, or newer than this pydump",
                 )
-            codec = self._codecs[flags] = self._compressor(name)
-        try:
-            return codec.decompress(data, block_size)
-        except CompressionError as error:
-            raise ReadError(paddr, block_size, f"its page does not decompress: {error.message}") from error
+            codec = self._codecs[flag] = self._compressor(name)
+        return codec
 
     def _bad_page(self, part: _Part, pfn: int, at: int, offset: int, size: int) -> FormatError:
         where = f"the descriptor of pfn {pfn:#x} points at {size} bytes at offset {offset:#x}"
@@ -443,7 +489,9 @@ def _sub_header(header: DiskDumpHeader, raw: bytes, byte_order: ByteOrder, file_
 
     packed = replace(KdumpSubHeader32.unpack(raw, byte_order), **absent)
     aligned = replace(KdumpSubHeader32Aligned.unpack(raw, byte_order), **absent)
-    return aligned if fits(aligned) and not fits(packed) else packed
+    # Read in the wrong form, notes may well look like none at all; a form in which there are some is the right one.
+    blind = not packed.size_note and not packed.size_vmcoreinfo and (aligned.size_note or aligned.size_vmcoreinfo)
+    return aligned if fits(aligned) and (blind or not fits(packed)) else packed
 
 
 def _check_set(parts: list[_Part], max_mapnr: int) -> None:
@@ -474,22 +522,6 @@ def _check_set(parts: list[_Part], max_mapnr: int) -> None:
 def _ranges(bitmap: NDArray[np.uint8], n_bits: int) -> Ranges:
     arrays = list(runs(bitmap, n_bits))
     return Ranges.of_array(np.concatenate(arrays) if arrays else np.empty((0, 2), np.int64))
-
-
-def _reads(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Group pages by what is read at once: neighbours in the file, without long gaps, up to a limit."""
-    group: list[int] = []
-    start = end = 0
-    for i, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
-        if group and (offset > end + 4096 or offset + size > start + READ_AT_ONCE or start == 0):
-            yield group
-            group = []
-        if not group:
-            start, end = offset, offset
-        group.append(i)
-        end = max(end, offset + size)
-    if group:
-        yield group
 
 
 def _slices(backing: Backing, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[bytes]:
