@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,10 +53,8 @@ class Plan:
 
     def vaddr(self, paddr: int) -> int:
         """The p_vaddr of a segment that begins at ``paddr``: the architecture's, or else ``paddr`` itself."""
-        for mapping in reversed(self.load_vaddrs):
-            if mapping[0] <= paddr:
-                return (paddr + mapping[1]) % (1 << 64)
-        return paddr
+        i = bisect_right(self.load_vaddrs, paddr, key=lambda pair: pair[0])
+        return (paddr + self.load_vaddrs[i - 1][1]) % (1 << 64) if i else paddr
 
     def readable(self) -> Ranges:
         """RAM whose contents the dump holds."""

@@ -1,0 +1,178 @@
+"""ELF vmcores, read back by pyelftools and compared with the RAM that QEMU dumped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+import pydump
+from pydump.errors import PydumpError
+from pydump.model.guest import Guest, Section
+from pydump.model.memory import MemoryMap, Ranges
+
+Qemu = Callable[[str, str], Path]
+DATA = Path(__file__).parents[1] / "data" / "qemu"
+
+
+@contextmanager
+def elf(path: Path) -> Iterator[ELFFile]:
+    with path.open("rb") as file:
+        yield ELFFile(file)
+
+
+def loads(file: ELFFile) -> list[Any]:
+    return [segment.header for segment in file.iter_segments("PT_LOAD")]
+
+
+@pytest.mark.parametrize(
+    "guest", ["bare-arm", "bare-s390x", "bare-riscv64", "nano-x86_64", "linux-x86_64", "bare-i386"]
+)
+def test_the_layout_that_every_reader_takes(guest: str, qemu: Qemu, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pydump.dump(str(qemu(guest, "elf")), str(out), format="elf")
+    with elf(out) as ours, elf(qemu(guest, "elf")) as theirs:
+        header = ours.header
+        size = {32: (52, 32), 64: (64, 56)}[ours.elfclass]
+        assert (header.e_ehsize, header.e_phentsize) == size
+        assert header.e_phoff == size[0]  # right after the ELF header: makedumpfile looks nowhere else
+        assert (header.e_shoff, header.e_shnum, header.e_shstrndx) == (0, 0, 0)
+        assert (ours.elfclass, ours.little_endian) == (theirs.elfclass, theirs.little_endian)
+        assert (header.e_machine, header.e_type, header.e_version) == (theirs.header.e_machine, "ET_CORE", "EV_CURRENT")
+        first, *rest = ours.iter_segments()
+        assert first.header.p_type == "PT_NOTE"
+        assert {segment.header.p_type for segment in rest} == {"PT_LOAD"}
+        assert {segment.header.p_align for segment in ours.iter_segments()} == {0}
+        fields = ("p_paddr", "p_filesz", "p_memsz")
+        assert [[h[f] for f in fields] for h in loads(ours)] == [[h[f] for f in fields] for h in loads(theirs)]
+        for ours_segment, theirs_segment in zip(
+            ours.iter_segments("PT_LOAD"), theirs.iter_segments("PT_LOAD"), strict=True
+        ):
+            assert ours_segment.data() == theirs_segment.data()
+
+
+def test_vmcoreinfo_is_the_last_note(qemu: Qemu, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pydump.dump(str(qemu("linux-x86_64", "elf")), str(out), format="elf")
+    with elf(out) as file:
+        notes = list(next(file.iter_segments("PT_NOTE")).iter_notes())
+        assert [note.n_name for note in notes] == ["CORE", "CORE", "QEMU", "QEMU", "VMCOREINFO"]
+        assert b"OSRELEASE=6.1.0-50-amd64\n" in notes[-1].n_descdata
+
+
+@pytest.mark.parametrize("guest", ["nano-x86_64", "bare-arm", "bare-s390x", "bare-riscv64"])
+def test_memory_is_the_ram_behind_the_guest(guest: str, qemu: Qemu) -> None:
+    """Against the file behind the memory backend, through QEMU's own account of where it lies."""
+    ram = qemu(guest, "ram.raw").read_bytes()
+    pattern = re.compile(
+        r"  ([0-9a-f]{16})-([0-9a-f]{16}) \(prio \d+, ram\): (?:ram|mach-virt\.ram)(?: @([0-9a-f]{16}))?$"
+    )
+    view = (DATA / guest / "hmp-mtree.txt").read_text().split("FlatView")
+    lines = next(part for part in view if ' AS "memory"' in part).splitlines()
+    places = [tuple(int(x or "0", 16) for x in m.groups()) for line in lines if (m := pattern.match(line))]
+    assert places
+    for name in ("elf", "kdump-zlib"):
+        with pydump.open(str(qemu(guest, name))) as dump:
+            for start, last, offset in places:
+                assert dump.read(start, last + 1 - start) == ram[offset : offset + last + 1 - start]
+
+
+@pytest.mark.parametrize("guest", ["nano-x86_64", "mini-x86_64-smp2"])
+def test_qemus_paging_dump_is_the_same_memory(guest: str, qemu: Qemu) -> None:
+    """One segment for each mapping, aliases and all, is read as the RAM that is behind them."""
+    with pydump.open(str(qemu(guest, "elf"))) as plain, pydump.open(str(qemu(guest, "elf-paging"))) as paging:
+        assert paging.stated.memory
+        for block in paging.stated.memory:
+            assert paging.read(block.paddr, block.size) == plain.read(block.paddr, block.size)
+
+
+def many_blocks(n: int) -> pydump.MemorySource:
+    return pydump.MemorySource(
+        Guest(MemoryMap(), arch="x86_64"), {i * 8192: i.to_bytes(8, "little") * 512 for i in range(n)}
+    )
+
+
+@pytest.mark.parametrize("n", [65533, 65534, 66000])
+def test_more_segments_than_e_phnum_can_count(n: int, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pydump.dump(many_blocks(n), str(out), format="elf", sync=False)
+    with elf(out) as file:
+        assert file.num_segments() == n + 1
+        assert file.header.e_phnum == min(n + 1, 0xFFFF)
+        assert file.header.e_shnum == (1 if n + 1 >= 0xFFFF else 0)
+        for i in (0, 1, n // 2, n - 1):
+            segment = file.get_segment(i + 1)
+            assert segment.header.p_paddr == i * 8192
+            assert segment.data() == i.to_bytes(8, "little") * 512
+    with pydump.open(str(out)) as back:
+        assert len(back.stated.memory) == n
+        assert back.read((n - 1) * 8192, 8) == (n - 1).to_bytes(8, "little")
+
+
+class Filtered(pydump.MemorySource):
+    """Leaves out the second and the last page of each block."""
+
+    def excluded(self) -> Ranges:
+        return Ranges.of(
+            r for b in self.guest().memory for r in ((b.paddr + 4096, b.paddr + 8192), (b.end - 4096, b.end))
+        )
+
+
+def test_what_was_left_out_is_memory_without_bytes(tmp_path: Path) -> None:
+    source = Filtered(Guest(MemoryMap(), arch="s390x"), {0: b"a" * 4096 * 4, 1 << 20: b"b" * 4096 * 4})
+    out = tmp_path / "out"
+    pydump.dump(source, str(out), format="elf")
+    with elf(out) as file:
+        assert not file.little_endian
+        got = [(h.p_paddr, h.p_filesz, h.p_memsz) for h in loads(file)]
+    assert got == [
+        (0, 4096, 8192),
+        (8192, 4096, 8192),
+        (1 << 20, 4096, 8192),
+        ((1 << 20) + 8192, 4096, 8192),
+    ]
+    with pydump.open(str(out)) as back:
+        assert back.stated.memory.size == 8 * 4096
+        assert back.source.excluded() == source.excluded()
+
+
+def test_sections_of_an_architecture_are_kept(tmp_path: Path) -> None:
+    sections = (Section("pv_mem_meta", 1, b"meta" * 10, info=3), Section("pv_compl", 1, b"compl"))
+    source = pydump.MemorySource(Guest(MemoryMap(), arch="s390x", sections=sections), {0: b"x" * 8192})
+    first, second = tmp_path / "first", tmp_path / "second"
+    pydump.dump(source, str(first), format="elf")
+    pydump.dump(str(first), str(second), format="elf")
+    assert first.read_bytes() == second.read_bytes()
+    with elf(second) as file:
+        assert [s.name for s in file.iter_sections()] == ["", "pv_mem_meta", "pv_compl", ".shstrtab"]
+        assert file.get_section_by_name("pv_mem_meta").data() == b"meta" * 10
+        assert file.get_section_by_name("pv_mem_meta").header.sh_info == 3
+        assert file.header.e_phoff == 64
+    with pytest.raises(PydumpError, match="no place for the sections pv_mem_meta"):
+        pydump.dump(str(first), str(tmp_path / "kdump"))
+
+
+def test_a_32_bit_file_of_a_guest_that_is_too_large(tmp_path: Path) -> None:
+    source = pydump.MemorySource(Guest(MemoryMap(), arch="arm"), {0: b"x" * 4096, 1 << 33: b"y" * 4096})
+    pydump.dump(source, str(tmp_path / "out"), format="elf")
+    with elf(tmp_path / "out") as file:
+        assert file.elfclass == 64
+
+
+@pytest.mark.parametrize("guest", ["nano-x86_64", "bare-ppc64", "bare-arm"])
+def test_an_odd_window_is_the_same_as_qemus(guest: str, qemu: Qemu, tmp_path: Path) -> None:
+    theirs = qemu(guest, "elf-filter-odd")
+    with elf(theirs) as file:
+        (load,) = loads(file)
+    out = tmp_path / "out"
+    pydump.dump(str(qemu(guest, "elf")), str(out), format="elf", begin=load.p_paddr, length=load.p_filesz)
+    with elf(out) as file, elf(theirs) as reference:
+        (ours,) = file.iter_segments("PT_LOAD")
+        (want,) = reference.iter_segments("PT_LOAD")
+        assert (ours.header.p_paddr, ours.header.p_filesz) == (load.p_paddr, load.p_filesz)
+        assert ours.data() == want.data()

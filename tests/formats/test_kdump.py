@@ -1,0 +1,324 @@
+"""kdump-compressed files: headers by the numbers of the format's description, and files made by hand from it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import pydump
+from pydump.errors import FormatError, PlanError, UnsupportedError
+from pydump.model.guest import Guest
+from pydump.model.memory import MemoryMap
+from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.testing import guests
+from pydump_format_kdump.layout import (
+    DiskDumpHeader32,
+    DiskDumpHeader64,
+    KdumpSubHeader32,
+    KdumpSubHeader32Aligned,
+    KdumpSubHeader64,
+    PageDesc,
+)
+
+Qemu = Callable[[str, str], Path]
+
+
+@pytest.mark.parametrize(
+    ("layout", "size", "offsets"),
+    [
+        (
+            DiskDumpHeader64,
+            464,
+            {"header_version": 8, "sysname": 12, "machine": 272, "tv_sec": 408, "tv_usec": 416, "status": 424,
+             "block_size": 428, "sub_hdr_size": 432, "bitmap_blocks": 436, "max_mapnr": 440, "nr_cpus": 460},
+        ),
+        (
+            DiskDumpHeader32,
+            452,
+            {"header_version": 8, "sysname": 12, "machine": 272, "tv_sec": 404, "tv_usec": 408, "status": 412,
+             "block_size": 416, "sub_hdr_size": 420, "bitmap_blocks": 424, "max_mapnr": 428, "nr_cpus": 448},
+        ),
+        (
+            KdumpSubHeader64,
+            104,
+            {"dump_level": 8, "split": 12, "start_pfn": 16, "end_pfn": 24, "offset_vmcoreinfo": 32, "offset_note": 48,
+             "size_note": 56, "offset_eraseinfo": 64, "start_pfn_64": 80, "end_pfn_64": 88, "max_mapnr_64": 96},
+        ),
+        (
+            KdumpSubHeader32,
+            80,
+            {"dump_level": 4, "split": 8, "start_pfn": 12, "end_pfn": 16, "offset_vmcoreinfo": 20,
+             "size_vmcoreinfo": 28, "offset_note": 32, "size_note": 40, "offset_eraseinfo": 44, "start_pfn_64": 56,
+             "end_pfn_64": 64, "max_mapnr_64": 72},
+        ),
+        (
+            KdumpSubHeader32Aligned,
+            96,
+            {"offset_vmcoreinfo": 24, "size_vmcoreinfo": 32, "offset_note": 40, "size_note": 48,
+             "offset_eraseinfo": 56, "start_pfn_64": 72, "end_pfn_64": 80, "max_mapnr_64": 88},
+        ),
+        (PageDesc, 24, {"size": 8, "flags": 12, "page_flags": 16}),
+    ],
+)  # fmt: skip
+def test_the_structs_are_where_the_format_has_them(layout: type, size: int, offsets: dict[str, int]) -> None:
+    assert layout.nbytes() == size  # type: ignore[attr-defined]
+    assert {name: layout.offset_of(name) for name in offsets} == offsets  # type: ignore[attr-defined]
+
+
+@dataclass
+class Hand:
+    """A kdump file put together from the format's description, without any code of pydump's."""
+
+    version: int = 6
+    order: str = "<"
+    bits: int = 64
+    aligned: bool = True
+    block: int = 4096
+    pages: dict[int, bytes] = field(default_factory=dict)
+    excluded: tuple[int, ...] = ()
+    split: tuple[int, int] | None = None
+    status: int = 1
+    lost: tuple[int, ...] = ()
+    note: bytes = b""
+
+    def build(self) -> bytes:
+        o, block = self.order, self.block
+        top = max([*self.pages, *self.excluded]) + 1
+        half = (top + 8 * block - 1) // (8 * block) * block
+        uts = b"".join(s.ljust(65, b"\0") for s in (b"Linux", b"", b"6.1", b"#1", b"x86_64", b""))
+        head = b"KDUMP   " + struct.pack(o + "i", self.version) + uts
+        times = b"\0\0" + bytes(8) if self.bits == 32 else bytes(6) + bytes(16)
+        head += times + struct.pack(o + "IiiIIIIIIi", self.status, block, 1, 2 * half // block, top, 0, 0, 0, 0, 2)
+        a, b = self.split or (0, 0)
+        note_at, note_size = (block + 200, len(self.note)) if self.note and self.version >= 4 else (0, 0)
+        narrow = (min(a, 0xFFFFFFFF), min(b, 0xFFFFFFFF)) if self.version >= 2 else (0, 0)
+        split = 1 if self.split else 0
+        if self.bits == 64:
+            sub = struct.pack(o + "qiiQQQQQQQQQQQ", 0, 1, split, *narrow, 0, 0, note_at, note_size, 0, 0, a, b, top)
+        elif self.aligned:
+            sub = struct.pack(o + "iiiII4x", 0, 1, split, *narrow)
+            sub += struct.pack(o + "QI4xQI4xQI4x", 0, 0, note_at, note_size, 0, 0) + struct.pack(o + "QQQ", a, b, top)
+        else:
+            sub = struct.pack(o + "iiiII", 0, 1, split, *narrow)
+            sub += struct.pack(o + "QIQIQI", 0, 0, note_at, note_size, 0, 0) + struct.pack(o + "QQQ", a, b, top)
+        if self.version < 6:
+            sub = sub[: {64: 80, 32: 72 if self.aligned else 56}[self.bits]]
+        first, second = bytearray(half), bytearray(half)
+        for pfn in (*self.pages, *self.excluded):
+            first[pfn // 8] |= 1 << pfn % 8
+        for pfn in self.pages:
+            second[pfn // 8] |= 1 << pfn % 8
+        start, end = self.split or (0, top)
+        mine = [pfn for pfn in sorted(self.pages) if start <= pfn < end]
+        at = 2 * block + 2 * half + 24 * len(mine)
+        descs, data = b"", b""
+        for pfn in mine:
+            packed, flag = zlib.compress(self.pages[pfn], 1), 1
+            if len(packed) >= block:
+                packed, flag = self.pages[pfn], 0
+            offset = 0 if pfn in self.lost else at + len(data)
+            descs += struct.pack(o + "qIIQ", offset, len(packed), flag, 0)
+            data += packed
+        body = head.ljust(block, b"\0") + (sub.ljust(200, b"\0") + self.note).ljust(block, b"\0")
+        return body + bytes(first) + bytes(second) + descs + data
+
+
+PAGES = {0: guests.text_page(0), 1: guests.zero_page(0), 5: guests.random_page(5), 4000: guests.ramp_page(1)}
+
+
+def write(path: Path, hand: Hand) -> str:
+    path.write_bytes(hand.build())
+    return str(path)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("bits", "aligned"), [(64, True), (32, True), (32, False)])
+def test_every_version_width_and_byte_order_is_read(
+    version: int, order: str, bits: int, aligned: bool, tmp_path: Path
+) -> None:
+    note = struct.pack(order + "III", 5, 4, 7) + b"CORE\0\0\0\0" + b"desc"
+    hand = Hand(version=version, order=order, bits=bits, aligned=aligned, pages=PAGES, excluded=(6, 7), note=note)
+    with pydump.open(write(tmp_path / "k", hand), arch="x86_64") as dump:
+        for pfn, page in PAGES.items():
+            assert dump.read(pfn * 4096, 4096) == page
+        assert list(dump.source.excluded()) == [(6 * 4096, 8 * 4096)]
+        assert dump.stated.byte_order == {"<": "little", ">": "big"}[order]
+        assert dump.stated.elf_class == bits
+        assert [(n.name, n.type, n.desc) for n in dump.notes] == ([("CORE", 7, b"desc")] if version >= 4 else [])
+
+
+@pytest.mark.parametrize("block", [4096, 16384, 65536])
+def test_every_block_size_is_read_in_any_piece(block: int, tmp_path: Path) -> None:
+    pages = {3: guests.text_page(1, block), 4: guests.random_page(2, block)}
+    with pydump.open(write(tmp_path / "k", Hand(block=block, pages=pages)), arch="aarch64") as dump:
+        whole = pages[3] + pages[4]
+        assert dump.read(3 * block, 2 * block) == whole
+        assert dump.read(3 * block + 100, block) == whole[100 : 100 + block]
+
+
+def test_larger_blocks_become_the_guests_pages(tmp_path: Path) -> None:
+    pages = {3: guests.text_page(1, 65536), 4: guests.random_page(2, 65536)}
+    source, out = write(tmp_path / "k", Hand(block=65536, pages=pages)), str(tmp_path / "out")
+    info = Vmcoreinfo(b"OSRELEASE=6.1\nPAGESIZE=4096\n")
+    pydump.dump(source, out, arch="aarch64", vmcoreinfo=info)
+    with pydump.open(out) as dump:
+        assert dump.stated.page_size == 4096
+        assert dump.read(3 * 65536, 131072) == pages[3] + pages[4]
+
+
+def split_set(tmp_path: Path) -> list[str]:
+    return [write(tmp_path / f"part{i}", Hand(pages=PAGES, split=span)) for i, span in enumerate([(0, 5), (5, 4001)])]
+
+
+def test_a_split_set_is_read_whatever_the_order(tmp_path: Path) -> None:
+    parts = split_set(tmp_path)
+    for order in (parts, parts[::-1]):
+        with pydump.open(",".join(order), arch="x86_64") as dump:
+            assert all(dump.read(pfn * 4096, 4096) == page for pfn, page in PAGES.items())
+    pydump.dump(",".join(parts), str(tmp_path / "whole"), compression="none")
+    assert pydump.compare(",".join(parts), str(tmp_path / "whole")).same
+
+
+def test_parts_that_are_missing_twice_there_or_foreign(tmp_path: Path) -> None:
+    parts = split_set(tmp_path)
+    whole = write(tmp_path / "whole", Hand(pages=PAGES))
+    foreign = write(tmp_path / "foreign", Hand(pages={**PAGES, 9000: PAGES[0]}, split=(5, 9001)))
+    for wrong in (
+        [parts[0]],
+        [parts[1]],
+        [parts[0], parts[0]],
+        [*parts, parts[1]],
+        [parts[0], whole],
+        [parts[0], foreign],
+    ):
+        with pytest.raises(PlanError, match="part"):
+            pydump.open(",".join(wrong))
+
+
+def test_an_incomplete_dump_says_what_is_lost(tmp_path: Path) -> None:
+    source = write(tmp_path / "k", Hand(pages=PAGES, status=9, lost=(5,)))
+    with pydump.open(source) as dump:
+        assert list(dump.source.unreadable()) == [(5 * 4096, 6 * 4096)]
+        with pytest.raises(pydump.PydumpError, match="is lost"):
+            dump.read(5 * 4096, 4096)
+    report = pydump.dump(source, str(tmp_path / "out"))
+    assert not report.complete
+    assert report.unreadable_size == 4096
+    assert not pydump.verify(source).ok
+
+
+def test_a_lost_page_that_the_header_does_not_admit_is_damage(tmp_path: Path) -> None:
+    source = write(tmp_path / "k", Hand(pages=PAGES, lost=(5,)))
+    with pytest.raises(FormatError, match="pfn 0x5"):
+        pydump.dump(source, str(tmp_path / "out"), compression="lzo")
+    assert not (tmp_path / "out").exists()
+
+
+def fields(path: Path) -> dict[str, int]:
+    """What a little-endian 64-bit file's headers say, by the description's offsets."""
+    data = path.read_bytes()
+    names = ("status", "block_size", "sub_hdr_size", "bitmap_blocks", "max_mapnr")
+    head = dict(zip(names, struct.unpack_from("<IiiII", data, 424), strict=True))
+    block = head["block_size"]
+    sub = dict(zip(("phys_base", "dump_level", "split"), struct.unpack_from("<qii", data, block), strict=True))
+    names = ("vmcoreinfo_at", "vmcoreinfo_size", "note_at", "note_size")
+    sub |= dict(zip(names, struct.unpack_from("<QQQQ", data, block + 32), strict=True))
+    return head | sub | {"max_mapnr_64": struct.unpack_from("<Q", data, block + 96)[0], "cpus": data[460]}
+
+
+def test_what_the_headers_of_a_booted_guest_say(qemu: Qemu, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pydump.dump(str(qemu("linux-x86_64", "elf")), str(out), compression="zlib")
+    data, f = out.read_bytes(), fields(out)
+    assert (f["status"], f["block_size"], f["cpus"]) == (1, 4096, 2)
+    assert f["max_mapnr"] == f["max_mapnr_64"] == 0x100000  # the firmware ends at 4 GiB
+    assert f["bitmap_blocks"] == 2 * (0x100000 // 8 // 4096)
+    uts = [data[12 + 65 * i : 77 + 65 * i].rstrip(b"\0") for i in range(6)]
+    assert uts == [b"Linux", b"", b"6.1.0-50-amd64", b"unknown", b"x86_64", b""]
+    text = data[f["vmcoreinfo_at"] : f["vmcoreinfo_at"] + f["vmcoreinfo_size"]]
+    assert text.startswith(b"OSRELEASE=6.1.0-50-amd64\n")
+    assert f["note_at"] < f["vmcoreinfo_at"] < f["note_at"] + f["note_size"]
+    # Linux writes it as a signed decimal, and so it is read.
+    (line,) = [line for line in text.splitlines() if line.startswith(b"NUMBER(phys_base)=")]
+    assert f["phys_base"] == int(line.split(b"=")[1])
+
+
+def small(contents: dict[int, bytes]) -> pydump.MemorySource:
+    return pydump.MemorySource(Guest(MemoryMap(), arch="x86_64"), contents)
+
+
+def descriptors(path: Path) -> list[tuple[int, int, int, int]]:
+    data, f = path.read_bytes(), fields(path)
+    at = (1 + f["sub_hdr_size"]) * 4096
+    half = f["bitmap_blocks"] // 2 * 4096
+    n = sum(byte.bit_count() for byte in data[at + half : at + 2 * half])
+    return [struct.unpack_from("<qIIQ", data, at + 2 * half + 24 * i) for i in range(n)]
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib", "lzo", "snappy", "zstd"])
+def test_zero_pages_share_one_block_and_pages_that_do_not_shrink_are_raw(compression: str, tmp_path: Path) -> None:
+    pages = [guests.zero_page(0), guests.random_page(1), guests.text_page(2), guests.zero_page(0)]
+    out = tmp_path / "out"
+    pydump.dump(small({0: b"".join(pages)}), str(out), compression=compression)
+    zero, random, text, again = descriptors(out)
+    flag = {"none": 0, "zlib": 1, "lzo": 2, "snappy": 4, "zstd": 0x20}[compression]
+    assert zero == again
+    assert zero[1:] == (4096, 0, 0)
+    assert out.read_bytes()[zero[0] : zero[0] + 4096] == bytes(4096)
+    assert random[1:] == (4096, 0, 0)
+    assert text[2] == flag
+    assert text[1] < 4096 or compression == "none"
+    assert [offset for offset, *_ in (zero, random, text)] == sorted(offset for offset, *_ in (zero, random, text))
+    assert fields(out)["status"] == flag
+
+
+def test_a_last_partial_page_is_counted_and_filled(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pydump.dump(small({0x1800: b"x" * 0x1001}), str(out))
+    assert fields(out)["max_mapnr_64"] == 3
+    with pydump.open(str(out)) as dump:
+        assert dump.read(0x1000, 0x2000) == bytes(0x800) + b"x" * 0x1001 + bytes(0x7FF)
+
+
+def test_a_window_zeroes_what_lies_outside(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pydump.dump(small({0: b"x" * 16384}), str(out), begin=0x1801, length=0x1000)
+    with pydump.open(str(out)) as dump:
+        assert dump.read(0x1000, 0x2000) == bytes(0x801) + b"x" * 0x1000 + bytes(0x7FF)
+        assert dump.stated.memory.size == 0x2000
+
+
+@pytest.mark.parametrize("codec", ["none", "zlib", "lzo", "snappy", "zstd"])
+def test_pages_are_taken_over_as_they_are(codec: str, qemu: Qemu, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    pydump.dump(str(qemu("bare-x86_64", "elf")), str(first), compression=codec)
+    pydump.dump(str(first), str(second), compression=codec)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_who_asks_for_a_level_gets_it(qemu: Qemu, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    source = str(qemu("bare-x86_64", "elf"))
+    pydump.dump(source, str(first), compression="zlib", options={"zlib": {"level": 1}})
+    pydump.dump(str(first), str(second), compression="zlib", options={"zlib": {"level": 9}})
+    assert second.stat().st_size < first.stat().st_size
+    assert pydump.compare(str(first), str(second)).same
+
+
+def test_32_bit_sub_headers_fit_the_guests_c(tmp_path: Path) -> None:
+    for arch, max_mapnr_at in (("i386", 72), ("arm", 88)):
+        out = tmp_path / arch
+        pydump.dump(pydump.MemorySource(Guest(MemoryMap(), arch=arch), {0x3000: b"x" * 4096}), str(out))
+        (max_mapnr,) = struct.unpack_from("<Q", out.read_bytes(), 4096 + max_mapnr_at)
+        assert max_mapnr == 4
+
+
+def test_ram_where_no_machine_has_any(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="52 bits"):
+        pydump.dump(small({1 << 60: b"x" * 4096}), str(tmp_path / "out"))
