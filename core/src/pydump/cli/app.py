@@ -101,6 +101,8 @@ def top(
     With --arch NAME and no command: the dump facts of that architecture.
     """
     _say.arch, _say.verbose, _say.quiet = arch, verbose, quiet
+    if verbose:
+        _hear_reasons()
     if version:
         from pydump import __version__
 
@@ -306,6 +308,8 @@ def run(arguments: list[str]) -> int:
             _warn_of_broken_plugins(arguments)
         code = typer.main.get_command(app).main(arguments, prog_name="pydump", standalone_mode=False)
         sys.stdout.flush()
+        if code == EXIT_INTERRUPTED:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except PydumpError as error:
         return _fail(str(error), error.exit_code)
@@ -327,6 +331,17 @@ def run(arguments: list[str]) -> int:
 def _fail(message: str, code: int) -> int:
     print("pydump: error: " + " ".join(message.split()), file=sys.stderr)
     return code
+
+
+def _hear_reasons() -> None:
+    """Say what plugins tell their logger: what they chose, and why."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("pydump: %(message)s"))
+    logger = logging.getLogger("pydump")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _terminated(number: int, frame: Any) -> None:
@@ -390,11 +405,12 @@ def _parameter(owner: str, declared: OptionField) -> inspect.Parameter:
         text = f"{owner}: {declared.help}: {', '.join(declared.choices)}"
     else:
         text = f"{owner}: {declared.help}"
+    default = f" Default: {declared.default}." if declared.default != "" else ""
     return inspect.Parameter(
         f"{owner}__{declared.name}",
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[declared.type | None, Option(flag, help=f"{text}. Default: {declared.default}.")],
+        annotation=Annotated[declared.type | None, Option(flag, help=f"{text}.{default}")],
     )
 
 

@@ -73,7 +73,7 @@ def run_dump(
     with _Opened(_sink(output, registry)) as opened:
         planned = make_plan(source, request, registry, look=not live)
         if isinstance(source, Live):
-            source.capture(planned.plan.guest.memory)
+            source.capture(planned.plan.guest.memory, progress)
             planned = make_plan(source, request, registry)
         writer = planned.writer
         batches = Batches(source, planned.plan.readable(), writer)
@@ -85,6 +85,8 @@ def run_dump(
                 progress(Progress("dump", done, batches.total))
 
         outcome = executor.run(Job(batches, writer, sink, tell))
+        if isinstance(source, Live):
+            source.release()
         for extent in writer.finish(outcome.end):
             sink.write(extent)
         size = writer.size(outcome.end)

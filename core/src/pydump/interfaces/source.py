@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkab
 
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.report import ProgressCallback
 from pydump.options import NoOptions
 
 if TYPE_CHECKING:
@@ -135,17 +136,28 @@ class Verifiable(Protocol):
 class Live(Protocol):
     """A source whose guest may be running: its memory and facts stand still only once they are captured."""
 
-    def capture(self, wanted: MemoryMap) -> None:
+    def capture(self, wanted: MemoryMap, progress: ProgressCallback | None = None) -> None:
         """Bring memory and facts to one moment, so that from now on ``guest()`` and ``read_into`` agree.
 
         Called once, when the plan is settled and the output is open, so that nothing the user did wrong costs the
-        guest a stop. ``close()`` lets the guest run again, if it has not been running again since.
+        guest a stop.
 
         Args:
             wanted: What of its RAM will be read.
+            progress: Told how far it is, where it takes a while.
 
         Raises:
             SourceError: It failed; the guest runs as it did before.
+        """
+        ...
+
+    def release(self) -> None:
+        """All of its memory has been read: the guest runs again, if it ran before and has not since.
+
+        ``close()`` does the same where a run was cut short.
+
+        Raises:
+            SourceError: It does not run again.
         """
         ...
 
