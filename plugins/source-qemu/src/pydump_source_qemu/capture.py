@@ -1,0 +1,420 @@
+"""Brings a guest's memory and registers to one moment, and lets it run again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from pydump.errors import PlanError, ReadError, SourceError
+from pydump.model.guest import Guest
+from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.report import Progress, ProgressCallback
+from pydump_source_qemu.guard import Guard
+from pydump_source_qemu.head import Head, read_head
+from pydump_source_qemu.host import Host, ImpossibleError, Layout, Region
+from pydump_source_qemu.monitor import CommandError, Monitor
+from pydump_source_qemu.pipe import elf_stream, opened, widen
+from pydump_source_qemu.store import Store, room_for
+
+if TYPE_CHECKING:
+    from pydump_source_qemu.source import QemuOptions, Readable
+
+#: Bytes copied or read in one go.
+STEP: Final = 8 << 20
+#: More threads than this do not copy faster.
+MAX_THREADS: Final = 4
+#: Bytes a second that a snapshot may send: no limit.
+BANDWIDTH: Final = 1 << 40
+CONT: Final[dict[str, Any]] = {"execute": "cont"}
+
+_log = logging.getLogger("pydump.qmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a capture brought.
+
+    Attributes:
+        guest: The facts of the same moment.
+        pieces: ``(start, end, who holds it)`` of all its memory.
+    """
+
+    guest: Guest
+    pieces: list[tuple[int, int, Readable]]
+
+
+class Capture:
+    """A connection to a guest, and what was done to it.
+
+    Attributes:
+        consistent: Is all of memory of one moment?
+    """
+
+    def __init__(self, monitor: Monitor, options: QemuOptions) -> None:
+        self._monitor = monitor
+        self._options = options
+        self._host: Host | None = None
+        self._guard: Guard | None = None
+        self._lock: socket.socket | None = None
+        self._stores: list[Store] = []
+        self._stopped = False
+        #: Must nobody let the guest run, and how often had it begun to run before.
+        self._watched = False
+        self._resumes = 0
+        self.consistent = True
+
+    @classmethod
+    def connect(cls, address: str, options: QemuOptions) -> Self:
+        """Connect to the monitor at ``address``.
+
+        Raises:
+            SourceError: There is none, or its guest cannot be captured now.
+        """
+        monitor = Monitor.connect(address, options.connect_timeout)
+        try:
+            capture = cls(monitor, options)
+            capture._check_state()
+            capture._lock_out_others()
+            return capture
+        except BaseException:
+            monitor.close()
+            raise
+
+    def _check_state(self) -> None:
+        if self._monitor.command("query-dump")["status"] == "active":
+            raise SourceError("QEMU dumps this guest already", hint="wait until it has ended: query-dump says when")
+        if self._monitor.command("query-status")["status"] == "inmigrate":
+            raise SourceError("the guest has not arrived yet: QEMU waits for an incoming migration")
+
+    def _lock_out_others(self) -> None:
+        """Two of us would see each other's pause as the guest's own. The lock vanishes with its last holder."""
+        if not self._monitor.pid:
+            return
+        self._lock = socket.socket(socket.AF_UNIX)
+        try:
+            self._lock.bind(f"\0pydump-qmp-{self._monitor.pid}")
+        except OSError:
+            self._lock.close()
+            raise SourceError(
+                f"another pydump captures the guest of process {self._monitor.pid}", hint="wait until it has ended"
+            ) from None
+
+    def facts(self) -> Guest:
+        """The guest's facts, at the price of a millisecond's stop.
+
+        Raises:
+            SourceError: QEMU does not tell them.
+        """
+        return self._head().guest
+
+    def _head(self) -> Head:
+        with elf_stream(self._monitor) as pipe:
+            return read_head(pipe)
+
+    def run(self, wanted: MemoryMap, progress: ProgressCallback | None) -> Captured:
+        """Capture ``wanted``.
+
+        Raises:
+            PlanError: The options do not go together, or not with this guest.
+            SourceError: It failed. :meth:`close` puts right what was done until then.
+        """
+        running = bool(self._monitor.command("query-status")["running"])
+        pause, access = self._options.pause, self._options.access
+        if pause == "none" and access == "stream":
+            raise PlanError("QEMU stops the guest while it streams: --pause none needs --qemu-access shared or process")
+        if pause == "snapshot" and access not in ("auto", "stream"):
+            raise PlanError("--pause snapshot has its own way to memory: leave --qemu-access out")
+
+        def tell(done: int) -> None:
+            if progress is not None:
+                progress(Progress("capture", min(done, wanted.size), wanted.size))
+
+        if not running:
+            _log.info("the guest is paused, and stays so")
+        if pause == "snapshot" and running:
+            return self._snapshot(wanted, tell)
+        layout, access = self._locate(wanted, access)
+        if layout is None:
+            return self._stream(wanted, tell)
+        if pause == "none" and running:
+            self.consistent = False
+            _log.info("memory by way of %s; the guest runs on", access)
+            return self._where_it_lies(wanted, access)
+        room = Ranges.of(piece for region in layout.regions for piece in region.data_ranges(region.paddr, region.size))
+        why_not = room_for(room.size, self._scratch)
+        if pause == "copy" and why_not:
+            raise SourceError(f"no room for a copy of guest memory: {why_not}", hint="--scratch DIR, or --pause full")
+        if not running or pause == "full" or why_not:
+            _log.info("memory by way of %s; %s", access, why_not or "it is read where it lies")
+            self._stop(running)
+            return self._where_it_lies(wanted, access)
+        _log.info("memory by way of %s, %d MiB are copied", access, room.size >> 20)
+        return self._copy(wanted, access, room, tell)
+
+    @property
+    def _scratch(self) -> str | None:
+        return self._options.scratch or None
+
+    # The ways to memory.
+
+    def _locate(self, wanted: MemoryMap, access: str) -> tuple[Layout | None, str]:
+        """Where memory lies on this host, None if only QEMU can send it; and which way that is.
+
+        Raises:
+            ImpossibleError: The way that the user wants is not there, or none that leaves the guest running.
+        """
+        if access == "stream":
+            return None, access
+        ways = (access,) if access != "auto" else ("shared", "process")
+        failure: ImpossibleError | None = None
+        for way in ways:
+            try:
+                if self._host is None:
+                    self._host = Host(self._monitor)
+                return self._host.locate(wanted, way), way
+            except ImpossibleError as error:
+                _log.info("not by way of %s: %s", way, error.message)
+                failure = error
+        if failure is not None and (access != "auto" or self._options.pause == "none"):
+            raise failure
+        return None, "stream"
+
+    def _where_it_lies(self, wanted: MemoryMap, access: str) -> Captured:
+        """Memory that is read when it is encoded; what only QEMU can reach is fetched now."""
+        head, layout = self._look(wanted, access)
+        pieces: list[tuple[int, int, Readable]] = [(region.paddr, region.end, region) for region in layout.regions]
+        if layout.rest:
+            store = self._store(MemoryMap(layout.rest), None)
+            self._fetch(store, layout)
+            pieces += [(block.paddr, block.end, store) for block in layout.rest]
+        return Captured(head.guest, pieces)
+
+    def _copy(self, wanted: MemoryMap, access: str, room: Ranges, tell: Callable[[int], None]) -> Captured:
+        """Memory that is copied while the guest stands still."""
+        store = self._store(wanted, self._scratch)
+        store.reserve(room)
+        self._stop(True)
+        head, layout = self._look(wanted, access)
+        data = [
+            (region, start, end)
+            for region in layout.regions
+            for start, end in region.data_ranges(region.paddr, region.size)
+        ]
+        if self._scratch:  # what was written to since; writing where a disk has no room would end this process
+            store.reserve(Ranges.of((start, end) for _, start, end in data).subtract(room))
+        self._fetch(store, layout)
+        self._copy_all(store, data, tell)
+        store.only([*((start, end) for _, start, end in data), *((b.paddr, b.end) for b in layout.rest)])
+        self.release()
+        return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
+
+    def _copy_all(self, store: Store, data: list[tuple[Region, int, int]], tell: Callable[[int], None]) -> None:
+        def steps() -> Iterator[tuple[Region, int, int]]:
+            for region, start, end in data:
+                for at in range(start, end, STEP):
+                    yield region, at, min(STEP, end - at)
+
+        def copy(step: tuple[Region, int, int]) -> int:
+            region, paddr, size = step
+            region.read_into(paddr, store.part(paddr, size))
+            return size
+
+        pool = ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0))))
+        try:
+            done = 0
+            for size in pool.map(copy, steps()):
+                done += size
+                tell(done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _stream(self, wanted: MemoryMap, tell: Callable[[int], None]) -> Captured:
+        """Memory that QEMU sends, together with the facts; it stops the guest meanwhile, and lets it run again."""
+        store = self._roomy_store(wanted)
+        _log.info("memory by way of QEMU's stream")
+        window = wanted.ranges()
+        whole = window == self.facts().memory.ranges()
+        done = 0
+        with elf_stream(self._monitor, None if whole else (wanted.start, wanted.end - wanted.start)) as pipe:
+            widen(pipe)
+            head = _within(read_head(pipe), wanted)
+            for load in head.loads:
+                for start, end in window.clip(load.paddr, load.paddr + load.size):
+                    pipe.skip_to(load.offset + start - load.paddr)
+                    for at in range(start, end, STEP):
+                        size = min(STEP, end - at)
+                        pipe.read_into(store.part(at, size))
+                        done += size
+                        tell(done)
+            pipe.drain()
+        self._monitor.settle()
+        return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
+
+    def _snapshot(self, wanted: MemoryMap, tell: Callable[[int], None]) -> Captured:
+        """Memory that QEMU sends while the guest runs on: it keeps each page until it is sent from being written to."""
+        from pydump_source_qemu.migration import RamStream, places
+
+        if not self._monitor.local:
+            raise PlanError("--pause snapshot needs QEMU's UNIX socket")
+        store = self._roomy_store(wanted)
+        parts: dict[str, list[Any]]
+        limit = self._monitor.command("query-migrate-parameters")["max-bandwidth"]
+        switch = {"capability": "background-snapshot", "state": False}
+        back: list[dict[str, Any]] = [
+            {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [switch]}},
+            {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": limit}},
+        ]
+        guard = self._guarded({"execute": "migrate_cancel"}, CONT, *back)
+        try:
+            self._monitor.command("migrate-set-capabilities", capabilities=[{**switch, "state": True}])
+        except CommandError as error:
+            raise SourceError(
+                f"QEMU cannot take a snapshot of this guest: {error.why}",
+                hint="it needs QEMU 6.0, and userfaultfd (sysctl vm.unprivileged_userfaultfd=1); or take --pause copy",
+            ) from None
+        self._monitor.command("migrate-set-parameters", max_bandwidth=BANDWIDTH)
+        with opened(self._monitor) as (pipe, uri):
+            self._monitor.command("stop")
+            head = _within(self._head(), wanted)
+            parts = places(self._monitor.human("info mtree -f"))
+            self._monitor.command("migrate", uri=uri)
+            widen(pipe)
+            try:
+                RamStream(pipe.fd, parts, store.write, tell).read()
+                pipe.drain()
+            except EOFError:
+                raise SourceError(f"QEMU's snapshot broke off: {self._migration_error()}") from None
+        if why := self._migration_error():
+            raise SourceError(f"QEMU's snapshot failed: {why}")
+        for command in back:
+            self._monitor.command(command["execute"], **command["arguments"])
+        guard.undo_with()
+        self._monitor.settle()
+        return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
+
+    def _migration_error(self) -> str:
+        """Why the migration failed; empty if it did not."""
+        while True:
+            answer = self._monitor.command("query-migrate")
+            if answer.get("status") == "completed":
+                return ""
+            if answer.get("status") in ("failed", "cancelled", None):
+                return str(answer.get("error-desc") or answer.get("status"))
+
+    # What they are made of.
+
+    def _stop(self, running: bool) -> None:
+        """Have the guest stand still, for sure no longer than this process lives."""
+        if running:
+            self._guarded(CONT)
+            self._monitor.command("stop")
+            self._stopped = True
+        self._monitor.settle()
+        self._watched, self._resumes = True, self._monitor.resumes
+
+    def _guarded(self, *undo: dict[str, Any]) -> Guard:
+        if self._guard is None:
+            keep = self._lock.fileno() if self._lock else None
+            self._guard = Guard(self._monitor.socket.fileno(), keep)
+        self._guard.undo_with(*undo)
+        return self._guard
+
+    def _look(self, wanted: MemoryMap, access: str) -> tuple[Head, Layout]:
+        """The facts, and where memory lies now: firmware may have moved some since it was planned."""
+        assert self._host is not None
+        head = _within(self._head(), wanted)
+        return head, self._host.locate(head.guest.memory, access)
+
+    def _fetch(self, store: Store, layout: Layout) -> None:
+        """Have QEMU send what lies outside the memory that is shared."""
+        for block in layout.rest:
+            self._read(block.paddr, store.part(block.paddr, block.size))
+
+    def _read(self, paddr: int, buffer: memoryview) -> None:
+        with elf_stream(self._monitor, (paddr, len(buffer))) as pipe:
+            head = read_head(pipe)
+            if not head.guest.memory.ranges() == Ranges.of([(paddr, paddr + len(buffer))]):
+                raise ReadError(paddr, len(buffer), "there is no RAM in all or part of it")
+            for load in head.loads:
+                pipe.skip_to(load.offset)
+                pipe.read_into(buffer[load.paddr - paddr : load.paddr - paddr + load.size])
+
+    def peek(self, paddr: int, buffer: memoryview) -> None:
+        """Read memory of the guest as it is now.
+
+        Raises:
+            SourceError: QEMU does not give it.
+        """
+        self._read(paddr, buffer)
+
+    def _store(self, memory: MemoryMap, directory: str | None) -> Store:
+        store = Store(memory.ranges(), directory)
+        self._stores.append(store)
+        return store
+
+    def _roomy_store(self, wanted: MemoryMap) -> Store:
+        """A store for all of memory, which comes when nobody knows yet how much of it is zero."""
+        why_not = room_for(wanted.size, self._scratch)
+        if why_not:
+            raise SourceError(
+                f"no room for guest memory, which comes as a stream: {why_not}",
+                hint="--scratch DIR on a disk with room",
+            )
+        store = self._store(wanted, self._scratch)
+        if self._scratch:
+            store.reserve(wanted.ranges())
+        return store
+
+    def release(self) -> None:
+        """Let the guest run again if we stopped it.
+
+        Raises:
+            SourceError: QEMU refuses.
+        """
+        if self._watched:
+            self._monitor.settle()
+            self.consistent = self._monitor.resumes == self._resumes
+            self._watched = False
+        if self._stopped:
+            self._monitor.command("cont")
+            assert self._guard is not None
+            self._guard.undo_with()
+            self._stopped = False
+            self._monitor.settle()
+
+    @property
+    def paused_seconds(self) -> float:
+        """How long the guest has stood still since we connected."""
+        return self._monitor.paused_seconds
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        """Lines for ``pydump info``."""
+        status = self._monitor.command("query-status")["status"]
+        return (("QEMU", f"{self._monitor.version}, process {self._monitor.pid or 'unknown'}, guest {status}"),)
+
+    def close(self) -> None:
+        """Undo what is not undone, and let go of everything."""
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+        self._monitor.close()
+        if self._host is not None:
+            self._host.close()
+        for store in self._stores:
+            store.close()
+        self._stores = []
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _within(head: Head, wanted: MemoryMap) -> Head:
+    """``head`` with no more memory than is wanted."""
+    window = wanted.ranges()
+    blocks = [(start, end - start) for block in head.guest.memory for start, end in window.clip(block.paddr, block.end)]
+    return replace(head, guest=replace(head.guest, memory=MemoryMap.of(blocks)))

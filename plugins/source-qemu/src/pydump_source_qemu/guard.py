@@ -1,0 +1,58 @@
+"""Whatever becomes of this process, what it did to the guest is undone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+#: Seconds that undoing may take before this process goes on without knowing; the watchdog stays at it.
+PATIENCE: Final = 10
+
+
+class Guard:
+    """A watchdog process beside this one, and what it has to undo.
+
+    A QMP socket serves one client at a time, so the watchdog holds a duplicate of the connection that is there.
+
+    Args:
+        connection: File descriptor of the QMP connection.
+        keep: A file descriptor that stays open as long as the watchdog is at work, or None.
+    """
+
+    def __init__(self, connection: int, keep: int | None = None) -> None:
+        reader, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        script = Path(__file__).with_name("watchdog.py")
+        try:
+            # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(script), str(connection), str(reader)],
+                pass_fds=[connection, reader, *([] if keep is None else [keep])],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+            )
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(reader)
+
+    def undo_with(self, *commands: dict[str, Any]) -> None:
+        """These commands undo what is done from now on; none, when nothing is left to undo."""
+        os.write(self._lifeline, json.dumps(commands).encode() + b"\n")
+
+    def close(self) -> None:
+        """Undo what is left, and end the watchdog."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.returncode = 0  # it goes on by itself; say nothing of it at exit

@@ -1,0 +1,317 @@
+"""Guest memory out of QEMU's migration stream, as a background snapshot sends it.
+
+Source: migration/{savevm,ram,vmstate}.c of QEMU 7.2; the stream of other versions has the same parts. All numbers are
+big-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pydump.errors import SourceError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+QEMU_VM_FILE_MAGIC: Final = 0x5145564D
+QEMU_VM_FILE_VERSION: Final = 3
+QEMU_VM_EOF: Final = 0
+QEMU_VM_SECTION_START: Final = 1
+QEMU_VM_SECTION_PART: Final = 2
+QEMU_VM_SECTION_END: Final = 3
+QEMU_VM_SECTION_FULL: Final = 4
+QEMU_VM_SUBSECTION: Final = 5
+QEMU_VM_CONFIGURATION: Final = 7
+QEMU_VM_COMMAND: Final = 8
+QEMU_VM_SECTION_FOOTER: Final = 0x7E
+RAM_SAVE_FLAG_ZERO: Final = 0x02
+RAM_SAVE_FLAG_MEM_SIZE: Final = 0x04
+RAM_SAVE_FLAG_PAGE: Final = 0x08
+RAM_SAVE_FLAG_EOS: Final = 0x10
+RAM_SAVE_FLAG_CONTINUE: Final = 0x20
+#: A record's offset and flags share a number; the flags have the low bits.
+FLAGS: Final = 0xFFF
+#: Bytes read ahead.
+BUFFER: Final = 4 << 20
+#: TARGET_PAGE_SIZE, unless the stream says another.
+PAGE_SIZE: Final = 4096
+
+_FLAT_RANGE = re.compile(
+    r"  ([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): (.+?)(?: @([0-9a-f]{16}))?(?: KVM)?$"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A part of a RAM block of QEMU's, and where the guest sees it.
+
+    Attributes:
+        offset: In the block.
+        size: Bytes.
+        paddr: Guest-physical address.
+    """
+
+    offset: int
+    size: int
+    paddr: int
+
+
+def places(flat_view: str) -> dict[str, list[Place]]:
+    """The parts of each memory region that the guest sees as RAM.
+
+    Args:
+        flat_view: What ``info mtree -f`` prints.
+
+    Returns:
+        By the region's name, in ascending offsets. A part that is seen at two addresses is there twice.
+    """
+    found: dict[str, list[Place]] = {}
+    ours = False
+    for line in flat_view.splitlines():
+        if line.startswith("FlatView"):
+            ours = False
+        elif line.startswith(' AS "memory"'):
+            ours = True
+        elif ours and (match := _FLAT_RANGE.match(line)):
+            start, end, name, offset = match.groups()
+            size = int(end, 16) + 1 - int(start, 16)
+            found.setdefault(name, []).append(Place(int(offset or "0", 16), size, int(start, 16)))
+    return {name: sorted(parts) for name, parts in found.items()}
+
+
+class RamStream:
+    """Reads a migration stream up to the end of its RAM.
+
+    Args:
+        fd: Where the stream comes from.
+        parts: As :func:`places` gives them.
+        write: Called with a paddr and a page run's bytes, an array of shape (n,), uint8.
+        tell: Called with the bytes of RAM that have come.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        parts: Mapping[str, list[Place]],
+        write: Callable[[int, NDArray[np.uint8]], None],
+        tell: Callable[[int], None],
+    ) -> None:
+        self._fd = fd
+        self._regions = parts
+        self._write = write
+        self._tell = tell
+        self._data = bytearray(BUFFER)
+        self._view = memoryview(self._data)
+        self._at = self._end = 0
+        self._page_size = PAGE_SIZE
+        self._parts: dict[str, list[Place]] = {}
+        self._came: dict[str, NDArray[np.bool_]] = {}
+        self._block = ""
+        self._done = 0
+
+    def read(self) -> None:
+        """Read all RAM; what the guest does not see is thrown away.
+
+        Raises:
+            EOFError: The stream ends before its RAM does.
+            SourceError: Something in it is unknown, or a page is missing.
+        """
+        if self._number(4) != QEMU_VM_FILE_MAGIC or self._number(4) != QEMU_VM_FILE_VERSION:
+            raise SourceError("what QEMU sends is no migration stream of version 3")
+        ram: int | None = None
+        while True:
+            kind = self._number(1)
+            if kind == QEMU_VM_CONFIGURATION:
+                self._configuration()
+            elif kind == QEMU_VM_COMMAND:
+                self._number(2)
+                self._skip(self._number(2))
+            elif kind == QEMU_VM_SECTION_START:
+                section, name = self._number(4), self._text(1)
+                self._skip(8)  # instance, version
+                if name != "ram":
+                    raise SourceError(
+                        f"QEMU's snapshot has a part {name!r} that only QEMU can read", hint="take --pause copy"
+                    )
+                ram = section
+                self._ram(section)
+            elif kind in (QEMU_VM_SECTION_PART, QEMU_VM_SECTION_END) and self._number(4) == ram:
+                self._ram(ram)
+            elif kind in (QEMU_VM_SECTION_FULL, QEMU_VM_EOF) and ram is not None:
+                break  # devices come after RAM
+            else:
+                raise SourceError(f"QEMU's snapshot has a section of the unknown kind {kind}")
+        self._check()
+
+    def _configuration(self) -> None:
+        self._text(4)
+        while self._peek() == QEMU_VM_SUBSECTION:
+            self._skip(1)
+            name = self._text(1)
+            self._skip(4)
+            if name == "configuration/target-page-bits":
+                self._page_size = 1 << self._number(4)
+            elif name == "configuration/capabilities":
+                for _ in range(self._number(4)):
+                    self._text(1)
+            elif name == "configuration/uuid":
+                self._skip(16)
+            else:
+                raise SourceError(f"QEMU's snapshot has an unknown part {name!r}", hint="take --pause copy")
+
+    def _ram(self, section: int) -> None:
+        """The records of a RAM section."""
+        while True:
+            record = self._number(8)
+            offset, flags = record & ~FLAGS, record & FLAGS
+            if flags == RAM_SAVE_FLAG_EOS:
+                break
+            if flags == RAM_SAVE_FLAG_MEM_SIZE:
+                self._blocks(offset)
+                continue
+            if not flags & RAM_SAVE_FLAG_CONTINUE:
+                self._block = self._text(1)
+            kind = flags & ~RAM_SAVE_FLAG_CONTINUE
+            if kind == RAM_SAVE_FLAG_PAGE:
+                self._need(self._page_size)
+                page = np.frombuffer(self._data, np.uint8, self._page_size, self._at)
+                self._at += self._page_size
+                self._page_run(offset, page.reshape(1, -1))
+            elif kind == RAM_SAVE_FLAG_ZERO:
+                if self._number(1):
+                    raise SourceError("QEMU's snapshot has a page that is filled with one byte other than zero")
+                self._zero_run(offset, 1)
+            else:
+                raise SourceError(f"QEMU's snapshot has a RAM record of the unknown kind {flags:#x}")
+            self._more(offset + self._page_size, kind)
+        if self._peek() == QEMU_VM_SECTION_FOOTER:
+            self._skip(1)
+            if self._number(4) != section:
+                raise SourceError("QEMU's snapshot is damaged: a section's end does not match its beginning")
+        self._tell(self._done)
+
+    def _more(self, offset: int, kind: int) -> None:
+        """Records like the last one, for the pages that follow its own: as many as have come, all at once."""
+        size = self._page_size if kind == RAM_SAVE_FLAG_PAGE else 1
+        dtype = np.dtype([("record", ">u8"), ("content", "u1", (size,))])
+        count = (self._end - self._at) // dtype.itemsize
+        if count < 2:
+            return
+        records = np.frombuffer(self._data, dtype, count, self._at)
+        expected = offset + np.arange(count, dtype=np.uint64) * np.uint64(self._page_size)
+        unlike = records["record"] != expected | np.uint64(kind | RAM_SAVE_FLAG_CONTINUE)
+        if kind == RAM_SAVE_FLAG_ZERO:
+            unlike |= records["content"][:, 0] != 0
+        n = int(unlike.argmax()) if unlike.any() else count
+        if n and kind == RAM_SAVE_FLAG_PAGE:
+            self._page_run(offset, records["content"][:n])
+        elif n:
+            self._zero_run(offset, n)
+        self._at += n * dtype.itemsize
+
+    def _page_run(self, offset: int, pages: NDArray[Any]) -> None:
+        size = len(pages) * self._page_size
+        self._mark(offset, len(pages))
+        for start, stop, paddr in self._seen(offset, size):
+            first, last = (start - offset) // self._page_size, -(-(stop - offset) // self._page_size)
+            run = pages[first:last].reshape(-1)
+            skip = start - offset - first * self._page_size
+            self._write(paddr, run[skip : skip + stop - start])
+
+    def _zero_run(self, offset: int, n: int) -> None:
+        came = self._mark(offset, n)
+        if came.any():  # it held something before: a page was sent twice
+            for start, stop, paddr in self._seen(offset, n * self._page_size):
+                self._write(paddr, np.zeros(stop - start, np.uint8))
+
+    def _mark(self, offset: int, n: int) -> NDArray[np.bool_]:
+        """Note that pages have come, and give which of them had come before."""
+        first = offset // self._page_size
+        pages = self._came.get(self._block)
+        if pages is None or first + n > len(pages):
+            raise SourceError(f"QEMU's snapshot is damaged: page {offset:#x} of no block {self._block!r}")
+        before = pages[first : first + n].copy()
+        pages[first : first + n] = True
+        self._done += n * self._page_size
+        return before
+
+    def _seen(self, offset: int, size: int) -> list[tuple[int, int, int]]:
+        """``(start, stop, paddr)`` of the parts of a range of the block that the guest sees."""
+        parts, end = self._parts[self._block], offset + size
+        i = bisect_right(parts, offset, key=lambda part: part.offset) - 1
+        # A part that is seen twice stands beside itself.
+        while i > 0 and parts[i - 1].offset + parts[i - 1].size > offset:
+            i -= 1
+        found = []
+        for part in parts[max(i, 0) :]:
+            if part.offset >= end:
+                break
+            start, stop = max(part.offset, offset), min(part.offset + part.size, end)
+            if start < stop:
+                found.append((start, stop, part.paddr + start - part.offset))
+        return found
+
+    def _blocks(self, total: int) -> None:
+        """The list of blocks, with the sizes of those that are seen by the guest."""
+        while total > 0:
+            name, used = self._text(1), self._number(8)
+            total -= used
+            regions = [region for region in self._regions if name == region or name.endswith("/" + region)]
+            self._parts[name] = self._regions[max(regions, key=len)] if regions else []
+            self._came[name] = np.zeros(-(-used // self._page_size), np.bool_)
+
+    def _check(self) -> None:
+        """Has every page come that the guest sees?"""
+        unknown = set(self._regions) - {
+            region for region in self._regions for name in self._came if name == region or name.endswith("/" + region)
+        }
+        if unknown:
+            raise SourceError(
+                f"QEMU's snapshot does not have the memory {', '.join(sorted(unknown))}", hint="take --pause copy"
+            )
+        for name, parts in self._parts.items():
+            came = self._came[name]
+            for part in parts:
+                first, last = part.offset // self._page_size, -(-(part.offset + part.size) // self._page_size)
+                missing = np.flatnonzero(~came[first:last])
+                if len(missing) or last > len(came):
+                    raise SourceError(f"QEMU's snapshot lacks {len(missing)} pages of {name} at {part.paddr:#x}")
+
+    def _need(self, size: int) -> None:
+        """Have ``size`` bytes in the buffer."""
+        if self._end - self._at >= size:
+            return
+        rest = self._data[self._at : self._end]
+        self._data[: len(rest)] = rest
+        self._at, self._end = 0, len(rest)
+        while self._end < size:
+            n = os.readv(self._fd, [self._view[self._end :]])
+            if n == 0:
+                raise EOFError
+            self._end += n
+
+    def _number(self, size: int) -> int:
+        self._need(size)
+        self._at += size
+        return int.from_bytes(self._view[self._at - size : self._at], "big")
+
+    def _text(self, length_size: int) -> str:
+        size = self._number(length_size)
+        self._need(size)
+        self._at += size
+        return bytes(self._view[self._at - size : self._at]).decode("latin-1")
+
+    def _peek(self) -> int:
+        self._need(1)
+        return self._data[self._at]
+
+    def _skip(self, size: int) -> None:
+        self._need(size)
+        self._at += size

@@ -1,0 +1,179 @@
+"""QEMU writes, we read: a pipe, and QEMU's own ELF stream through it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from pydump.errors import SourceError
+from pydump_source_qemu.monitor import CommandError, Monitor
+
+#: Bytes the kernel may buffer; what an unprivileged process may have.
+PIPE_SIZE: Final = 1 << 20
+#: Seconds between two questions whether a dump has ended.
+POLL: Final = 0.0005
+#: Seconds after which QEMU must have noticed that nobody reads.
+PATIENCE: Final = 30
+
+
+class Pipe:
+    """The reading end.
+
+    Attributes:
+        fd: Its file descriptor, or -1 when it is closed.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Exactly ``size`` bytes.
+
+        Raises:
+            EOFError: QEMU stopped writing before.
+        """
+        buffer = bytearray(size)
+        self.read_into(memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, buffer: memoryview) -> None:
+        """Fill ``buffer``; raises as :meth:`read`."""
+        done = 0
+        while done < len(buffer):
+            n = os.readv(self.fd, [buffer[done:]])
+            if n == 0:
+                raise EOFError
+            done += n
+        self._at += done
+
+    def skip_to(self, offset: int) -> None:
+        """Throw away what comes before ``offset`` in the stream; raises as :meth:`read`."""
+        while self._at < offset:
+            self.read(min(1 << 20, offset - self._at))
+
+    def drain(self) -> None:
+        """Read to the end."""
+        while os.read(self.fd, 1 << 20):
+            pass
+
+    def close(self) -> None:
+        """Read no more; QEMU's next write fails."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@contextlib.contextmanager
+def opened(monitor: Monitor) -> Iterator[tuple[Pipe, str]]:
+    """A pipe from QEMU to us.
+
+    Through a UNIX socket QEMU gets its writing end. Through TCP it gets a path, which leads to us only if it runs on
+    this host; the path lies in a directory that exists nowhere else, so that no file is left on another one.
+
+    Yields:
+        The reading end, and what QEMU calls the writing end: ``fd:NAME`` or ``file:PATH``.
+
+    Raises:
+        SourceError: QEMU does not take it.
+    """
+    if monitor.local:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        pipe = Pipe(reader)
+        name = f"pydump-{writer}"  # more than one pipe may be on its way
+        try:
+            try:
+                monitor.pass_fd(writer, name)
+            finally:
+                os.close(writer)
+            yield pipe, f"fd:{name}"
+        finally:
+            pipe.close()
+        return
+    directory = tempfile.mkdtemp(prefix="pydump-")
+    try:
+        path = os.path.join(directory, "pipe")
+        os.mkfifo(path)
+        os.chmod(path, 0o622)  # QEMU may run as another user; only we may read
+        os.chmod(directory, 0o711)
+        pipe = Pipe(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            os.set_blocking(pipe.fd, True)
+            yield pipe, f"file:{path}"
+        finally:
+            pipe.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def widen(pipe: Pipe) -> None:
+    """Have the kernel buffer more, where it allows: fewer turns for much data."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe.fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+
+
+@contextlib.contextmanager
+def elf_stream(monitor: Monitor, window: tuple[int, int] | None = None) -> Iterator[Pipe]:
+    """QEMU's ELF dump as a stream. Leaving the block early ends the dump.
+
+    The guest stands still meanwhile; when the stream ends QEMU lets it run again if it ran before.
+
+    Args:
+        monitor: The connection.
+        window: ``(begin, length)`` in paddr, or None for all memory.
+
+    Raises:
+        SourceError: QEMU refuses to dump, or fails.
+    """
+    filtered = {} if window is None else {"begin": window[0], "length": window[1]}
+    with opened(monitor) as (pipe, protocol):
+        try:
+            # Detached, because else QEMU would answer nobody while its pipe is full.
+            monitor.command("dump-guest-memory", paging=False, protocol=protocol, detach=True, **filtered)
+        except CommandError as error:
+            if monitor.local:
+                with contextlib.suppress(SourceError):
+                    monitor.command("closefd", fdname=protocol.removeprefix("fd:"))
+            raise _refused(monitor, error) from None
+        try:
+            yield pipe
+        except EOFError:
+            status = monitor.command("query-dump")["status"]
+            raise SourceError(f"QEMU's dump broke off, with status {status!r}") from None
+        except BaseException:
+            pipe.close()
+            with contextlib.suppress(SourceError):
+                _await_end(monitor)
+            raise
+        pipe.close()
+        _await_end(monitor)
+
+
+def _await_end(monitor: Monitor) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while monitor.command("query-dump")["status"] == "active":
+        if time.monotonic() > deadline:
+            raise SourceError("QEMU goes on with a dump that nobody reads")
+        time.sleep(POLL)
+
+
+def _refused(monitor: Monitor, error: CommandError) -> SourceError:
+    if not monitor.local and "open" in error.why:
+        return SourceError(
+            f"QEMU at {monitor.address} cannot write to a pipe on this host: {error.why}",
+            hint="run pydump where QEMU runs, best with its UNIX socket: memory does not pass through a monitor",
+        )
+    hints = {
+        "dump in process": "wait until it has ended: query-dump says when",
+        "incoming migration": "wait until the guest has arrived",
+    }
+    return SourceError(
+        f"QEMU does not dump this guest: {error.why}",
+        hint=next((hint for words, hint in hints.items() if words in error.why), None),
+    )
