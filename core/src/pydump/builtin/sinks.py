@@ -32,10 +32,10 @@ class FileSink(Sink):
 
     @classmethod
     def open(cls, argument: str, *, force: bool = False, sync: bool = True) -> Self:
-        if not force and os.path.lexists(argument):
-            raise PlanError(f"{argument} exists", hint="choose another name, or replace it with --force")
         if os.path.isdir(argument):
             raise PlanError(f"{argument} is a directory", hint="name a file in it")
+        if not force and os.path.lexists(argument):
+            raise PlanError(f"{argument} exists", hint="choose another name, or replace it with --force")
         directory = os.path.dirname(argument) or "."
         try:
             try:

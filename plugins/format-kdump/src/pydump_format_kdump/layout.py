@@ -26,6 +26,8 @@ DISKDUMP_HEADER_BLOCKS: Final = 1
 DUMP_LEVEL: Final = 1
 #: A pfn in the bitmaps is counted from this one.
 ARCH_PFN_OFFSET: Final = 0
+#: One past the highest address of RAM that is believed: the bitmaps cover all below, and are 2 GiB each for this one.
+MAX_PADDR: Final = 1 << 46
 #: Length of each of utsname's six fields.
 UTS_LEN: Final = 65
 

@@ -25,6 +25,7 @@ from pydump_format_kdump.layout import (
     COMPRESSION_FLAGS,
     DISKDUMP_HEADER_BLOCKS,
     DUMP_LEVEL,
+    MAX_PADDR,
     UTS_LEN,
     DiskDumpHeader32,
     DiskDumpHeader64,
@@ -35,8 +36,6 @@ from pydump_format_kdump.layout import (
     PageDesc,
 )
 
-#: One past the highest address that RAM can have. A bitmap covers everything below the last page.
-MAX_PADDR = 1 << 52
 _U32_MAX = (1 << 32) - 1
 _HEADERS = {32: DiskDumpHeader32, 64: DiskDumpHeader64}
 
@@ -63,7 +62,8 @@ class KdumpWriter(Writer):
         memory = guest.memory
         if memory.end > MAX_PADDR:
             raise UnsupportedError(
-                f"RAM at {memory.blocks[-1].paddr:#x} is past the {MAX_PADDR.bit_length() - 1} bits of any machine",
+                f"RAM at paddr {memory.blocks[-1].paddr:#x} is past {MAX_PADDR >> 40} TiB, and a kdump has a bit for every "
+                "page below",
                 hint="leave it out with --begin and --length, or write --format elf",
             )
         self._present = _pfns(memory.ranges(), block_size)

@@ -1,0 +1,283 @@
+"""Bad input: one line that says what happened, the right exit code, and nothing at the target."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pydump
+from pydump.errors import PydumpError
+
+Qemu = Callable[[str, str], Path]
+Refuse = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def files(qemu: Qemu, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Small sound files of every kind."""
+    directory = tmp_path_factory.mktemp("sound")
+    elf = qemu("nano-x86_64", "elf")
+    made = {"elf": elf.read_bytes(), "qemu-kdump": qemu("nano-x86_64", "kdump-zlib").read_bytes()}
+    for name, options in {"kdump": {}, "flat": {"flatten": True}, "raw-kdump": {"compression": "none"}}.items():
+        pydump.dump(str(elf), str(directory / name), **{"compression": "zlib", **options})  # type: ignore[arg-type]
+        made[name] = (directory / name).read_bytes()
+    pydump.dump(str(qemu("bare-arm", "elf")), str(directory / "arm"), compression="lzo")
+    made["arm-kdump"] = (directory / "arm").read_bytes()
+    made["s390x-elf"] = qemu("bare-s390x", "elf").read_bytes()[: 1 << 20]
+    return made
+
+
+#: Offsets within a small kdump: in the header, the sub header, the notes, both bitmaps, descriptors, and pages.
+KDUMP_CUTS = (1, 8, 100, 463, 4095, 4096, 4150, 4199, 4300, 5000, 8192, 9000, 8192 + 131072, 8192 + 200000, -24, -1)
+#: In the ELF header, the program headers, the notes, and memory (behind it QEMU has 11 bytes of string table).
+ELF_CUTS = (1, 4, 15, 40, 63, 64, 100, 300, 600, 1000, 2000, 100000, -12)
+
+
+@pytest.mark.parametrize("cut", KDUMP_CUTS)
+def test_a_kdump_cut_off_anywhere(cut: int, files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["kdump"][:cut])
+    said = refuse(1, "dump", "in", "out", "--compression", "lzo")
+    assert "in" in said
+
+
+@pytest.mark.parametrize("cut", ELF_CUTS)
+def test_an_elf_cut_off_anywhere(cut: int, files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["elf"][:cut])
+    refuse(1, "dump", "in", "out")
+
+
+@pytest.mark.parametrize("cut", [20, 4095, 4096, 4100, 10000, -17, -16, -8, -1])
+def test_a_flattened_stream_cut_off_anywhere(cut: int, files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["flat"][:cut])
+    refuse(1, "dump", "in", "out", "--compression", "lzo")
+    refuse(1, "dump", "-", "out", "--compression", "lzo", stdin=files["flat"][:cut])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", bytes(4096), random.Random(1).randbytes(100000), b"text\n" * 1000, b"KDUMP   ", b"\x7fELF"]
+)
+def test_what_is_no_dump(content: bytes, tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(content)
+    for command in (("dump", "in", "out"), ("info", "in"), ("verify", "in"), ("read", "in", "0", "1")):
+        refuse(1, *command)
+
+
+def test_an_executable_is_no_core_file(tmp_path: Path, refuse: Refuse) -> None:
+    assert "not a core file" in refuse(1, "info", sys.executable)
+
+
+def patched(data: bytes, at: int, value: bytes) -> bytes:
+    return data[:at] + value + data[at + len(value) :]
+
+
+def first_stored(data: bytes) -> int:
+    """The offset of the first descriptor of a compressed page in a little-endian 64-bit kdump."""
+    (block, sub, bitmaps) = struct.unpack_from("<iiI", data, 428)
+    at = (1 + sub + bitmaps) * block
+    while struct.unpack_from("<I", data, at + 12)[0] == 0:
+        at += 24
+    return at
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "says"),
+    [
+        (0, struct.pack("<q", 1 << 62), "outside the file"),
+        (0, struct.pack("<q", -4096), "outside the file"),
+        (0, struct.pack("<q", (1 << 63) - 1), "outside the file"),
+        (0, struct.pack("<q", 0), "the page is lost"),
+        (8, struct.pack("<I", 0), "a page has 1 to 4096"),
+        (8, struct.pack("<I", 4097), "a page has 1 to 4096"),
+        (8, struct.pack("<I", 0xFFFFFFFF), "a page has 1 to 4096"),
+        (8, struct.pack("<I", 5), "does not decompress"),
+        (12, struct.pack("<I", 0), "stored raw, but with"),
+        (12, struct.pack("<I", 2), "does not decompress"),
+        (12, struct.pack("<I", 0x40), "unknown compression flag 0x40"),
+        (12, struct.pack("<I", 3), "unknown compression flag 0x3"),
+    ],
+)
+def test_descriptors_that_lie(
+    at: int, value: bytes, says: str, files: dict[str, bytes], tmp_path: Path, refuse: Refuse, run: Callable[..., Any]
+) -> None:
+    data = files["kdump"]
+    (tmp_path / "in").write_bytes(patched(data, first_stored(data) + at, value))
+    assert says in refuse(1, "dump", "in", "out", "--compression", "zstd")
+    assert run("verify", "in").code == 4
+
+
+def test_a_page_that_decompresses_to_another_size(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    import zlib
+
+    data = files["kdump"]
+    at = first_stored(data)
+    (offset,) = struct.unpack_from("<q", data, at)
+    for page in (bytes(4095), bytes(4097), bytes(1 << 20)):
+        packed = zlib.compress(page)
+        wrong = patched(patched(data, offset, packed), at + 8, struct.pack("<I", len(packed)))
+        (tmp_path / "in").write_bytes(wrong)
+        assert "does not decompress" in refuse(1, "dump", "in", "out", "--compression", "zstd")
+
+
+@pytest.mark.parametrize("value", [(1 << 64) - 1, (1 << 64) - 4096, 1 << 63, (1 << 63) - 1, 1 << 62, 1 << 48])
+@pytest.mark.parametrize("field", [8, 16, 24, 32, 40])
+def test_elf_sizes_near_2_to_the_64(
+    field: int, value: int, files: dict[str, bytes], tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """p_offset, p_vaddr, p_paddr, p_filesz and p_memsz of the first PT_LOAD, in QEMU's layout.
+
+    p_vaddr is not looked at; p_paddr of all ones means that there is none; a p_memsz that covers other segments makes
+    the file one of mappings, of which only what it holds counts.
+    """
+    data = files["elf"]
+    (phoff,) = struct.unpack_from("<Q", data, 32)
+    (tmp_path / "in").write_bytes(patched(data, phoff + 56 + field, struct.pack("<Q", value)))
+    done = run("dump", "in", "out")
+    if done.code:
+        assert done.code in (1, 2)
+        assert done.err.startswith("pydump: error: ")
+        assert done.err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+    else:
+        assert run("verify", "out").code == 0
+    if field in (8, 32):
+        assert done.code == 1
+    if field == 16:
+        assert done.code == 0
+
+
+def test_a_storm_of_damage_ends_in_errors_only(files: dict[str, bytes], tmp_path: Path) -> None:
+    """Bytes changed at random, most of them in the structures: an error of pydump's or a dump, and nothing else."""
+    chance = random.Random(20261123)
+    values = [b"\xff" * 8, b"\xff" * 4, bytes(8), b"\x01", b"\x7f", bytes(7) + b"\x80", struct.pack("<q", -4096)]
+    source, out = tmp_path / "in", tmp_path / "out"
+    outcomes = {"error": 0, "sound": 0}
+    deadline = time.monotonic() + 20
+    for _ in range(400):
+        data = bytearray(files[chance.choice(sorted(files))])
+        for _ in range(chance.choice([1, 1, 2, 8])):
+            at = chance.randrange(min(len(data), chance.choice([64, 600, 4216, 9000, len(data)])))
+            value = chance.choice([*values, chance.randbytes(8)])
+            data[at : at + len(value)] = value
+        source.write_bytes(data)
+        try:
+            pydump.dump(str(source), str(out), compression="none", sync=False, workers=1)
+            outcomes["sound"] += 1
+            out.unlink()
+        except PydumpError:
+            outcomes["error"] += 1
+        assert not out.exists()
+        if time.monotonic() > deadline:
+            break
+    assert outcomes["error"] > 20
+    assert outcomes["sound"] > 20
+
+
+def test_names_that_lead_nowhere(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["kdump"])
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "there").write_text("precious")
+    assert "No such file" in refuse(1, "dump", "nowhere", "out")
+    assert "is a directory" in refuse(1, "dump", "directory", "out")
+    assert "No such file" in refuse(1, "dump", "in", "nowhere/out")
+    assert "is a directory" in refuse(2, "dump", "in", "directory")
+    assert "there exists; choose another name, or replace it with --force" in refuse(2, "dump", "in", "there")
+    assert (tmp_path / "there").read_text() == "precious"
+    assert "pip install pydump-source-nosuch" in refuse(2, "dump", "nosuch:thing", "out")
+
+
+def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["kdump"])
+    assert "pip install pydump-compressor-lz4" in refuse(2, "dump", "in", "out", "--compression", "lz4")
+    assert "pip install pydump-format-vmdk" in refuse(2, "dump", "in", "out", "--format", "vmdk")
+    assert "known are" in refuse(2, "dump", "in", "out", "--arch", "vax")
+    assert "does not compress" in refuse(2, "dump", "in", "out", "--format", "elf", "--compression", "lzo")
+    assert "means lzo" in refuse(2, "dump", "in", "out", "--format", "kdump-lzo", "--compression", "zlib")
+    assert "RAM is at" in refuse(2, "dump", "in", "out", "--begin", "1T", "--length", "4K")
+    assert "no address or size" in refuse(2, "dump", "in", "out", "--begin", "five")
+    assert "1 to 9" in refuse(2, "dump", "in", "out", "--zlib-level", "10")
+    assert "at least 1" in refuse(2, "dump", "in", "out", "--workers", "0")
+    assert "say --arch" in refuse(2, "dump", "raw:in@0", "out")
+    assert "overlap" in refuse(2, "dump", "raw:in@0,in@4K", "out", "--arch", "x86_64")
+    assert "no place for virtual addresses" in refuse(2, "dump", "in", "out", "--paging")
+
+
+def test_a_full_disk(files: dict[str, bytes], tmp_path: Path, qemu: Qemu) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system takes root; test_pipeline.py has the same with a file-size limit")
+    try:
+        for arguments in (("--compression", "none"), ("--format", "elf"), ("--flatten",)):
+            done = subprocess.run(
+                [sys.executable, "-m", "pydump", "dump", qemu("linux-x86_64", "elf"), small / "out", *arguments],
+                capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            assert done.returncode == 1
+            assert done.stderr.count("\n") == 1
+            assert os.strerror(errno.ENOSPC) in done.stderr
+            assert "nothing was left there" in done.stderr
+            assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_interruption(number: signal.Signals, workers: str, tmp_path: Path) -> None:
+    """In the middle of a dump whose source is slow: exit code 130, nothing at the target, no process left."""
+    ram = tmp_path / "ram"
+    block = random.Random(2).randbytes(1 << 20)
+    with ram.open("wb") as file:
+        for _ in range(256):
+            file.write(block)
+    command = [sys.executable, "-m", "pydump", "dump", f"raw:{ram}@0", tmp_path / "out", "--arch", "x86_64"]
+    options = ["--workers", workers, "--compression", "zstd", "--zstd-level", "19", "--progress", "plain"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr
+    process.stderr.readline()  # the first line of progress: it is at work
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("pydump: error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ram"]
+    deadline = time.monotonic() + 10
+    while _members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _members(process.pid) == []
+
+
+def _members(session: int) -> list[int]:
+    """The processes of a session that are alive."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_a_reader_that_goes_away(files: dict[str, bytes], tmp_path: Path, qemu: Qemu) -> None:
+    command = [sys.executable, "-m", "pydump", "dump", qemu("linux-x86_64", "elf"), "-", "--format", "elf"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
+    process.stdout.read(1000)
+    process.stdout.close()
+    assert b"the reader went away" in process.stderr.read()
+    assert process.wait(60) == 1
+    process.stderr.close()

@@ -1,0 +1,222 @@
+"""Each command as a user runs it: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pydump import __version__
+
+Qemu = Callable[[str, str], Path]
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def elf(qemu: Qemu) -> Path:
+    """QEMU's ELF dump of a small guest."""
+    return qemu("nano-x86_64", "elf")
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy(run: Run) -> None:
+    done = run("--help")
+    assert done.code == 0
+    for command in ("dump", "info", "verify", "compare", "read", "plugins"):
+        assert f"\n  {command} " in done.out
+        assert run(command, "--help").code == 0
+    script = (
+        "import sys; from pydump.cli.app import run; code = run(['--help'])\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('numpy', 'isal', 'lzo', 'cramjam', 'snappy', 'zstandard',"
+        " 'zlib_ng', 'lzallright') or m.startswith(('pydump_', 'pydump.engine'))])"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_version_and_no_command(run: Run) -> None:
+    assert run("--version").out == f"pydump {__version__}\n"
+    done = run()
+    assert done.code == 2
+    assert "Usage: pydump" in done.out
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("dump", "a"), ("dump", "a", "b", "--nonsense"), ("--nonsense",)])
+def test_usage_errors_are_one_line(arguments: tuple[str, ...], refuse: Callable[..., str]) -> None:
+    assert "see pydump --help" in refuse(2, *arguments)
+
+
+def test_dump_verify_compare_info(elf: Path, run: Run, tmp_path: Path) -> None:
+    done = run("dump", elf, "out")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("wrote         out\n")
+    assert "guest         x86_64, little-endian, 4096-byte pages, 2 CPUs\n" in done.out
+    assert run("verify", "out").out.startswith("out: sound; 2.1 MiB of guest memory read back")
+    assert run("compare", elf, "out").out.startswith("the same guest: 2.1 MiB of memory compared")
+    assert "format        kdump-compressed version 6, 4096-byte blocks\n" in run("info", "out").out
+    info = run("info", elf).out
+    assert "              0x000000000000 .. 0x0000000c0000  768.0 KiB\n" in info
+
+
+def test_json_is_what_it_says(elf: Path, run: Run) -> None:
+    report = json.loads(run("dump", elf, "out", "--json", "--compression", "lzo").out)
+    assert (report["format"], report["compression"], report["arch"]) == ("kdump", "lzo", "x86_64")
+    assert report["ram_size"] == report["stored_size"]
+    assert "lzo" in report["producer"] or "lzallright" in report["producer"]
+    verified = json.loads(run("verify", "out", "--json").out)
+    assert (verified["n_faults"], verified["checked_size"]) == (0, report["ram_size"])
+    assert json.loads(run("compare", elf, "out", "--json").out)["n_differences"] == 0
+    info = json.loads(run("info", elf, "--json", "--notes").out)
+    assert [(n["name"], n["type"], len(n["desc"]) // 2) for n in info["notes"]] == [
+        ("CORE", 1, 336), ("CORE", 1, 336), ("QEMU", 0, 440), ("QEMU", 0, 440)
+    ]  # fmt: skip
+    # What the program of this guest left in its registers.
+    assert info["cpus"][0]["r15"] == "0x101010101010101"
+    assert info["cpus"][0]["rax"] == "0x202020202020202"
+    assert sum(block["size"] for block in info["memory"]) == report["ram_size"]
+    listed = json.loads(run("plugins", "--json").out)
+    assert {"compressor zlib", "format kdump", "arch s390x"} <= {p for row in listed for p in row["provides"]}
+    assert all(row["error"] is None for row in listed)
+
+
+def test_differences_are_told_with_their_place(elf: Path, run: Run, tmp_path: Path) -> None:
+    assert run("dump", elf, "good", "--format", "elf").code == 0
+    data = bytearray((tmp_path / "good").read_bytes())
+    data[-5000] ^= 0xFF
+    (tmp_path / "bad").write_bytes(data)
+    done = run("compare", "good", "bad")
+    assert done.code == 4
+    assert done.out.startswith("paddr 0xffffe000: the pages part at byte 0xc78\n")
+    assert done.out.endswith("good and bad differ in 1 place\n")
+
+
+def test_registers_out_edited_and_back(elf: Path, run: Run, tmp_path: Path) -> None:
+    info = json.loads(run("info", elf, "--json", "--notes").out)
+    info["cpus"][1]["rip"] = "0xfeedface"
+    (tmp_path / "cpus.json").write_text(json.dumps(info))
+    assert run("dump", elf, "out", "--cpus", "cpus.json").code == 0
+    back = json.loads(run("info", "out", "--json", "--notes").out)
+    assert back["cpus"] == info["cpus"]
+
+
+def test_raw_memory_and_registers_make_a_dump(qemu: Qemu, run: Run, refuse: Callable[..., str], tmp_path: Path) -> None:
+    ram, elf = qemu("bare-s390x", "ram.raw"), qemu("bare-s390x", "elf")
+    info = json.loads(run("info", elf, "--json", "--notes").out)
+    (tmp_path / "cpus.json").write_text(json.dumps({"cpus": info["cpus"]}))
+    assert run("--arch", "s390x", "dump", f"raw:{ram}@0", "out", "--cpus", "cpus.json").code == 0
+    assert run("compare", elf, "out").code == 0
+    del info["cpus"][1]["psw_addr"]
+    (tmp_path / "cpus.json").write_text(json.dumps(info["cpus"]))
+    said = refuse(2, "dump", f"raw:{ram}@0", "two", "--arch", "s390x", "--cpus", "cpus.json")
+    assert said.startswith("CPU 1 lacks 1 of s390x's registers: psw_addr; ")
+    (tmp_path / "cpus.json").write_text('{"cpus": [{"rax": 1}]}')
+    assert "psw_addr" in refuse(2, "dump", f"raw:{ram}@0", "two", "--arch", "s390x", "--cpus", "cpus.json")
+    (tmp_path / "cpus.json").write_text("nonsense")
+    assert "is no JSON" in refuse(2, "dump", f"raw:{ram}@0", "two", "--arch", "s390x", "--cpus", "cpus.json")
+
+
+@pytest.mark.parametrize(
+    "arch", ["x86_64", "i386", "aarch64", "arm", "s390x", "ppc64", "ppc64le", "riscv64", "riscv32"]
+)
+def test_the_facts_of_an_architecture(arch: str, run: Run) -> None:
+    facts = json.loads(run("--arch", arch, "--json").out)
+    assert facts["name"] == arch
+    names = [register["name"] for register in facts["registers"]]
+    assert len(names) == len(set(names)) > 10
+    table = run("--arch", arch).out
+    assert f"arch          {arch}\n" in table
+    assert all(f" {name}" in table for name in names)
+
+
+def test_pipes_in_and_out(elf: Path, run: Run) -> None:
+    stream = run("dump", elf, "-")
+    assert stream.raw.startswith(b"makedumpfile\0")
+    assert "wrote         standard output" in stream.err
+    assert run("info", "-", stdin=stream.raw).code == 0
+    assert run("dump", "-", "out", stdin=stream.raw).code == 0
+    assert run("compare", elf, "out").code == 0
+    plain = run("dump", elf, "-", "--format", "elf", "-q")
+    assert (plain.raw[:4], plain.err) == (b"\x7fELF", "")  # an ELF file is written from front to back as it is
+    assert run("dump", "-", "again", stdin=plain.raw).code == 0
+
+
+def test_an_open_descriptor(elf: Path, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        command = [sys.executable, "-m", "pydump", "dump", elf, f"fd:{file.fileno()}"]
+        assert subprocess.run(command, pass_fds=[file.fileno()], capture_output=True, timeout=60).returncode == 0
+    assert (tmp_path / "out").read_bytes().startswith(b"makedumpfile\0")
+
+
+def test_read(elf: Path, run: Run) -> None:
+    assert run("read", elf, "0xfffffff0", "16").raw == run("read", elf, "4294967280", "0x10").raw
+    # Where an x86 CPU begins after reset: a far jump to 0xf000:0xff00.
+    assert run("read", elf, "0xfffffff0", "16", "--hex").out == (
+        "00000000fffffff0  ea 00 ff 00 f0 00 00 00  00 00 00 00 00 00 00 00  |................|\n"
+    )
+
+
+def test_what_is_not_there_cannot_be_read(elf: Path, refuse: Callable[..., str]) -> None:
+    assert "there is no RAM" in refuse(1, "read", elf, "0x80000000", "16")
+
+
+def test_loudness_stands_anywhere(elf: Path, run: Run) -> None:
+    for arguments in (("-q", "dump", elf, "a"), ("dump", elf, "b", "-q"), ("dump", elf, "c", "--quiet")):
+        done = run(*arguments)
+        assert (done.code, done.out, done.err) == (0, "", "")
+
+
+def test_progress_for_people_and_programs(elf: Path, run: Run) -> None:
+    lines = run("dump", elf, "a", "--progress", "json").err.splitlines()
+    last = json.loads(lines[-1])
+    assert last["phase"] == "dump"
+    assert last["done"] == last["total"] > 0
+    assert "100 %" in run("dump", elf, "b", "--progress", "plain").err
+
+
+def test_a_dry_run_writes_nothing(elf: Path, run: Run, tmp_path: Path) -> None:
+    done = run("dump", elf, "out", "--dry-run")
+    assert done.out.startswith("would write   out\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_qemus_names_for_formats(elf: Path, run: Run) -> None:
+    for name in ("kdump-zlib", "kdump-lzo", "kdump-snappy", "kdump-raw-lzo", "elf"):
+        assert run("dump", elf, name, "--format", name).code == 0
+        assert run("compare", elf, name).code == 0
+
+
+def test_lost_pages_are_exit_code_3(elf: Path, run: Run, tmp_path: Path) -> None:
+    import struct
+
+    assert run("dump", elf, "whole", "--compression", "zlib").code == 0
+    data = bytearray((tmp_path / "whole").read_bytes())
+    block, sub, bitmaps = struct.unpack_from("<iiI", data, 428)
+    struct.pack_into("<I", data, 424, struct.unpack_from("<I", data, 424)[0] | 8)  # the dump is incomplete, and
+    struct.pack_into("<q", data, (1 + sub + bitmaps) * block, 0)  # its first page is lost
+    (tmp_path / "lost").write_bytes(data)
+    done = run("dump", "lost", "out")
+    assert done.code == 3
+    assert "incomplete: the source had lost 4096 bytes" in done.err
+    assert (tmp_path / "out").exists()
+
+
+def test_a_broken_plugin_is_one_warning(elf: Path, run: Run, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    info = site / "pydump_broken-1.dist-info"
+    info.mkdir(parents=True)
+    (site / "pydump_broken.py").write_text("raise RuntimeError('no luck')")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pydump-broken\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[pydump]\nbroken = pydump_broken\n")
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    done = run("dump", elf, "out", env=env)
+    assert done.code == 0
+    assert done.err == "pydump: warning: plugin broken does not work: RuntimeError: no luck\n"
+    assert "broken: RuntimeError: no luck" in run("plugins", env=env).out
+    strict = run("dump", elf, "two", env={**env, "PYDUMP_STRICT_PLUGINS": "1"})
+    assert strict.code == 1
+    assert strict.err.startswith("pydump: error: plugin broken: RuntimeError: no luck")
