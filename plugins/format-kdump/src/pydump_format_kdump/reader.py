@@ -27,6 +27,7 @@ from pydump_format_kdump.layout import (
     DISKDUMP_HEADER_BLOCKS,
     FIELD_SINCE,
     HEADER_VERSION,
+    MAX_PADDR,
     DiskDumpHeader,
     DiskDumpHeader32,
     DiskDumpHeader64,
@@ -116,6 +117,8 @@ class KdumpSource(Source):
         need = -(-self._max_mapnr // 8)
         one = -(-need // self._block_size) * self._block_size
         backing.check(at, size)
+        if self._max_mapnr * self._block_size > MAX_PADDR:
+            raise FormatError(backing.path, f"max_mapnr {self._max_mapnr:#x} is past {MAX_PADDR >> 40} TiB", offset=0)
         # makedumpfile writes both bitmaps; an older or cut-down writer only the one that matters.
         both = size >= 2 * one
         if size < (2 * need if both else need):
@@ -125,8 +128,8 @@ class KdumpSource(Source):
                 offset=type(header).offset_of("bitmap_blocks"),
             )
         half = size // 2 if both else size
-        present = np.frombuffer(backing.read(at, need), np.uint8)
-        dumped = np.frombuffer(backing.read(at + half, need), np.uint8) if both else present
+        present = _sparse_read(backing, at, need)
+        dumped = _sparse_read(backing, at + half, need) if both else present
         self._rank = Rank(dumped)
         present_pages = _ranges(present, self._max_mapnr)
         dumped_pages = present_pages if np.array_equal(present, dumped) else _ranges(dumped, self._max_mapnr)
@@ -517,6 +520,15 @@ def _check_set(parts: list[_Part], max_mapnr: int) -> None:
             f"the part with the pfns {at:#x} to {max_mapnr:#x} is missing: {names}",
             hint="name all parts, separated by commas",
         )
+
+
+def _sparse_read(backing: Backing, offset: int, size: int) -> NDArray[np.uint8]:
+    """A bitmap; where the file has a hole, the array has untouched memory, which takes no room."""
+    backing.check(offset, size)
+    bitmap = np.zeros(size, np.uint8)
+    for start, end in backing.data_ranges(offset, size):
+        backing.read_into(start, bitmap[start - offset : end - offset].data)
+    return bitmap
 
 
 def _ranges(bitmap: NDArray[np.uint8], n_bits: int) -> Ranges:
