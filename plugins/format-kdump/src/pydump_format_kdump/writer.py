@@ -62,7 +62,7 @@ class KdumpWriter(Writer):
         memory = guest.memory
         if memory.end > MAX_PADDR:
             raise UnsupportedError(
-                f"RAM at {memory.blocks[-1].paddr:#x} is past {MAX_PADDR >> 40} TiB, and a kdump has bits for all below",
+                f"RAM at {memory.blocks[-1].paddr:#x} is past {MAX_PADDR >> 40} TiB, a kdump has a bit for all below",
                 hint="leave it out with --begin and --length, or write --format elf",
             )
         self._present = _pfns(memory.ranges(), block_size)
