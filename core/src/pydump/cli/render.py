@@ -55,6 +55,9 @@ def report(r: DumpReport, stream: TextIO) -> None:
     ]
     if r.excluded_size:
         rows.append(("left out", f"{size(r.excluded_size)} that the source had left out"))
+    if r.paused_seconds is not None:
+        whole = "" if r.consistent else "; the memory is not of one moment"
+        rows.append(("guest stopped", f"for {1000 * r.paused_seconds:.1f} ms{whole}"))
     if not r.has_vmcoreinfo:
         rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
     _rows(rows, stream)
