@@ -244,7 +244,14 @@ def test_an_interruption(number: signal.Signals, workers: str, tmp_path: Path) -
             file.write(block)
     command = [sys.executable, "-m", "pydump", "dump", f"raw:{ram}@0", tmp_path / "out", "--arch", "x86_64"]
     options = ["--workers", workers, "--compression", "zstd", "--zstd-level", "19", "--progress", "plain"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A test run in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )
     assert process.stderr
     process.stderr.readline()  # the first line of progress: it is at work
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
