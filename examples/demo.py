@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import lzma
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 DUMPS = Path(__file__).resolve().parents[1] / "tests" / "data" / "qemu"
@@ -22,6 +24,7 @@ JOBS = (
     ("bare-ppc64", "zstd"),
     ("bare-riscv64", "zlib"),
 )
+QEMUS = ("qemu-system-x86_64", "qemu-system-i386", "qemu-system-aarch64", "qemu-system-riscv64")
 ROW = "{:<13} {:<8} {:<7} {:>10} {:>11} {:>11}  {:<7} {:>6}  {:<7} {}"
 
 
@@ -73,7 +76,36 @@ def main() -> int:
                 return 1
         print("\n$ pydump info linux-x86_64.zlib\n")
         print(must("info", str(Path(directory, "linux-x86_64.zlib"))))
+        live(Path(directory))
     return 0
+
+
+def live(directory: Path) -> None:
+    """Capture a guest that runs, where there is a QEMU to run one."""
+    qemu = next((path for name in QEMUS if (path := shutil.which(name))), None)
+    if qemu is None:
+        print("No qemu-system-* is on the PATH, so no running guest is captured (apt install qemu-system-x86).")
+        return
+    socket, out = directory / "qmp.sock", directory / "live"
+    machine = "virt" if "aarch64" in qemu or "riscv" in qemu else "pc"
+    command = [qemu, "-nodefaults", "-display", "none", "-machine", machine, "-accel", "tcg", "-m", "64M"]
+    guest = subprocess.Popen(
+        ["timeout", "60", *command, "-qmp", f"unix:{socket},server=on,wait=off"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not socket.exists() and guest.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not socket.exists():
+            guest.terminate()
+            print(f"{qemu} does not run a guest here, so none is captured: {guest.communicate()[1].strip()[:200]}")
+            return
+        print(f"A running guest of {Path(qemu).name}: pydump dump qmp:{socket.name} live\n")
+        print(must("dump", f"qmp:{socket}", str(out)))
+        print(must("verify", str(out)))
+    finally:
+        guest.terminate()
+        guest.wait(10)
 
 
 if __name__ == "__main__":
