@@ -269,7 +269,8 @@ class Capture:
             {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [switch]}},
             {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": limit}},
         ]
-        guard = self._guarded({"execute": "migrate_cancel"}, CONT, *back)
+        # Capabilities cannot be set until the migration has ended; only then nobody stops the guest after our cont.
+        guard = self._guarded({"execute": "migrate_cancel"}, *back, CONT)
         try:
             self._monitor.command("migrate-set-capabilities", capabilities=[{**switch, "state": True}])
         except CommandError as error:
