@@ -185,6 +185,8 @@ def _facts(
         _check_registers(arch, request.cpus)
         notes = arch.cpu_notes(request.cpus, guest.byte_order or arch.byte_order) + others
         guest = replace(guest, notes=notes, n_cpus=len(request.cpus))
+    if arch is not None:
+        guest = replace(guest, sections=arch.elf_sections(guest))
     return guest, arch, warnings
 
 
