@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +11,8 @@ from pathlib import Path
 
 #: Seconds between two looks at the memory of a process tree.
 INTERVAL = 0.01
+#: A run is disturbed when others have used more than this share of the machine meanwhile.
+DISTURBED = 0.08
 #: No command takes longer than this, in seconds.
 TIMEOUT = 300
 
@@ -33,6 +37,36 @@ def seconds(command: Sequence[str]) -> float:
         lines = (ended.stdout + ended.stderr).decode(errors="replace").split("\n")
         raise CommandError(next((line for line in reversed(lines) if line.strip()), f"exit code {ended.returncode}"))
     return took
+
+
+class Others:
+    """What other processes use of the machine's processors, from when it is made."""
+
+    def __init__(self) -> None:
+        self._began, self._used = time.perf_counter(), self._seconds()
+
+    def share(self) -> float:
+        """The share of all processors that they have used since."""
+        took = time.perf_counter() - self._began
+        return max(0.0, self._seconds() - self._used) / took / (os.cpu_count() or 1)
+
+    @staticmethod
+    def _seconds() -> float:
+        """CPU seconds of all processes but this one and its children that have ended."""
+        # Source: proc(5), /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal.
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        ours = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") - ours
+
+
+def await_quiet(timeout: float) -> None:
+    """Wait until others use little of the machine, but no longer than ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        others = Others()
+        time.sleep(0.3)
+        if others.share() < DISTURBED:
+            return
 
 
 def peak_memory(command: Sequence[str]) -> int:

@@ -254,7 +254,9 @@ class QemuElfWriter(ElfWriter):
     """QEMU's bytes, for those who compare: section headers before the program headers, and its mistakes.
 
     e_ehsize is the size of a pointer, there is always a string table, and its section header is in the byte order of
-    the machine QEMU runs on, which is taken to be little-endian as nearly all are. Source: QEMU 7.2 dump/dump.c, write_elf_header and write_elf_section_headers.
+    the machine QEMU runs on, which is taken to be little-endian, as nearly all are.
+
+    Source: QEMU 7.2 dump/dump.c, write_elf_header and write_elf_section_headers.
     """
 
     _sections_first: ClassVar[bool] = True
