@@ -33,7 +33,7 @@ class Guard:
                 pass_fds=[connection, reader, *([] if keep is None else [keep])],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=open('/tmp/vdlab/wd.log','a'),
+                stderr=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd="/",
             )

@@ -34,7 +34,6 @@ def main() -> None:
         data = whole.rpartition(b"\n")[2] + end + rest
     last = data.rpartition(b"\n")[0]
     commands: list[dict[str, Any]] = json.loads(last) if last else []
-    print(time.time(), os.getpid(), "start", commands, file=sys.stderr, flush=True)
     if commands:
         with socket.socket(fileno=connection) as qmp:
             undo(qmp, commands)
@@ -51,9 +50,7 @@ def undo(qmp: socket.socket, commands: list[dict[str, Any]]) -> None:
                 qmp.setblocking(True)
                 qmp.sendall(json.dumps({**command, "id": name}).encode() + b"\n")
                 answer = replies.get(name, deadline)
-                print(time.time(), os.getpid(), command, answer, file=sys.stderr, flush=True)
-            except OSError as e:
-                print(time.time(), os.getpid(), e, file=sys.stderr, flush=True)
+            except OSError:
                 return  # QEMU is gone
             if answer is None:
                 return
@@ -74,8 +71,7 @@ class _Replies:
             if end:
                 self._rest = rest
                 try:
-                    print(time.time(), os.getpid(), line, file=sys.stderr, flush=True)
-                message = json.loads(line)
+                    message = json.loads(line)
                 except ValueError:
                     continue  # the rest of a reply that the other process had begun to read
                 if message.get("id") == name:
