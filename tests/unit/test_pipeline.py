@@ -216,7 +216,7 @@ def is_alive(pid: int) -> bool:
 def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     """SIGKILL of the parent while workers encode: they are gone as well, and nothing is at the target."""
     script = f"""
-import sys, time
+import os, sys, time
 from pydump import builtin
 from pydump.registry import registry_of
 from pydump.testing import dummy
@@ -225,7 +225,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_pipeline import REQUEST, guest_source
 class Slow(dummy.DummyCompressor):
     def compress(self, data):
-        print(__import__("os").getpid(), flush=True); time.sleep(60); return b""
+        os.write(1, b"%d\\n" % os.getpid()); time.sleep(60); return b""
 registry = registry_of([("core", builtin), ("dummy", dummy)])
 registry._classes["compressor"]["dummy"] = Slow
 run_dump(guest_source(), "t", Output({str(tmp_path / "out")!r}), REQUEST, registry, workers=2)
