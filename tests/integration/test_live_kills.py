@@ -43,12 +43,17 @@ def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield guest
 
 
-def watchdogs() -> list[str]:
-    """The watchdog processes that are there."""
+#: What tells the processes of one test from those of another that runs beside it.
+MARK = "PYDUMP_TEST_DIRECTORY"
+
+
+def watchdogs(directory: Path) -> list[str]:
+    """The watchdog processes that were started by captures into ``directory``."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if b"pydump_source_qemu/watchdog.py" in (process / "cmdline").read_bytes():
+            ours = f"{MARK}={directory}\0".encode() in (process / "environ").read_bytes()
+            if ours and b"pydump_source_qemu/watchdog.py" in (process / "cmdline").read_bytes():
                 found.append(process.name)
         except OSError:
             continue
@@ -61,7 +66,13 @@ def test_a_killed_capture(live: Live, tmp_path: Path, way: str) -> None:
     command = [sys.executable, "-m", "pydump", "dump", "--no-sync", *WAYS[way][1:], live.source, str(output)]
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, MARK: str(tmp_path)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     before = time.monotonic()
     assert start().wait(60) == 0
@@ -88,5 +99,5 @@ def test_a_killed_capture(live: Live, tmp_path: Path, way: str) -> None:
             output.unlink()
         assert not list(tmp_path.iterdir()), f"{sent!r}: something is left"
         assert wait_for(lambda: not live.leftovers()), f"{sent!r}: {live.leftovers()} is changed in QEMU"
-        assert wait_for(lambda: not watchdogs()), f"{sent!r}: a watchdog stays"
+        assert wait_for(lambda: not watchdogs(tmp_path)), f"{sent!r}: a watchdog stays"
     assert killed >= ROUNDS
