@@ -146,6 +146,32 @@ def _has(module: str) -> bool:
     return _python(f"import {module}").returncode == 0
 
 
+# -- binutils, elfutils and gdb
+
+
+def readelf(file: Path) -> str:
+    """What binutils says of an ELF file's headers, segments and notes. It complains of nothing."""
+    return _silent([program("readelf", "binutils"), "-hlSnW", str(file)])
+
+
+def elfutils_notes(file: Path) -> str:
+    """What elfutils finds in an ELF file's notes. It complains of nothing."""
+    return _silent([program("eu-readelf", "elfutils"), "-n", str(file)])
+
+
+def gdb(file: Path, *commands: str) -> str:
+    """What gdb prints, opened on an ELF core alone."""
+    arguments = [word for command in commands for word in ("-ex", command)]
+    return _silent([program("gdb", "gdb"), "-nx", "-batch", *arguments, "-c", str(file)])
+
+
+def _silent(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
+    assert done.returncode == 0, f"{command}: exit code {done.returncode}: {done.stderr}"
+    assert done.stderr == ""
+    return done.stdout
+
+
 # -- crash and makedumpfile
 
 

@@ -7,6 +7,7 @@ Everything goes into one directory for each guest and is kept, so that a guest b
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -36,6 +37,7 @@ class Machine:
         console: The kernel's console.
         memory: MiB.
         paging: Does QEMU know its page tables?
+        kernel: Whose kernel it boots, where that is not the guest's own name.
     """
 
     qemu: str
@@ -45,6 +47,7 @@ class Machine:
     console: str
     memory: int = 256
     paging: bool = False
+    kernel: str = ""
 
 
 #: A line of ``info mtree -f`` that shows a part of the memory backend; firmware areas are read-only RAM.
@@ -54,6 +57,15 @@ _PSERIES = "pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assis
 MACHINES = {
     "x86_64": Machine(
         "qemu-system-x86_64", "qemu-system-x86", "q35", ("-cpu", "max,la57=off", *_VMCOREINFO), "ttyS0", paging=True
+    ),
+    # Half of its RAM lies above 4 GiB, as some does in every larger PC.
+    "x86_64-high": Machine(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "q35,max-ram-below-4g=128M",
+        ("-cpu", "max,la57=off", *_VMCOREINFO),
+        "ttyS0",
+        kernel="x86_64",
     ),
     "i386": Machine("qemu-system-i386", "qemu-system-x86", "pc", ("-cpu", "max", *_VMCOREINFO), "ttyS0", 128),
     "aarch64": Machine(
@@ -177,10 +189,12 @@ class Qmp:
 
 @contextlib.contextmanager
 def running(arguments: list[str], directory: Path) -> Iterator[tuple[Qmp, subprocess.Popen[bytes]]]:
-    """QEMU with a QMP connection; it is ended when the block is left, however that happens."""
+    """QEMU with a QMP connection; it ends with the block, however that is left, and with this process, even killed."""
     sock = directory / "qmp.sock"
     sock.unlink(missing_ok=True)
     command = [
+        "setpriv",
+        "--pdeathsig=KILL",
         *arguments,
         "-chardev",
         f"socket,id=qmp,path={sock},server=on,wait=off",
@@ -219,18 +233,22 @@ def fetch(arch: str, lab: Path) -> Path:
 
 
 def boot(arch: str, lab: Path) -> Guest:
-    """The guest of ``arch``, booted and dumped if it is not there.
+    """The guest of ``arch``, booted and dumped if it is not there. Of two that ask at once, one waits for the other.
 
     Raises:
         RuntimeError: It does not boot.
     """
-    kernels = fetch(arch, lab)
-    directory = lab / "guests" / arch
-    if not (directory / "done").exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        _boot(MACHINES[arch], kernels, directory)
-        (directory / "done").touch()
+    machine = MACHINES[arch]
+    lab.mkdir(parents=True, exist_ok=True)
+    with (lab / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kernels = fetch(machine.kernel or arch, lab)
+        directory = lab / "guests" / arch
+        if not (directory / "done").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+            _boot(machine, kernels, directory)
+            (directory / "done").touch()
     return Guest(arch, directory, kernels / "vmlinux")
 
 
