@@ -23,7 +23,6 @@ WAYS = {
     "full": ("private", "--pause", "full", "--workers", "1"),
     "copy": ("private", "--pause", "copy"),
     "copy on disk": ("private", "--pause", "copy", "--scratch", "."),
-    "snapshot": ("private", "--pause", "snapshot"),
     "none": ("private", "--pause", "none"),
     "stream": ("private", "--qemu-access", "stream"),
     "shared": ("shared", "--qemu-access", "shared", "--pause", "full"),

@@ -31,7 +31,8 @@ class QemuOptions:
     pause: str = option(
         "auto",
         help="when the guest stands still; auto is copy where there is room, else full",
-        choices=("auto", "copy", "full", "snapshot", "none"),
+        # capture.py also has "snapshot"; it is offered once a kill in the middle of one leaves no guest standing.
+        choices=("auto", "copy", "full", "none"),
         flag="--pause",
     )
     scratch: str = option("", help="directory for the copy of guest memory, in place of memory", flag="--scratch")
