@@ -141,6 +141,20 @@ def test_what_was_left_out_is_memory_without_bytes(tmp_path: Path) -> None:
         assert back.source.excluded() == source.excluded()
 
 
+class Emptied(pydump.MemorySource):
+    """Leaves out a whole block."""
+
+    def excluded(self) -> Ranges:
+        return Ranges.of([(1 << 20, (1 << 20) + 8192)])
+
+
+def test_a_block_that_was_left_out_whole(tmp_path: Path) -> None:
+    source = Emptied(Guest(MemoryMap(), arch="x86_64"), {0: b"a" * 4096, 1 << 20: b"b" * 8192})
+    pydump.dump(source, str(tmp_path / "out"), format="elf")
+    with elf(tmp_path / "out") as file:
+        assert [(h.p_paddr, h.p_filesz, h.p_memsz) for h in loads(file)] == [(0, 4096, 4096), (1 << 20, 0, 8192)]
+
+
 def test_sections_of_an_architecture_are_kept(tmp_path: Path) -> None:
     sections = (Section("pv_mem_meta", 1, b"meta" * 10, info=3), Section("pv_compl", 1, b"compl"))
     source = pydump.MemorySource(Guest(MemoryMap(), arch="s390x", sections=sections), {0: b"x" * 8192})

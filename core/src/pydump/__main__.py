@@ -14,6 +14,9 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Loading modules makes objects by the hundred thousand, none of them garbage: looking for it takes 20 ms.
     gc.set_threshold(100_000)
+    # A stream that was closed by who started us swallows what is said; the work is done all the same.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     from pydump.cli.app import run
 
     code = run(sys.argv[1:])

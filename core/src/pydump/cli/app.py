@@ -186,7 +186,7 @@ def dump(
         )
     for warning in report.warnings:
         _talk(f"warning: {warning}")
-    to_stdout = output == "-"
+    to_stdout = output in ("-", "fd:1")
     if as_json:
         print(json.dumps(asdict(report), indent=2), file=sys.stderr if to_stdout else sys.stdout)
     elif not _say.quiet:

@@ -134,7 +134,7 @@ class ElfWriter(Writer):
         first = runs[0][0] if runs else block_end
         if first > paddr:
             yield plan.vaddr(paddr), paddr, 0, first - paddr, 0
-        for (start, end), following in zip(runs, [*(run[0] for run in runs[1:]), block_end], strict=True):
+        for (start, end), following in zip(runs, [*(run[0] for run in runs[1:]), block_end], strict=False):
             yield plan.vaddr(start), start, end - start, following - start, self._position(start)
 
     def _position(self, paddr: int) -> int:
