@@ -17,6 +17,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ BEGIN, END = "<!-- begin of what bench.py writes -->\n", "<!-- end of what bench
 #: Who takes longer than this, in seconds, is run once.
 SLOW = 20.0
 #: A run that others disturb is done again, so many times, each after waiting so many seconds at most for quiet.
-ATTEMPTS, PATIENCE = 6, 10.0
+ATTEMPTS, WAIT = 6, 10.0
 #: Each pydump dump: its options, and the loop over the codec that it is measured against.
 DUMPS = {
     "zlib by zlib-ng": ["--compression", "zlib", "--zlib-library", "zlib-ng"],
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1536, help="MiB of the image made of this machine's files")
     parser.add_argument("--only", default="", help="a regular expression: whom to run")
     parser.add_argument("--directory", type=Path, help="where to write; default: a temporary directory")
+    parser.add_argument("--patience", type=int, default=600, help="seconds in all for doing disturbed runs again")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON as well")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     arguments = parser.parse_args()
@@ -96,7 +98,7 @@ def main() -> None:
             say(f"making an image of {arguments.size} MiB; set PYDUMP_BENCH_ELF to take a dump of a guest")
             image.make_elf(Path(elf), arguments.size << 20)
         contenders = [c for c in field_of(elf, directory) if re.search(arguments.only, c.name)]
-        compete(contenders, arguments.rounds)
+        compete(contenders, arguments.rounds, arguments.patience)
     table = "\n".join(rows(contenders))
     heading = f"{guest}, {os.path.getsize(elf) / 2**20 if os.path.exists(elf) else arguments.size:.0f} MiB"
     about = f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, {heading}, medians of {arguments.rounds}."
@@ -146,8 +148,9 @@ def field_of(elf: str, directory: Path) -> Iterator[Contender]:
         say(f"without QEMU: {why}")
 
 
-def compete(contenders: list[Contender], rounds: int) -> None:
+def compete(contenders: list[Contender], rounds: int, patience: float) -> None:
     """One round to warm up, in which memory is measured, then the rounds that count, everyone once in each."""
+    impatient = time.monotonic() + patience
     for number in range(rounds + 1):
         for contender in contenders:
             if contender.error or max(contender.took, default=0) > SLOW:
@@ -155,7 +158,7 @@ def compete(contenders: list[Contender], rounds: int) -> None:
             say(f"round {number} of {rounds}: {contender.name}")
             try:
                 if number:
-                    undisturbed(contender)
+                    undisturbed(contender, impatient)
                 elif contender.command and contender.name.startswith("pydump"):
                     contender.memory = peak_memory(contender.command)
             except CommandError as error:
@@ -163,16 +166,16 @@ def compete(contenders: list[Contender], rounds: int) -> None:
             clear(contender)
 
 
-def undisturbed(contender: Contender) -> None:
+def undisturbed(contender: Contender, impatient: float) -> None:
     """Time a run in which nobody else used the machine, if there is one to be had; else the least disturbed."""
     best = (1.0, 0.0)
     for attempt in range(ATTEMPTS):
-        await_quiet(PATIENCE)
+        await_quiet(min(WAIT, impatient - time.monotonic()))
         others = Others()
         took = contender.run()
         best = min(best, (others.share(), took)) if attempt else (others.share(), took)
         clear(contender)
-        if best[0] < DISTURBED or took > SLOW:
+        if best[0] < DISTURBED or took > SLOW or time.monotonic() > impatient:
             break
     contender.took.append(best[1])
     contender.disturbed += best[0] >= DISTURBED
