@@ -49,3 +49,9 @@ def refuse(run: Callable[..., Done], tmp_path: Path) -> Callable[..., str]:
         return done.err.removeprefix("pydump: error: ").rstrip("\n")
 
     return command
+
+
+@pytest.fixture
+def pydump_command() -> list[str]:
+    """How ``pydump`` is started, for tests that set up its streams and limits themselves."""
+    return [sys.executable, "-m", "pydump"]

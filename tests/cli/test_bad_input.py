@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import signal
 import struct
 import subprocess
@@ -193,13 +194,15 @@ def test_names_that_lead_nowhere(files: dict[str, bytes], tmp_path: Path, refuse
     assert "is a directory" in refuse(2, "dump", "in", "directory")
     assert "there exists; choose another name, or replace it with --force" in refuse(2, "dump", "in", "there")
     assert (tmp_path / "there").read_text() == "precious"
-    assert "pip install pydump-source-nosuch" in refuse(2, "dump", "nosuch:thing", "out")
+    assert "known are qmp, raw; pydump plugins shows" in refuse(2, "dump", "nosuch:thing", "out")
 
 
 def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
     (tmp_path / "in").write_bytes(files["kdump"])
-    assert "pip install pydump-compressor-lz4" in refuse(2, "dump", "in", "out", "--compression", "lz4")
-    assert "pip install pydump-format-vmdk" in refuse(2, "dump", "in", "out", "--format", "vmdk")
+    assert "known are lzo, snappy, zlib, zstd; pydump plugins shows" in refuse(
+        2, "dump", "in", "out", "--compression", "lz4"
+    )
+    assert "known are elf, kdump; pydump plugins shows" in refuse(2, "dump", "in", "out", "--format", "vmdk")
     assert "known are" in refuse(2, "dump", "in", "out", "--arch", "vax")
     assert "does not compress" in refuse(2, "dump", "in", "out", "--format", "elf", "--compression", "lzo")
     assert "means lzo" in refuse(2, "dump", "in", "out", "--format", "kdump-lzo", "--compression", "zlib")
@@ -210,6 +213,98 @@ def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, re
     assert "say --arch" in refuse(2, "dump", "raw:in@0", "out")
     assert "overlap" in refuse(2, "dump", "raw:in@0,in@4K", "out", "--arch", "x86_64")
     assert "no place for virtual addresses" in refuse(2, "dump", "in", "out", "--paging")
+    assert "is of compressor zstd" in refuse(2, "dump", "in", "out", "--compression", "zlib", "--zstd-level", "3")
+    assert "is of compressor zlib" in refuse(2, "dump", "in", "out", "--format", "elf", "--zlib-level", "3")
+    (tmp_path / "text").write_text("OSRELEASE=6.1\nPAGESIZE=4096\n")
+    assert "exclude each other" in refuse(2, "dump", "in", "out", "--vmcoreinfo", "text", "--no-vmcoreinfo")
+    for address in ("0xffffffffffffffff", "0x10000000000000000", "1000000000T"):
+        assert "no such range" in refuse(1, "read", "in", address, "16")
+        assert "no such range" in refuse(1, "read", "in", address, "16", "--vaddr")
+
+
+def test_an_arch_that_contradicts_the_source(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    for name in ("elf", "kdump"):
+        (tmp_path / name).write_bytes(files[name])
+    assert "the source is of x86_64; leave --arch out" in refuse(2, "dump", "elf", "out", "--arch", "s390x")
+    assert "the source is little-endian" in refuse(2, "dump", "kdump", "out", "--arch", "s390x")
+    assert "the source is of x86_64" in refuse(2, "compare", "elf", "elf", "--arch", "riscv64")
+
+
+@pytest.mark.parametrize("text", [b"", b"x", b"\x7fELF" * 99, b"OSRELEASE=6.1\n", b"OSRELEASE=6.1\nPAGESIZE=5\n", None])
+def test_what_is_no_vmcoreinfo(text: bytes | None, files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["elf"])
+    if text is not None:
+        (tmp_path / "text").write_bytes(text)
+    where = "text" if text is not None else "/dev/zero"
+    assert f"{where} is no VMCOREINFO text" in refuse(2, "dump", "in", "out", "--vmcoreinfo", where)
+
+
+def test_registers_nested_without_end(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["elf"])
+    (tmp_path / "cpus").write_text("[" * 100_000)
+    assert "is no JSON" in refuse(2, "dump", "in", "out", "--cpus", "cpus")
+
+
+def test_streams_without_an_end(tmp_path: Path, refuse: Refuse, pydump_command: list[str]) -> None:
+    assert "a device without an end" in refuse(1, "info", "/dev/zero")
+    endless = subprocess.Popen(["yes"], stdout=subprocess.PIPE)
+    try:
+        done = subprocess.run(
+            [*pydump_command, "info", "-"], stdin=endless.stdout, capture_output=True, text=True, timeout=60
+        )
+    finally:
+        endless.kill()
+        endless.communicate()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "standard input: it is of no format that is installed" in done.stderr
+
+
+def test_no_room_for_what_comes_through_a_pipe(
+    files: dict[str, bytes], refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    said = refuse(1, "info", "-", stdin=files["elf"])
+    assert "cannot keep standard input in /nowhere" in said
+    assert "set TMPDIR" in said
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a" * 300])
+def test_names_that_are_none(name: str, files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["elf"])
+    refuse(1, "info", name)
+    if name != "a\nb":  # that is a name
+        refuse(1, "dump", "in", name)
+
+
+def test_standard_output_that_is_full(files: dict[str, bytes], tmp_path: Path, pydump_command: list[str]) -> None:
+    (tmp_path / "in").write_bytes(files["elf"])
+    with open("/dev/full", "wb") as full:
+        for arguments in (("info", "in"), ("read", "in", "0", "64K"), ("dump", "in", "-"), ("dump", "in", "out")):
+            done = subprocess.run(
+                [*pydump_command, *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            )
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), arguments
+            assert os.strerror(errno.ENOSPC) in done.stderr
+
+
+def test_too_few_descriptors(files: dict[str, bytes], tmp_path: Path, pydump_command: list[str]) -> None:
+    (tmp_path / "in").write_bytes(files["elf"])
+    for limit in range(4, 16):
+        done = subprocess.run(
+            [*pydump_command, "dump", "in", "out", "--force", "--workers", "2"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        )  # fmt: skip
+        if done.returncode and "Traceback" not in done.stderr:  # the interpreter itself may not start
+            assert "raise the limit" in done.stderr
+            assert done.stderr.count("\n") == 1
+
+
+def test_a_dry_run_sees_what_speaks_against_the_output(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(files["elf"])
+    (tmp_path / "there").write_text("precious")
+    assert "there exists" in refuse(2, "dump", "in", "there", "--dry-run")
+    assert "No such file" in refuse(1, "dump", "in", "nowhere/out", "--dry-run")
 
 
 def test_a_full_disk(files: dict[str, bytes], tmp_path: Path, qemu: Qemu) -> None:

@@ -220,3 +220,61 @@ def test_a_broken_plugin_is_one_warning(elf: Path, run: Run, tmp_path: Path) -> 
     strict = run("dump", elf, "two", env={**env, "PYDUMP_STRICT_PLUGINS": "1"})
     assert strict.code == 1
     assert strict.err.startswith("pydump: error: plugin broken: RuntimeError: no luck")
+
+
+def test_what_is_mended_is_told(qemu: Qemu, run: Run) -> None:
+    elf, kdump = qemu("nano-x86_64", "elf"), qemu("bare-aarch64", "kdump-zlib")
+    told = run("dump", elf, "out").out
+    assert "mended        the program headers are at 0xc0, and makedumpfile looks at 0x40\n" in told
+    assert "              e_ehsize is 8, not 64\n" in told
+    assert "mended" not in run("dump", "out", "again").out
+    done = run("verify", kdump)
+    assert done.code == 4
+    assert "utsname lacks sysname, release, version: libkdumpfile" in done.out
+    assert done.out.endswith("its memory is whole, and a pydump dump of it mends them\n")
+    assert run("verify", "out").code == 0
+
+
+def test_pages_that_are_taken_over_are_told(elf: Path, run: Run) -> None:
+    run("dump", elf, "one", "--compression", "lzo")
+    assert "taken over" not in run("dump", "one", "two", "--compression", "zlib").out
+    told = run("dump", "one", "three", "--compression", "lzo").out
+    assert "format        kdump, lzo\n" in told
+    assert "as the source holds it, unread: pydump verify checks it\n" in told
+    report = json.loads(run("dump", "one", "four", "--compression", "lzo", "--json").out)
+    assert report["taken_size"] + report["zero_size"] == report["stored_size"]
+
+
+def test_json_may_stand_first(elf: Path, run: Run) -> None:
+    for command in (("info", elf), ("verify", elf), ("compare", elf, elf), ("plugins",), ("dump", elf, "out")):
+        json.loads(run("--json", *command).out)
+
+
+def test_info_tells_a_flattened_file(elf: Path, run: Run) -> None:
+    run("dump", elf, "plain")
+    run("dump", elf, "flat", "--flatten")
+    assert "4096-byte blocks, flattened\n" in run("info", "flat").out
+    assert "flattened" not in run("info", "plain").out
+
+
+def test_bare_memory_compares_with_a_dump(qemu: Qemu, run: Run, tmp_path: Path) -> None:
+    elf = qemu("nano-x86_64", "elf")
+    blocks = json.loads(run("info", elf, "--json").out)["memory"]
+    for block in blocks:
+        (tmp_path / f"{block['paddr']:#x}").write_bytes(run("read", elf, block["paddr"], block["size"]).raw)
+    raw = "raw:" + ",".join(f"{block['paddr']:#x}@{block['paddr']:#x}" for block in blocks)
+    assert run("compare", elf, raw).code == 0
+    assert run("compare", raw, raw, "--arch", "x86_64").code == 0
+    with (tmp_path / "0x0").open("r+b") as file:
+        file.seek(0x1234)
+        file.write(b"?")
+    done = run("compare", elf, raw)
+    assert (done.code, done.out.splitlines()[0]) == (4, "paddr 0x1000: the pages part at byte 0x234")
+
+
+def test_phys_base_outlives_vmcoreinfo(qemu: Qemu, run: Run) -> None:
+    elf = qemu("linux-x86_64", "elf")
+    run("dump", elf, "out", "--no-vmcoreinfo")
+    facts = [json.loads(run("info", file, "--json").out) for file in (elf, "out")]
+    assert facts[0]["phys_base"] == facts[1]["phys_base"] != 0
+    assert [f["has_vmcoreinfo"] for f in facts] == [True, False]

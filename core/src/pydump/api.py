@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,9 @@ from pydump.model.plan import Compat
 from pydump.model.report import CompareReport, DumpReport, ProgressCallback, VerifyReport
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry, installed
+
+#: What names a file; of a source also ``raw:PATH@PADDR``, of an output also ``-``.
+Path = str | os.PathLike[str]
 
 
 class Dump:
@@ -94,6 +98,8 @@ class Dump:
         """
         space = self.address_space()
         page = self.guest.page_size or 4096
+        if size < 0 or vaddr < 0 or vaddr + size > 1 << 64:
+            raise ReadError(vaddr, size, "no such range", space="vaddr")
         pieces = []
         at, end = vaddr, vaddr + size
         while at < end:
@@ -122,7 +128,7 @@ class Dump:
             ReadError: There is no RAM in a part of the range, or the dump does not hold it; the error says which.
         """
         end = paddr + size
-        if size < 0 or paddr < 0:
+        if size < 0 or paddr < 0 or end > 1 << 64:
             raise ReadError(paddr, size, "no such range")
         memory = self.stated.memory.ranges()
         held = memory.subtract(self.source.excluded()).subtract(self.source.unreadable()).clip(paddr, end)
@@ -150,7 +156,7 @@ class Dump:
         self.close()
 
 
-def open(source: str | Source, *, arch: str | None = None) -> Dump:
+def open(source: Path | Source, *, arch: str | None = None) -> Dump:
     """Open a vmcore, or anything else that ``pydump dump`` takes as its source.
 
     Args:
@@ -161,12 +167,13 @@ def open(source: str | Source, *, arch: str | None = None) -> Dump:
         PydumpError: It cannot be opened.
     """
     registry = installed()
-    return Dump(open_source(source, registry) if isinstance(source, str) else source, registry, arch=arch)
+    opened = source if isinstance(source, Source) else open_source(os.fspath(source), registry)
+    return Dump(opened, registry, arch=arch)
 
 
 def dump(
-    source: str | Source,
-    output: str,
+    source: Path | Source,
+    output: Path,
     *,
     format: str = "kdump",
     compression: str | None = None,
@@ -227,13 +234,14 @@ def dump(
         options=options or {},
     )
     registry = installed()
-    opened = open_source(source, registry, options) if isinstance(source, str) else source
-    label = source if isinstance(source, str) else source.name
+    own = isinstance(source, Source)
+    opened = source if isinstance(source, Source) else open_source(os.fspath(source), registry, options)
+    label = source.name if isinstance(source, Source) else os.fspath(source)
     try:
         return run_dump(
             opened,
             label,
-            Output(output, flatten, force, sync),
+            Output(os.fspath(output), flatten, force, sync),
             request,
             registry,
             workers=workers,
@@ -241,11 +249,11 @@ def dump(
             progress=progress,
         )
     finally:
-        if isinstance(source, str):
+        if not own:
             opened.close()
 
 
-def verify(path: str, *, workers: int | None = None, progress: ProgressCallback | None = None) -> VerifyReport:
+def verify(path: Path, *, workers: int | None = None, progress: ProgressCallback | None = None) -> VerifyReport:
     """Check every structure and every page of a vmcore.
 
     Args:
@@ -257,17 +265,23 @@ def verify(path: str, *, workers: int | None = None, progress: ProgressCallback 
         PydumpError: The file cannot be opened at all.
     """
     with open(path) as opened:
-        return run_verify(opened.source, path, workers=workers, progress=progress)
+        return run_verify(opened.source, os.fspath(path), installed(), workers=workers, progress=progress)
 
 
 def compare(
-    left: str, right: str, *, workers: int | None = None, progress: ProgressCallback | None = None
+    left: Path,
+    right: Path,
+    *,
+    arch: str | None = None,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
 ) -> CompareReport:
     """Compare two vmcores: are they the same guest memory and notes?
 
     Args:
         left: One vmcore.
         right: The other.
+        arch: An architecture's name, for sources that say none.
         workers: Processes that compare; default: the CPUs this process may use.
         progress: Told how far the run is.
 
@@ -275,4 +289,12 @@ def compare(
         PydumpError: One of them cannot be opened or read.
     """
     with open(left) as a, open(right) as b:
-        return run_compare(a.source, b.source, (left, right), installed(), workers=workers, progress=progress)
+        return run_compare(
+            a.source,
+            b.source,
+            (os.fspath(left), os.fspath(right)),
+            installed(),
+            arch=arch,
+            workers=workers,
+            progress=progress,
+        )

@@ -18,8 +18,17 @@ from pydump.plugins import PluginInfo, load
 
 T = TypeVar("T")
 
-#: First-party distributions whose name does not follow from the role and the plugin's name.
+#: The distributions of what is not in core.
 _DISTRIBUTIONS = {
+    ("arch", "aarch64"): "pydump-arch-aarch64",
+    ("arch", "ppc64"): "pydump-arch-ppc64",
+    ("arch", "s390x"): "pydump-arch-s390x",
+    ("format", "elf"): "pydump-format-elf",
+    ("format", "kdump"): "pydump-format-kdump",
+    ("compressor", "zlib"): "pydump-compressor-zlib",
+    ("compressor", "lzo"): "pydump-compressor-lzo",
+    ("compressor", "snappy"): "pydump-compressor-snappy",
+    ("compressor", "zstd"): "pydump-compressor-zstd",
     ("arch", "x86_64"): "pydump-arch-x86-64",
     ("arch", "i386"): "pydump-arch-x86-64",
     ("arch", "arm"): "pydump-arch-aarch64",
@@ -157,9 +166,11 @@ class Registry:
         known = self._classes.get(role, {})
         if name in known:
             return known[name]
-        distribution = _DISTRIBUTIONS.get((role, name), f"pydump-{role}-{name}".replace("_", "-"))
-        broken = next((p for p in self.broken if p.distribution == distribution), None)
-        hint = f"it is installed but broken: {broken.error}" if broken else f"pip install {distribution}"
+        distribution = _DISTRIBUTIONS.get((role, name))
+        broken = next((p for p in self.broken if p.name == f"{role}-{name}" or p.distribution == distribution), None)
+        hint = f"pip install {distribution}" if distribution else "pydump plugins shows what is installed"
+        if broken:
+            hint = f"it is installed but broken: {broken.error}"
         raise UnknownPluginError(role, name, self.names(role), hint=hint)
 
 

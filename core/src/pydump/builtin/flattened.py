@@ -59,6 +59,8 @@ class FlattenedBacking(Backing):
         FormatError: The stream is damaged, or ends before its end mark.
     """
 
+    flattened: ClassVar[bool] = True
+
     def __init__(self, inner: Backing) -> None:
         self.path = inner.path
         self._inner = inner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from pydump.errors import Cancelled, PlanError, PydumpError
+from pydump.errors import Cancelled, PydumpError
 
 if TYPE_CHECKING:
     from pydump.api import Dump
@@ -75,6 +76,7 @@ class _Say:
     """What the user wants to hear."""
 
     arch: str | None = None
+    json = False
     verbose = False
     quiet = False
 
@@ -100,7 +102,7 @@ def top(
 
     With --arch NAME and no command: the dump facts of that architecture.
     """
-    _say.arch, _say.verbose, _say.quiet = arch, verbose, quiet
+    _say.arch, _say.json, _say.verbose, _say.quiet = arch, as_json, verbose, quiet
     if verbose:
         _hear_reasons()
     if version:
@@ -160,7 +162,7 @@ def dump(
     from pydump.cli import render
     from pydump.cli.progress import shown
     from pydump.engine.cpus import read_cpus
-    from pydump.model.vmcoreinfo import Vmcoreinfo
+    from pydump.engine.vmcoreinfo import read_vmcoreinfo
 
     with shown(ProgressStyle.none if _say.quiet or dry_run else progress) as tell:
         report = pydump.dump(
@@ -171,7 +173,7 @@ def dump(
             arch=arch or _say.arch,
             begin=None if begin is None else parse_number(begin),
             length=None if length is None else parse_number(length),
-            vmcoreinfo=None if vmcoreinfo is None else Vmcoreinfo(_read_text(vmcoreinfo)),
+            vmcoreinfo=None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo),
             no_vmcoreinfo=no_vmcoreinfo,
             cpus=None if cpus is None else read_cpus(cpus),
             paging=paging,
@@ -187,7 +189,7 @@ def dump(
     for warning in report.warnings:
         _talk(f"warning: {warning}")
     to_stdout = output in ("-", "fd:1")
-    if as_json:
+    if as_json or _say.json:
         print(json.dumps(asdict(report), indent=2), file=sys.stderr if to_stdout else sys.stdout)
     elif not _say.quiet:
         render.report(report, sys.stderr if to_stdout else sys.stdout)
@@ -215,7 +217,7 @@ def info(
             sys.stdout.write(opened.vmcoreinfo.text.rstrip(b"\0").decode("utf-8", "replace"))
         else:
             _warn(opened)
-            render.info(opened, file, notes=notes, as_json=as_json)
+            render.info(opened, file, notes=notes, as_json=as_json or _say.json)
 
 
 @app.command()
@@ -227,7 +229,7 @@ def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle
 
     with shown(ProgressStyle.none if _say.quiet else progress) as tell:
         report = pydump.verify(file, progress=tell)
-    if as_json:
+    if as_json or _say.json:
         print(json.dumps(asdict(report), indent=2))
     else:
         render.verify(report, quiet=_say.quiet)
@@ -239,6 +241,7 @@ def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle
 def compare(
     left: Annotated[str, Argument(metavar="A", help="A vmcore.")],
     right: Annotated[str, Argument(metavar="B", help="Another.")],
+    arch: Arch = None,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
@@ -248,8 +251,8 @@ def compare(
     from pydump.cli.progress import shown
 
     with shown(ProgressStyle.none if _say.quiet else progress) as tell:
-        report = pydump.compare(left, right, progress=tell)
-    if as_json:
+        report = pydump.compare(left, right, arch=arch or _say.arch, progress=tell)
+    if as_json or _say.json:
         print(json.dumps(asdict(report), indent=2))
     else:
         render.compare(report, quiet=_say.quiet)
@@ -288,7 +291,7 @@ def plugins(as_json: Json = False) -> None:
     from pydump.cli import render
     from pydump.registry import installed
 
-    render.plugins(installed(), as_json=as_json)
+    render.plugins(installed(), as_json=as_json or _say.json)
 
 
 def run(arguments: list[str]) -> int:
@@ -322,6 +325,9 @@ def run(arguments: list[str]) -> int:
         return _fail(f"{error.format_message()}; see pydump --help", error.exit_code)
     except MemoryError:
         return _fail("out of memory", 1)
+    except OSError as error:  # what the standard streams and the process's limits come to; files have their own errors
+        hint = "; raise the limit with ulimit -n" if error.errno == errno.EMFILE else ""
+        return _fail(f"{error.strerror}{f': {error.filename}' if error.filename else ''}{hint}", 1)
     except Exception as error:  # a bug: still one line, unless someone is looking for it
         if os.environ.get("PYDUMP_DEBUG"):
             raise
@@ -360,13 +366,6 @@ def _warn_of_broken_plugins(arguments: list[str]) -> None:
 
     for plugin in installed().broken:
         print(f"pydump: warning: plugin {plugin.name} does not work: {plugin.error}", file=sys.stderr)
-
-
-def _read_text(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PlanError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _add_dump(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pydump.cli.render import size
 from pydump.model.report import Progress, ProgressCallback
 
 #: A run shorter than this many seconds draws nothing.
@@ -41,7 +42,7 @@ def _lines(style: str) -> ProgressCallback:
             line = json.dumps({"phase": progress.phase, "done": progress.done, "total": progress.total})
         else:
             share = 100 * progress.done // max(1, progress.total)
-            line = f"pydump: {progress.phase} {share} % of {progress.total >> 20} MiB"
+            line = f"pydump: {progress.phase} {share} % of {size(progress.total)}"
         print(line, file=sys.stderr, flush=True)
 
     return tell

@@ -22,7 +22,7 @@ def size(n: int) -> str:
     value = float(n)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if value < 1024:
-            return f"{n} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+            return f"{n} byte{'' if n == 1 else 's'}" if unit == "bytes" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
 
@@ -39,6 +39,8 @@ def report(r: DumpReport, stream: TextIO) -> None:
         if r.format == "elf"
         else ", not compressed"
         if r.compression == "none"
+        else f", {r.compression}"
+        if r.taken_size and r.taken_size + r.zero_size == r.stored_size
         else f", {r.compression} by {r.producer}"
     )
     kind = f"{r.format}{' (flattened)' if r.flattened else ''}{codec}"
@@ -50,9 +52,12 @@ def report(r: DumpReport, stream: TextIO) -> None:
             "guest",
             f"{r.arch or f'e_machine {r.machine}'}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}",
         ),
-        ("memory", f"{size(r.ram_size)}, {size(r.zero_size)} of it zero pages" if not r.dry_run else size(r.ram_size)),
+        ("memory", f"{size(r.ram_size)}, {size(r.zero_size)} of it zero pages" if r.zero_size else size(r.ram_size)),
         ("size", f"at most {size(r.output_size)}" if r.dry_run else f"{size(r.output_size)}{rate}"),
     ]
+    if r.taken_size:
+        rows.append(("taken over", f"{size(r.taken_size)} as the source holds it, unread: pydump verify checks it"))
+    rows += [("mended" if i == 0 else "", line) for i, line in enumerate(r.mended)]
     if r.excluded_size:
         rows.append(("left out", f"{size(r.excluded_size)} that the source had left out"))
     if r.paused_seconds is not None:
@@ -76,7 +81,8 @@ def verify(r: VerifyReport, *, quiet: bool) -> None:
     if r.ok and not quiet:
         print(f"{r.path}: sound; {size(r.checked_size)} of guest memory read back in {r.seconds:.2f} s")
     elif not r.ok:
-        print(f"{r.path}: {r.n_faults} fault{'s' if r.n_faults != 1 else ''}")
+        intact = "; its memory is whole, and a pydump dump of it mends them" if r.intact else ""
+        print(f"{r.path}: {r.n_faults} fault{'s' if r.n_faults != 1 else ''}{intact}")
 
 
 def compare(r: CompareReport, *, quiet: bool) -> None:

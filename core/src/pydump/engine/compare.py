@@ -28,6 +28,7 @@ def run_compare(
     labels: tuple[str, str],
     registry: Registry,
     *,
+    arch: str | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> CompareReport:
@@ -35,27 +36,38 @@ def run_compare(
 
     Both sides are settled first as a dump would settle them, so that a fact which one file leaves out and a mistake
     which one file puts right are no difference. A format that works in pages rounds the edges of RAM to pages; what
-    it adds there is zero, and no difference either.
+    it adds there is zero, and no difference either. Bare memory has no facts and no notes to differ in.
 
     Args:
         left: One dump.
         right: The other.
         labels: What the user called them.
         registry: What is installed.
+        arch: An architecture's name, for a side that says none.
         workers: Processes that compare; default: the CPUs this process may use.
         progress: Told how far the run is.
     """
     began = time.monotonic()
     findings = Findings()
     stated = [left.guest(), right.guest()]
+    bare = any(guest.byte_order is None for guest in stated)  # memory alone, of which nobody says anything
     for i, source in enumerate((left, right)):
         # The side without VMCOREINFO holds it in its memory, if it is the same guest.
-        if stated[i].vmcoreinfo is None and stated[1 - i].vmcoreinfo is not None:
-            stated[i] = with_vmcoreinfo(source, stated[i], None, registry)
-    a, b = (settle(guest, None, registry)[0] for guest in stated)
+        if not bare and stated[i].vmcoreinfo is None and stated[1 - i].vmcoreinfo is not None:
+            stated[i] = with_vmcoreinfo(source, stated[i], arch, registry)
+    a, b = (_settled(guest, arch, registry) for guest in stated)
     _compare_facts(a, b, findings)
+    if not bare:
+        _compare_notes(a, b, findings)
     compared = _compare_memory(left, right, a, b, labels, findings, workers, progress)
     return CompareReport(*labels, compared, findings.lines, findings.count, time.monotonic() - began)
+
+
+def _settled(guest: Guest, arch: str | None, registry: Registry) -> Guest:
+    """The facts as a dump would settle them; of bare memory, what there is."""
+    if arch is None and guest.byte_order is None:
+        return guest
+    return settle(guest, arch, registry)[0]
 
 
 def _compare_facts(a: Guest, b: Guest, findings: Findings) -> None:
@@ -63,6 +75,9 @@ def _compare_facts(a: Guest, b: Guest, findings: Findings) -> None:
         ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs and ours is not None and theirs is not None:
             findings.add(f"{name}: {ours} and {theirs}")
+
+
+def _compare_notes(a: Guest, b: Guest, findings: Findings) -> None:
     for i, (one, other) in enumerate(zip(a.notes, b.notes, strict=False)):
         if (one.name, one.type) != (other.name, other.type):
             findings.add(f"note {i}: {one.name} type {one.type:#x} and {other.name} type {other.type:#x}")

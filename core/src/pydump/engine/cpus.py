@@ -31,7 +31,7 @@ def cpus_from_json(text: str, where: str) -> tuple[Cpu, ...]:
     )
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{where} is no JSON: {error}", hint=hint) from None
     listed = content.get("cpus") if isinstance(content, dict) else content
     if not isinstance(listed, list) or not listed or not all(isinstance(item, dict) for item in listed):

@@ -36,10 +36,12 @@ class Outcome:
     Attributes:
         end: Where the last payload ends.
         zero_size: Bytes of guest memory that were found to be zero.
+        taken_size: Bytes of guest memory whose pages were taken over unread.
     """
 
     end: int
-    zero_size: int
+    zero_size: int = 0
+    taken_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class SerialExecutor(Executor):
     workers = 1
 
     def run(self, job: Job) -> Outcome:
-        at, done, zero = job.writer.start, 0, 0
+        at, done, zero, taken = job.writer.start, 0, 0, 0
         buffer = job.batches.buffer()
         for extent in job.writer.layout():
             job.sink.write(extent)
@@ -85,8 +87,9 @@ class SerialExecutor(Executor):
             at += encoded.grows
             done += encoded.size
             zero += encoded.zero_size
+            taken += encoded.taken_size
             job.progress(done)
-        return Outcome(at, zero)
+        return Outcome(at, zero, taken)
 
 
 def _encode(job: Job, spec: Spec, buffer: memoryview) -> Encoded:
@@ -105,7 +108,7 @@ def _encode(job: Job, spec: Spec, buffer: memoryview) -> Encoded:
 class _Shared:
     """Numbers that all processes see, and the lock that guards them."""
 
-    NEXT, TICKET, OFFSET, DONE, ZERO = range(5)
+    NEXT, TICKET, OFFSET, DONE, ZERO, TAKEN = range(6)
 
     def __init__(self, context: Any, start: int) -> None:
         self.turn = context.Condition(context.Lock())
@@ -144,6 +147,7 @@ class _Shared:
             numbers[self.TICKET] = index + 1
             numbers[self.DONE] += placed.size
             numbers[self.ZERO] += placed.zero_size
+            numbers[self.TAKEN] += placed.taken_size
             self.turn.notify_all()
             return placed, start
 
@@ -190,7 +194,7 @@ class ForkedExecutor(Executor):
                 ours.close()
         numbers = shared.numbers
         job.progress(numbers[_Shared.DONE])
-        return Outcome(numbers[_Shared.OFFSET], numbers[_Shared.ZERO])
+        return Outcome(numbers[_Shared.OFFSET], numbers[_Shared.ZERO], numbers[_Shared.TAKEN])
 
     def _follow(
         self, job: Job, shared: _Shared, pipes: list[Any], processes: list[Any], slots: list[mmap.mmap] | None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydump.builtin.files import FileBacking
+from pydump.builtin.files import HEAD_SIZE, FileBacking
 from pydump.builtin.flattened import FlattenedBacking, is_flattened
 from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
@@ -15,8 +15,6 @@ from pydump.interfaces.source import Source
 from pydump.options import with_values
 from pydump.registry import Registry
 
-#: Bytes a format may look at to tell whether a file is its own.
-HEAD_SIZE = 4096
 #: What a file begins with whose format is not installed, and what to install.
 _KNOWN_HEADS = (
     (b"\x7fELF", "pydump-format-elf"),
@@ -45,7 +43,7 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
     paths = [spec] if spec == "-" or os.path.exists(spec) else spec.split(",")
     backings: list[Backing] = []
     try:
-        backings += [_open_backing(path) for path in paths]
+        backings += [_open_backing(path, registry) for path in paths]
         format_ = _detect(backings, registry)
         if len(backings) > 1 and not format_.splits:
             raise PlanError(f"a {format_.name} dump is one file, {len(backings)} are named")
@@ -56,8 +54,12 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
         raise
 
 
-def _open_backing(path: str) -> Backing:
-    backing: Backing = FileBacking.open(path)
+def _open_backing(path: str, registry: Registry) -> Backing:
+    def accept(head: bytes) -> None:
+        if not is_flattened(head):
+            _format_of([head], path, registry)
+
+    backing: Backing = FileBacking.open(path, accept)
     if is_flattened(backing.read(0, min(HEAD_SIZE, backing.size))):
         try:
             return FlattenedBacking(backing)
@@ -69,8 +71,13 @@ def _open_backing(path: str) -> Backing:
 
 def _detect(backings: list[Backing], registry: Registry) -> type[Format]:
     """The one format that all the files are of."""
-    path = backings[0].path
     heads = [backing.read(0, min(HEAD_SIZE, backing.size)) for backing in backings]
+    return _format_of(heads, backings[0].path, registry)
+
+
+def _format_of(heads: list[bytes], path: str, registry: Registry) -> type[Format]:
+    """The one format of files that begin with ``heads``."""
+    path = "standard input" if path == "-" else path
     if not heads[0]:
         raise SourceError(f"{path} is empty")
     found = [cls for cls in registry.formats() if all(cls.detect(head) for head in heads)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pydump.engine.flaws import flaws
 from pydump.errors import PlanError, UnsupportedError
 from pydump.interfaces.arch import Arch, ReadPhysical
 from pydump.interfaces.compressor import Compressor
@@ -84,6 +85,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     choice = registry.format(request.format)
     registry.check_options(request.options)
     compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
+    _check_codec_options(request, compressor.name if compressor else None, registry)
     if request.paging and not choice.format.maps_vaddrs:
         raise UnsupportedError(
             f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
@@ -93,6 +95,9 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     if request.compat == "qemu" and arch is not None:
         guest = arch.as_qemu(guest)
     memory = _window(guest.memory, request)
+    if choice.format.whole_pages:
+        memory, widened = _whole_pages(memory, guest, request)
+        warnings += widened
     window = memory.ranges()
     plan = Plan(
         guest=replace(guest, memory=memory),
@@ -109,6 +114,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         aliases=_aliases(arch, guest) if request.compat is None else (),
         mappings=mappings,
         warnings=warnings,
+        mended=() if request.compat else tuple(flaws(source, guest)),
     )
     return Planned(plan, choice.format.writer(plan, compressor), compressor)
 
@@ -131,6 +137,7 @@ def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest,
     arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
     if arch is not None:
         if wanted:
+            _check_wanted(arch, guest, registry)
             guest = replace(guest, machine=None, utsname=replace(guest.utsname, machine=""))
             if guest.byte_order is None:
                 guest = replace(guest, byte_order=arch.byte_order)
@@ -168,16 +175,32 @@ def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest,
     return settled, None, (warning,)
 
 
+def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
+    """Refuse an architecture that contradicts what the source says of itself."""
+    said = next((cls.name for cls in registry.arches() if cls.machine == guest.machine), f"e_machine {guest.machine}")
+    hint = "leave --arch out"
+    if guest.machine not in (None, arch.machine):
+        raise PlanError(f"--arch says {arch.name}, and the source is of {said}", hint=hint)
+    if guest.elf_class is not None and guest.elf_class < arch.elf_class:
+        raise PlanError(f"--arch says {arch.name}, and the source is of {guest.elf_class} bits", hint=hint)
+    if guest.byte_order not in (None, arch.byte_order) and not arch.bi_endian:
+        raise PlanError(f"--arch says {arch.name}, and the source is {guest.byte_order}-endian", hint=hint)
+
+
 def _facts(
     source: Source, request: Request, registry: Registry, *, look: bool
 ) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:
     """The settled guest, with what the user wants in place of what the source says."""
+    if request.no_vmcoreinfo and request.vmcoreinfo is not None:
+        raise PlanError("--vmcoreinfo and --no-vmcoreinfo exclude each other")
     guest = source.guest()
-    if request.no_vmcoreinfo or request.vmcoreinfo is not None:
+    if request.vmcoreinfo is not None:
         guest = replace(guest, vmcoreinfo=request.vmcoreinfo)
     if guest.vmcoreinfo is None and look and not request.no_vmcoreinfo and request.compat is None:
         guest = with_vmcoreinfo(source, guest, request.arch, registry)
     guest, arch, warnings = settle(guest, request.arch, registry)
+    if request.no_vmcoreinfo:  # what it says of the other facts still holds
+        guest = replace(guest, vmcoreinfo=None)
     if request.cpus is not None:
         if arch is None:
             raise PlanError("registers need an architecture", hint="say --arch")
@@ -284,6 +307,18 @@ def _compressor(
     return compressor
 
 
+def _check_codec_options(request: Request, chosen: str | None, registry: Registry) -> None:
+    """Refuse options of a compressor that is not the chosen one: they would say nothing."""
+    for cls in registry.compressors():
+        for declared in option_fields(cls.Options) if cls.name != chosen else ():
+            if declared.name in request.options.get(cls.name, {}):
+                flag = declared.flag or f"--{cls.name}-{declared.name}"
+                raise PlanError(
+                    f"{flag} is of compressor {cls.name}, and the dump is "
+                    + (f"compressed with {chosen}" if chosen else "not compressed")
+                )
+
+
 def _format_options(request: Request, chosen: type[Format], registry: Registry) -> Any:
     """The options of the chosen format; those of another one would say nothing."""
     for cls in registry.formats():
@@ -309,6 +344,17 @@ def _window(memory: MemoryMap, request: Request) -> MemoryMap:
         more = ", …" if len(memory) > 4 else ""
         raise PlanError(f"there is no guest memory in {begin:#x}..{begin + length:#x}", hint=f"RAM is at {where}{more}")
     return clipped
+
+
+def _whole_pages(memory: MemoryMap, guest: Guest, request: Request) -> tuple[MemoryMap, tuple[str, ...]]:
+    """``memory`` widened to whole pages where the request cut one, and a warning that says so."""
+    page_size = guest.page_size or DEFAULT_PAGE_SIZE
+    begin, end = memory.blocks[0].paddr, memory.end
+    first, last = begin // page_size * page_size, -(-end // page_size) * page_size
+    widened = guest.memory.clip(first, last - first)
+    if request.compat == "qemu" or widened == memory:
+        return memory, ()
+    return widened, (f"a kdump holds whole pages: it covers {widened.blocks[0].paddr:#x}..{widened.end:#x}",)
 
 
 def _aliases(arch: type[Arch] | None, guest: Guest) -> tuple[tuple[int, int, int], ...]:

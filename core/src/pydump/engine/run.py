@@ -68,7 +68,8 @@ def run_dump(
         planned = make_plan(source, request, registry, look=not live)
         batches = Batches(source, planned.plan.readable(), planned.writer)
         executor = executor_for(workers, batches.total)
-        outcome = Outcome(planned.writer.start, 0)
+        outcome = Outcome(planned.writer.start)
+        _sink(output, registry).abort()  # what speaks against the output is said now
         return _report(planned, label, output, executor, began, outcome, planned.writer.size_limit, dry=True)
     with _Opened(_sink(output, registry)) as opened:
         planned = make_plan(source, request, registry, look=not live)
@@ -165,6 +166,7 @@ def _report(
         ram_size=guest.memory.size,
         stored_size=plan.readable().size,
         zero_size=outcome.zero_size,
+        taken_size=outcome.taken_size,
         excluded_size=plan.excluded.size,
         unreadable_size=plan.unreadable.size,
         output_size=size,
@@ -172,4 +174,5 @@ def _report(
         workers=executor.workers,
         dry_run=dry,
         warnings=plan.warnings,
+        mended=plan.mended,
     )

@@ -7,32 +7,47 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydump.engine.batches import Batches, Spec
 from pydump.engine.executors import Job, executor_for
 from pydump.engine.findings import Findings, FindingsWriter
-from pydump.errors import FormatError, ReadError
+from pydump.engine.flaws import flaws
+from pydump.engine.planner import settle
+from pydump.errors import FormatError, PlanError, ReadError
 from pydump.interfaces.format import Batch
 from pydump.interfaces.source import Source, Verifiable
 from pydump.model.memory import Ranges
 from pydump.model.report import Progress, ProgressCallback, VerifyReport
+from pydump.registry import Registry
 
 
 def run_verify(
-    source: Source, label: str, *, workers: int | None = None, progress: ProgressCallback | None = None
+    source: Source,
+    label: str,
+    registry: Registry,
+    *,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
 ) -> VerifyReport:
     """Read all of a dump back.
 
     Args:
         source: The dump.
         label: What the user called it.
+        registry: What is installed.
         workers: Processes that read; default: the CPUs this process may use.
         progress: Told how far the run is.
     """
     began = time.monotonic()
     guest, lost = source.guest(), source.unreadable()
     findings = Findings()
+    with suppress(PlanError):  # no plugin knows its architecture, and the file does not say enough to do without
+        guest, _, _ = settle(guest, None, registry)
+    n_flaws = 0
+    for n_flaws, flaw in enumerate(flaws(source, guest), 1):  # noqa: B007
+        findings.add(f"{label}: {flaw}")
     if isinstance(source, Verifiable):
         for problem in source.problems():
             findings.add(problem)
@@ -47,7 +62,14 @@ def run_verify(
             progress(Progress("verify", done, batches.total))
 
     executor_for(workers, batches.total).run(Job(batches, writer, findings, tell))
-    return VerifyReport(label, readable.size, findings.lines, findings.count, time.monotonic() - began)
+    return VerifyReport(
+        label,
+        readable.size,
+        findings.lines,
+        findings.count,
+        time.monotonic() - began,
+        intact=findings.count == n_flaws,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from pydump.errors import PlanError
 from pydump.interfaces.source import KnowsHoles, Source
 from pydump.layout.elf import Nhdr
 from pydump.layout.struct import U16, U32, U64, Bytes8, Layout
@@ -125,6 +127,26 @@ def _text_at(ram: _Memory, paddr: int) -> Vmcoreinfo | None:
     text, end, _ = ram.read(paddr, MAX_TEXT + 1).partition(b"\0")
     found = _sensible(text) if end else None
     return found if found is not None and len(text) <= (found.page_size or 0) else None
+
+
+def read_vmcoreinfo(path: Path) -> Vmcoreinfo:
+    """The VMCOREINFO text in a file, as ``makedumpfile -g`` or ``pydump info --vmcoreinfo`` writes it.
+
+    Raises:
+        PlanError: The file cannot be read, or is none.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_TEXT + 1)
+    except OSError as error:
+        raise PlanError(f"cannot read {path}: {error.strerror}") from None
+    found = _sensible(text) if len(text) <= MAX_TEXT else None
+    if found is None:
+        raise PlanError(
+            f"{path} is no VMCOREINFO text",
+            hint="it begins with OSRELEASE= and names the PAGESIZE; pydump info --vmcoreinfo prints one",
+        )
+    return found
 
 
 def _sensible(text: bytes) -> Vmcoreinfo | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from pydump.errors import FormatError
 
@@ -14,8 +15,10 @@ class Backing(ABC):
     Attributes:
         path: What to call it in messages.
         size: Bytes.
+        flattened: Are they put together from a flattened stream?
     """
 
+    flattened: ClassVar[bool] = False
     path: str
     size: int
 

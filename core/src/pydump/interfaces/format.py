@@ -51,6 +51,7 @@ class Encoded:
         table: A second stream such as page descriptors, as the writer likes it.
         size: Bytes of guest memory in it.
         zero_size: Bytes of those in pages of zeros, as far as the writer looked.
+        taken_size: Bytes of those in pages that were taken over as the source's file holds them, unread.
     """
 
     position: int
@@ -59,6 +60,7 @@ class Encoded:
     table: Any
     size: int
     zero_size: int
+    taken_size: int = 0
 
 
 class Writer(ABC):
@@ -128,6 +130,8 @@ class Format(ABC):
     compressors: ClassVar[tuple[str, ...]] = ()
     #: Can one dump be split over several files?
     splits: ClassVar[bool] = False
+    #: Does it hold whole pages only?
+    whole_pages: ClassVar[bool] = False
     #: Has it a place for the virtual addresses of memory?
     maps_vaddrs: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions

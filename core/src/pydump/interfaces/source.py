@@ -64,6 +64,10 @@ class Source(ABC):
         """RAM that the source should hold and knows it does not (an incomplete dump)."""
         return Ranges.empty()
 
+    def flaws(self) -> Iterator[str]:
+        """One line for each thing in headers and notes that keeps other readers from the file, and not this one."""
+        return iter(())
+
     def describe(self) -> tuple[tuple[str, str], ...]:
         """``(label, value)`` lines about the source itself, for ``pydump info``."""
         return ()

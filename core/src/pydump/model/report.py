@@ -46,6 +46,7 @@ class DumpReport:
         ram_size: Bytes of guest RAM that the dump covers.
         stored_size: Bytes of it whose contents are in the file.
         zero_size: Bytes of those that were found to be zero pages.
+        taken_size: Bytes of those in pages that were taken over as the source's file holds them, unread.
         excluded_size: Bytes left out by choice.
         unreadable_size: Bytes that could not be had.
         output_size: Bytes written (with ``dry_run``, at most).
@@ -53,6 +54,7 @@ class DumpReport:
         workers: Processes that encoded.
         dry_run: Was nothing written?
         warnings: A line each.
+        mended: What the source said wrongly or not at all and the output says right, a line each.
         paused_seconds: How long a live guest stood still, or None for a source that does not run.
         consistent: Is all of memory of one moment? Only a running guest's may not be.
     """
@@ -73,6 +75,7 @@ class DumpReport:
     ram_size: int
     stored_size: int
     zero_size: int
+    taken_size: int
     excluded_size: int
     unreadable_size: int
     output_size: int
@@ -80,6 +83,7 @@ class DumpReport:
     workers: int
     dry_run: bool
     warnings: tuple[str, ...]
+    mended: tuple[str, ...] = ()
     paused_seconds: float | None = None
     consistent: bool = True
 
@@ -99,6 +103,7 @@ class VerifyReport:
         faults: One line for each fault, the first hundred.
         n_faults: How many there were.
         seconds: How long it took.
+        intact: Could all of its memory be read back? Then a dump of it mends whatever is wrong.
     """
 
     path: str
@@ -106,6 +111,7 @@ class VerifyReport:
     faults: tuple[str, ...]
     n_faults: int
     seconds: float
+    intact: bool = True
 
     @property
     def ok(self) -> bool:

@@ -210,16 +210,16 @@ class ElfSource(Source):
                     yield a - base, b - base
             i += 1
 
-    def problems(self) -> Iterator[str]:
-        """What stricter readers than this one stumble over."""
+    def flaws(self) -> Iterator[str]:
         header, ehsize = self._header, type(self._header).nbytes()
         if header.e_phoff != ehsize:
-            yield f"{self.path}: the program headers are at {header.e_phoff:#x}, and makedumpfile looks at {ehsize:#x}"
+            yield f"the program headers are at {header.e_phoff:#x}, and makedumpfile looks at {ehsize:#x}"
         if header.e_ehsize != ehsize:
-            yield f"{self.path}: e_ehsize is {header.e_ehsize}, not {ehsize}"
+            yield f"e_ehsize is {header.e_ehsize}, not {ehsize}"
 
     def describe(self) -> tuple[tuple[str, str], ...]:
-        return (("format", f"ELF{self._elf_class} core, {len(self._loads)} segments"),)
+        flattened = ", flattened" if self._backing.flattened else ""
+        return (("format", f"ELF{self._elf_class} core, {len(self._loads)} segments{flattened}"),)
 
     def close(self) -> None:
         self._backing.close()

@@ -172,7 +172,9 @@ class DedupKdumpWriter(KdumpWriter):
                 chunks[i] = chunk
         table = _Pages(self._zero_descs(batch), stored, first, digests, chunks, own_flags)
         # How much of it is written shows when it is placed.
-        return Encoded(batch.position, 0, None, table, batch.size, batch.size - len(stored) * self.unit)
+        kept_size = len(stored) * self.unit
+        taken_size = kept_size if flags is not None else 0
+        return Encoded(batch.position, 0, None, table, batch.size, batch.size - kept_size, taken_size)
 
     def place(self, encoded: Encoded, start: int) -> Encoded:
         pages = encoded.table

@@ -206,7 +206,11 @@ class KdumpSource(Source):
         header = self._header
         codecs = [self._codec_label(name) for name, flag in COMPRESSION_FLAGS.items() if header.status & flag]
         rows = [
-            ("format", f"kdump-compressed version {header.header_version}, {self._block_size}-byte blocks"),
+            (
+                "format",
+                f"kdump-compressed version {header.header_version}, {self._block_size}-byte blocks"
+                + (", flattened" if self._parts[0].backing.flattened else ""),
+            ),
             ("compression", ", ".join(codecs) or "none"),
         ]
         if len(self._parts) > 1:
@@ -396,6 +400,12 @@ class KdumpSource(Source):
         else:
             why = f"outside the file of {part.backing.size:#x} bytes"
         return FormatError(part.backing.path, f"{where}, {why}", offset=at, hint="the file is truncated or damaged")
+
+    def flaws(self) -> Iterator[str]:
+        # Source: libkdumpfile's uts_looks_sane().
+        empty = [n for n in ("sysname", "release", "version", "machine") if not _text(getattr(self._header, n))]
+        if empty:
+            yield f"utsname lacks {', '.join(empty)}: libkdumpfile and drgn will not know the architecture"
 
     def problems(self) -> Iterator[str]:
         """Faults of the structure that reading pages does not meet."""

@@ -143,8 +143,11 @@ class KdumpWriter(Writer):
         table["offset"][stored] = np.cumsum(sizes) - sizes
         table["size"][stored] = sizes
         table["flags"][stored] = np.where(pages.compressed[stored], int(self._flag), 0)
-        zero_size = batch.size - len(stored) * self.unit
-        return Encoded(batch.position, len(pages.payload), pages.payload, (table, stored), batch.size, zero_size)
+        taken_size = len(stored) * self.unit
+        zero_size = batch.size - taken_size
+        return Encoded(
+            batch.position, len(pages.payload), pages.payload, (table, stored), batch.size, zero_size, taken_size
+        )
 
     def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
         table: NDArray[Any]
