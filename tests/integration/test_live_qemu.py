@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -92,7 +95,7 @@ def test_other_architectures(tmp_path: Path, pydump: Pydump, arch: str) -> None:
     pydump("compare", tmp_path / "kdump", qemus)
 
 
-@pytest.mark.parametrize("pause", ["copy", "full"])
+@pytest.mark.parametrize("pause", ["copy", "full", "snapshot"])
 def test_memory_and_registers_are_of_one_moment(live: Live, tmp_path: Path, pause: str) -> None:
     for number in range(5):
         vmcore = str(tmp_path / f"{pause}{number}")
@@ -129,7 +132,7 @@ def test_the_stream_of_a_running_guest(guest: Live, tmp_path: Path, pydump: Pydu
     assert guest.is_running()
 
 
-@pytest.mark.parametrize("pause", ["copy"])
+@pytest.mark.parametrize("pause", ["copy", "snapshot"])
 def test_a_copy_on_disk(guest: Live, tmp_path: Path, pydump: Pydump, pause: str) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -161,7 +164,7 @@ def test_reading_a_running_guest(guest: Live, pydump: Pydump) -> None:
 def test_a_paused_guest_stays_paused(live: Live, tmp_path: Path, pydump: Pydump) -> None:
     live.qmp.command("stop")
     counter = live.counter()
-    for pause in ("copy", "full", "none"):
+    for pause in ("copy", "full", "none", "snapshot"):
         done = pydump("dump", "--json", "--pause", pause, live.source, tmp_path / pause)
         report = json.loads(done.stdout)
         assert report["consistent"]
@@ -260,7 +263,7 @@ def test_what_does_not_go_together(guest: Live, tmp_path: Path, pydump: Pydump) 
     assert guest.is_running()
 
 
-@pytest.mark.parametrize("pause", ["full", "copy"])
+@pytest.mark.parametrize("pause", ["full", "copy", "snapshot"])
 def test_a_full_disk(guest: Live, pydump: Pydump, pause: str) -> None:
     pydump("dump", "--no-sync", "--pause", pause, "--flatten", guest.source, "/dev/full", expect=1)
     assert guest.is_running()
@@ -295,3 +298,37 @@ def test_the_reasons_are_said(guest: Live, tmp_path: Path, pydump: Pydump) -> No
     said = pydump("-v", "dump", guest.source, tmp_path / "vmcore").stderr
     assert "not by way of shared" in said
     assert "by way of process" in said
+
+
+def test_detached_when_the_guest_runs_again(tmp_path: Path, pydump: Pydump, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    contents = tmp_path / "contents"
+    contents.write_bytes(random.Random(1).randbytes(48 << 20))
+    load = ("-device", f"loader,file={contents},addr=0x4000000,force-raw=on")
+    slow = ("--compression", "zstd", "--zstd-level", "15")
+    with live_guest(tmp_path, memory=128, arguments=load) as live:
+        assert live.is_running()
+        pydump("dump", live.source, tmp_path / "vmcore", *slow, "--detach")
+        assert live.is_running()
+        told = json.loads(pydump("status", "1", "--json").stdout)
+        assert (told["status"], told["total"] >> 20) == ("active", 128)
+        assert wait_for(lambda: json.loads(pydump("status", "1", "--json").stdout)["status"] == "completed", 120)
+    with api.open(tmp_path / "vmcore") as dump:
+        assert in_step(swept(dump.read))
+        assert dump.read(0x4000000, 48 << 20) == contents.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_before_it_is_detached(guest: Live, tmp_path: Path, number: int) -> None:
+    """Who starts it is ended while the guest stands still: the process that dumps ends as well."""
+    state = tmp_path / "state"
+    slow = ["--pause", "full", "--workers", "1", "--compression", "zstd", "--zstd-level", "19", "--detach"]
+    command = [sys.executable, "-m", "pydump", "dump", guest.source, str(tmp_path / "vmcore"), *slow]
+    environment = {**os.environ, "XDG_STATE_HOME": str(state)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as dump:
+        assert wait_for(lambda: not guest.qmp.command("query-status")["running"])
+        dump.send_signal(number)
+    assert dump.returncode
+    assert wait_for(guest.is_running)
+    assert wait_for(lambda: not [path for path in state.rglob("*") if path.is_file()])
+    assert not (tmp_path / "vmcore").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from pydump.interfaces.source import Source
 from pydump.model.guest import Cpu, Guest
 from pydump.model.note import Note
 from pydump.model.plan import Compat
-from pydump.model.report import CompareReport, DumpReport, ProgressCallback, VerifyReport
+from pydump.model.report import CompareReport, DumpReport, Milestone, ProgressCallback, VerifyReport
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry, installed
 
@@ -192,6 +192,7 @@ def dump(
     dry_run: bool = False,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: ProgressCallback | None = None,
+    reached: Callable[[Milestone], None] | None = None,
 ) -> DumpReport:
     """Write a vmcore.
 
@@ -216,6 +217,7 @@ def dump(
         dry_run: Plan only, write nothing.
         options: Plugin options: ``{"zlib": {"level": 6}}``.
         progress: Told how far the run is.
+        reached: Told what has been reached.
 
     Raises:
         PydumpError: It failed; nothing is left at the output.
@@ -247,6 +249,7 @@ def dump(
             workers=workers,
             dry_run=dry_run,
             progress=progress,
+            reached=reached,
         )
     finally:
         if not own:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from pydump.errors import Cancelled, PydumpError
+from pydump.errors import Cancelled, PlanError, PydumpError
 
 if TYPE_CHECKING:
     from pydump.api import Dump
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.format import Format
     from pydump.interfaces.source import Source
+    from pydump.model.report import DumpReport, Milestone, ProgressCallback
     from pydump.options import OptionField
 
 LOUDNESS = ("-v", "--verbose", "-q", "--quiet")
@@ -79,6 +81,7 @@ class _Say:
     json = False
     verbose = False
     quiet = False
+    written = False
 
 
 _say = _Say()
@@ -145,6 +148,9 @@ def dump(
     ] = None,
     paging: Annotated[bool, Option("--paging", help="ELF only: segments with the kernel's virtual addresses.")] = False,
     compat: Annotated[CompatTarget | None, Option("--compat", help="Write QEMU's bytes, mistakes included.")] = None,
+    detach: Annotated[
+        bool, Option("--detach", help="Return when the guest is captured; pydump status tells of the rest.")
+    ] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     force: Annotated[bool, Option("--force", help="Replace an existing output.")] = False,
     no_sync: Annotated[bool, Option("--no-sync", help="Do not wait until the data is on the disk.")] = False,
@@ -164,8 +170,13 @@ def dump(
     from pydump.engine.cpus import read_cpus
     from pydump.engine.vmcoreinfo import read_vmcoreinfo
 
-    with shown(ProgressStyle.none if _say.quiet or dry_run else progress) as tell:
-        report = pydump.dump(
+    def work(tell: ProgressCallback | None, captured: Callable[[], None] | None = None) -> DumpReport:
+        def reached(milestone: Milestone) -> None:
+            _say.written = milestone == "written"
+            if captured is not None and milestone == "captured":
+                captured()
+
+        return pydump.dump(
             source,
             output,
             format=format_,
@@ -185,7 +196,14 @@ def dump(
             dry_run=dry_run,
             options=_by_plugin(plugin_options),
             progress=tell,
+            reached=reached,
         )
+
+    if detach:
+        _detach(source, output, work, dry_run=dry_run)
+        return
+    with shown(ProgressStyle.none if _say.quiet or dry_run else progress) as tell:
+        report = work(tell)
     for warning in report.warnings:
         _talk(f"warning: {warning}")
     to_stdout = output in ("-", "fd:1")
@@ -196,6 +214,40 @@ def dump(
     if not report.complete:
         _talk(f"incomplete: the source had lost {report.unreadable_size} bytes of guest memory; they read as left out")
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_run: bool) -> None:
+    """Leave a job behind, and say which."""
+    from pydump.cli.detach import detached
+
+    if dry_run or output == "-" or output.startswith("fd:"):
+        raise PlanError("--detach needs an output with a name", hint="leave --dry-run out, and name a file")
+    started = detached(source, output, work)
+    if started.error is not None:
+        print(f"pydump: error: {' '.join(started.error.split())}", file=sys.stderr)
+        raise typer.Exit(started.exit_code)
+    if _say.json:
+        print(json.dumps({"job": started.job}))
+    elif not _say.quiet:
+        print(f"job {started.job}: the guest is captured; pydump status {started.job} tells of the rest")
+
+
+@app.command()
+def status(
+    job: Annotated[
+        str | None, Argument(metavar="JOB", help="A job's number, or its output. Default: all jobs.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How far dumps are that were started with --detach, and how they ended."""
+    from pydump.cli import render
+    from pydump.cli.jobs import job_of, jobs
+
+    found = jobs() if job is None else [job_of(job)]
+    if as_json or _say.json:
+        print(json.dumps([asdict(one) for one in found] if job is None else asdict(found[0]), indent=2))
+    else:
+        render.jobs(found)
 
 
 @app.command()
@@ -303,8 +355,11 @@ def run(arguments: list[str]) -> int:
     # Wherever they stand: who repeats a command with -v adds it at the end.
     loudness = [a for a in arguments if a in LOUDNESS]
     arguments = loudness + [a for a in arguments if a not in LOUDNESS]
+    _say.written = False
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+        signal.signal(signal.SIGINT, _interrupted)
     try:
         _add_dump(arguments)
         if not {"-h", "--help"} & set(arguments):
@@ -350,7 +405,14 @@ def _hear_reasons() -> None:
     logger.setLevel(logging.INFO)
 
 
+def _interrupted(number: int, frame: Any) -> None:
+    if not _say.written:
+        raise KeyboardInterrupt
+
+
 def _terminated(number: int, frame: Any) -> None:
+    if _say.written:  # it is done: to say otherwise would be wrong
+        return
     raise Cancelled(f"ended by {signal.Signals(number).name}; nothing was left at the output")
 
 

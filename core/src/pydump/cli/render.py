@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pydump.engine.cpus import cpus_to_json
 
 if TYPE_CHECKING:
     from pydump.api import Dump
+    from pydump.cli.jobs import Job
     from pydump.interfaces.arch import Arch
     from pydump.model.guest import Guest
     from pydump.model.report import CompareReport, DumpReport, VerifyReport
@@ -95,6 +97,18 @@ def compare(r: CompareReport, *, quiet: bool) -> None:
         print(f"the same guest: {size(r.compared_size)} of memory compared in {r.seconds:.2f} s")
     elif not r.same:
         print(f"{r.left} and {r.right} differ in {r.n_differences} place{'s' if r.n_differences != 1 else ''}")
+
+
+def jobs(found: list[Job]) -> None:
+    """A line for each job, and beneath it what went wrong."""
+    for job in found:
+        share = f"{100 * job.completed // job.total} %" if job.total else ""
+        state = f"{job.phase} {share}".strip() if job.status == "active" else job.status
+        line = f"{job.number:>3}  {state:<12}  {size(job.completed)} of {size(job.total)}  {job.output}"
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.began))
+        print(f"{line}  from {job.source}, {began}")
+        if job.error:
+            print(f"     {job.error}")
 
 
 def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,8 +16,9 @@ from pydump.engine.planner import Planned, Request, make_plan
 from pydump.interfaces.format import Writer
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Live, Source
-from pydump.model.report import DumpReport, Progress, ProgressCallback
+from pydump.model.report import DumpReport, Milestone, Progress, ProgressCallback
 from pydump.registry import Registry
+from pydump.signals import put_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def run_dump(
     workers: int | None = None,
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
+    reached: Callable[[Milestone], None] | None = None,
 ) -> DumpReport:
     """Write ``source`` to ``output``.
 
@@ -58,6 +61,7 @@ def run_dump(
         workers: Processes that encode; default: the CPUs this process may use, and no more than there is work for.
         dry_run: Plan only.
         progress: Told how far the run is.
+        reached: Told what has been reached.
 
     Raises:
         PydumpError: It failed; nothing is left at the output.
@@ -85,13 +89,21 @@ def run_dump(
             if progress is not None:
                 progress(Progress("dump", done, batches.total))
 
+        held = isinstance(source, Live) and source.holds
+        if reached is not None and not held:
+            reached("captured")
         outcome = executor.run(Job(batches, writer, sink, tell))
         if isinstance(source, Live):
             source.release()
+        if reached is not None and held:
+            reached("captured")
         for extent in writer.finish(outcome.end):
             sink.write(extent)
         size = writer.size(outcome.end)
-        opened.commit(size)
+        with put_off():
+            opened.commit(size)
+            if reached is not None:
+                reached("written")
     report = _report(planned, label, output, executor, began, outcome, size, flattened=opened.flattened)
     if isinstance(source, Live):
         report = replace(report, paused_seconds=source.paused_seconds, consistent=source.consistent)

@@ -166,6 +166,11 @@ class Live(Protocol):
         ...
 
     @property
+    def holds(self) -> bool:
+        """Does the guest stand still until :meth:`release`?"""
+        ...
+
+    @property
     def paused_seconds(self) -> float:
         """How long the guest has stood still so far."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class Progress:
 
 #: Receives progress, at most some ten times a second and once at the end of each phase.
 ProgressCallback = Callable[[Progress], None]
+
+
+#: "captured": nothing of the run concerns a live guest any more, which runs again if it ran before.
+#: "written": the output is complete, and there.
+Milestone = Literal["captured", "written"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,24 +262,30 @@ class Capture:
         if not self._monitor.local:
             raise PlanError("--pause snapshot needs QEMU's UNIX socket")
         store = self._roomy_store(wanted)
-        parts: dict[str, list[Any]]
         limit = self._monitor.command("query-migrate-parameters")["max-bandwidth"]
         switch = {"capability": "background-snapshot", "state": False}
         back: list[dict[str, Any]] = [
             {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [switch]}},
             {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": limit}},
         ]
-        # Capabilities cannot be set until the migration has ended; only then nobody stops the guest after our cont.
-        guard = self._guarded({"execute": "migrate_cancel"}, *back, CONT)
-        try:
-            self._monitor.command("migrate-set-capabilities", capabilities=[{**switch, "state": True}])
-        except CommandError as error:
-            raise SourceError(
-                f"QEMU cannot take a snapshot of this guest: {error.why}",
-                hint="it needs QEMU 6.0, and userfaultfd (sysctl vm.unprivileged_userfaultfd=1); or take --pause copy",
-            ) from None
-        self._monitor.command("migrate-set-parameters", max_bandwidth=BANDWIDTH)
         with opened(self._monitor) as (pipe, uri):
+            # A snapshot that has begun must end: where its reader goes away or it is cancelled, QEMU 7.2 never lets go
+            # of the pages, and the guest stands still at its next write. So the watchdog reads what we do not.
+            guard = self._guarded(
+                {"execute": "closefd", "arguments": {"fdname": uri.removeprefix("fd:")}, "once": True},
+                {"drain": pipe.fd},
+                *back,
+                CONT,
+                keep=pipe.fd,
+            )
+            try:
+                self._monitor.command("migrate-set-capabilities", capabilities=[{**switch, "state": True}])
+            except CommandError as error:
+                raise SourceError(
+                    f"QEMU cannot take a snapshot of this guest: {error.why}",
+                    hint="it takes QEMU 6.0 and userfaultfd (sysctl vm.unprivileged_userfaultfd=1); or --pause copy",
+                ) from None
+            self._monitor.command("migrate-set-parameters", max_bandwidth=BANDWIDTH)
             self._monitor.command("stop")
             head = _within(self._head(), wanted)
             parts = places(self._monitor.human("info mtree -f"))
@@ -318,10 +324,10 @@ class Capture:
         self._monitor.settle()
         self._watched, self._resumes = True, self._monitor.resumes
 
-    def _guarded(self, *undo: dict[str, Any]) -> Guard:
+    def _guarded(self, *undo: dict[str, Any], keep: int | None = None) -> Guard:
         if self._guard is None:
-            keep = self._lock.fileno() if self._lock else None
-            self._guard = Guard(self._monitor.socket.fileno(), keep)
+            kept = [self._lock.fileno() if self._lock else None, keep]
+            self._guard = Guard(self._monitor.socket.fileno(), [fd for fd in kept if fd is not None])
         self._guard.undo_with(*undo)
         return self._guard
 
@@ -387,6 +393,11 @@ class Capture:
             self._guard.undo_with()
             self._stopped = False
             self._monitor.settle()
+
+    @property
+    def holds(self) -> bool:
+        """Does the guest stand still until :meth:`release`?"""
+        return self._stopped
 
     @property
     def paused_seconds(self) -> float:

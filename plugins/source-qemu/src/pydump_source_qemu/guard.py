@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,17 +21,17 @@ class Guard:
 
     Args:
         connection: File descriptor of the QMP connection.
-        keep: A file descriptor that stays open as long as the watchdog is at work, or None.
+        keep: File descriptors that stay open, under their numbers, as long as the watchdog is at work.
     """
 
-    def __init__(self, connection: int, keep: int | None = None) -> None:
+    def __init__(self, connection: int, keep: Sequence[int] = ()) -> None:
         reader, self._lifeline = os.pipe2(os.O_CLOEXEC)
         script = Path(__file__).with_name("watchdog.py")
         try:
             # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(script), str(connection), str(reader)],
-                pass_fds=[connection, reader, *([] if keep is None else [keep])],
+                pass_fds=[connection, reader, *keep],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -44,7 +45,7 @@ class Guard:
             os.close(reader)
 
     def undo_with(self, *commands: dict[str, Any]) -> None:
-        """These commands undo what is done from now on; none, when nothing is left to undo."""
+        """These commands, as watchdog.py knows them, undo what is done from now on; none: there is nothing to undo."""
         os.write(self._lifeline, json.dumps(commands).encode() + b"\n")
 
     def close(self) -> None:

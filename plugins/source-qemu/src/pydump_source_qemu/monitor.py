@@ -10,19 +10,18 @@ import contextlib
 import logging
 import os
 import select
-import signal
 import socket
 import stat
 import struct
-import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, Final, Self, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from pydump.errors import SourceError
+from pydump.signals import put_off
 
 T = TypeVar("T")
 
@@ -32,7 +31,6 @@ COMMAND_TIMEOUT: Final = 60
 SLICE: Final = 0.1
 #: What every capture needs.
 NEEDED: Final = ("query-status", "stop", "cont", "dump-guest-memory", "query-dump")
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class CommandError(SourceError):
@@ -213,7 +211,7 @@ class Monitor:
         deadline = time.monotonic() + timeout
         try:
             while not task.done():
-                with _signals_wait():
+                with put_off():
                     self._loop.run_until_complete(asyncio.wait({task}, timeout=SLICE))
                 if time.monotonic() > deadline and not task.done():
                     raise TimeoutError
@@ -235,7 +233,7 @@ class Monitor:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
 
-        with _signals_wait():
+        with put_off():
             self._loop.run_until_complete(leave())
             self._loop.close()
             self.socket.close()
@@ -274,25 +272,3 @@ def _connected(address: str, timeout: float) -> socket.socket:
     except OSError as error:
         why = error.strerror or str(error)
     raise SourceError(f"cannot connect to {address}: {why}", hint=hint)
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Put off SIGINT, SIGTERM and SIGHUP to the end of the block.
-
-    Masking them would not do: another thread may get them, and the handler runs in this one all the same.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        for number in _SIGNALS:
-            signal.signal(number, lambda number, _: came.append(number))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        for late in came:
-            signal.raise_signal(late)

@@ -31,8 +31,7 @@ class QemuOptions:
     pause: str = option(
         "auto",
         help="when the guest stands still; auto is copy where there is room, else full",
-        # capture.py also has "snapshot"; it is offered once a kill in the middle of one leaves no guest standing.
-        choices=("auto", "copy", "full", "none"),
+        choices=("auto", "copy", "snapshot", "full", "none"),
         flag="--pause",
     )
     scratch: str = option("", help="directory for the copy of guest memory, in place of memory", flag="--scratch")
@@ -90,6 +89,11 @@ class QemuSource(Source):
     def release(self) -> None:
         """Let the guest run again if it ran before."""
         self._capture.release()
+
+    @property
+    def holds(self) -> bool:
+        """Does the guest stand still until :meth:`release`?"""
+        return self._capture.holds
 
     @property
     def paused_seconds(self) -> float:

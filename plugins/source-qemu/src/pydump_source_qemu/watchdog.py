@@ -1,8 +1,11 @@
 """A process of its own that undoes what was done to a guest, when the process that did it is gone.
 
 It is run as a script, ``python watchdog.py SOCKET LIFELINE``, with two inherited file descriptors: a duplicate of the
-QMP connection, and the reading end of a pipe. Each line that comes through the pipe is a JSON list of QMP commands, and
+QMP connection, and the reading end of a pipe. Each line that comes through the pipe is a JSON list of commands, and
 replaces the one before. When the other end of the pipe is closed, however that happens, the last list is carried out.
+
+A command is one of QMP's, which is repeated until QEMU accepts it (or, with ``"once": true``, is not); or
+``{"drain": FD}``, to read from an inherited file descriptor to its end.
 
 Nothing of pydump is imported: it has to be there at once, and to be small.
 """
@@ -40,10 +43,15 @@ def main() -> None:
 
 
 def undo(qmp: socket.socket, commands: list[dict[str, Any]]) -> None:
-    """Run the commands, each until QEMU accepts it."""
-    deadline = time.monotonic() + PATIENCE
+    """Run the commands, one after the other."""
     replies = _Replies(qmp)
     for number, command in enumerate(commands):
+        if "drain" in command:
+            while os.read(command["drain"], 1 << 20):
+                pass
+            continue
+        once = command.pop("once", False)
+        deadline = time.monotonic() + PATIENCE
         for attempt in range(1 << 30):
             name = f"pydump-undo-{number}-{attempt}"
             try:
@@ -54,7 +62,7 @@ def undo(qmp: socket.socket, commands: list[dict[str, Any]]) -> None:
                 return  # QEMU is gone
             if answer is None:
                 return
-            if "return" in answer or time.monotonic() > deadline:
+            if "return" in answer or once or time.monotonic() > deadline:
                 break
             time.sleep(PAUSE)
 
@@ -74,8 +82,8 @@ class _Replies:
                     message = json.loads(line)
                 except ValueError:
                     continue  # the rest of a reply that the other process had begun to read
-                if message.get("id") == name:
-                    return dict(message)
+                if isinstance(message, dict) and message.get("id") == name:
+                    return message
                 continue
             if not select.select([self._qmp], [], [], max(0, deadline - time.monotonic()))[0]:
                 return None

@@ -1,0 +1,122 @@
+"""Does the rest of a command in a process of its own, once the guest runs again."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from pydump.cli.jobs import JobFile
+from pydump.errors import Cancelled, PydumpError
+from pydump.model.report import DumpReport, ProgressCallback
+
+#: Source: sys/prctl.h.
+PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What the process that was left behind has said: a job, or why there is none.
+
+    Attributes:
+        job: The job's number, or None.
+        error: What went wrong before there was one, or None.
+        exit_code: What the command ends with.
+    """
+
+    job: int | None = None
+    error: str | None = None
+    exit_code: int = 0
+
+
+def detached(source: str, output: str, work: Callable[[ProgressCallback, Callable[[], None]], DumpReport]) -> Started:
+    """Have ``work`` done by a child process, and return when it has captured the guest.
+
+    Until then the child ends with this process, and what goes wrong is this process's to say.
+
+    Args:
+        source: As the user named it.
+        output: Likewise.
+        work: Called in the child with where to tell progress, and what to call when the guest has been captured.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        os._exit(_child(parent, writer, source, output, work))
+    os.close(writer)
+    try:
+        with open(reader, "rb") as pipe:
+            said = pipe.read()
+    except BaseException:  # Ctrl-C reaches the child as well; what else ends this process ends it too
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise
+    if said:
+        return Started(**json.loads(said))
+    _, status = os.waitpid(pid, 0)
+    return Started(error=f"the process that dumps ended with {os.waitstatus_to_exitcode(status)}", exit_code=1)
+
+
+def _child(parent: int, writer: int, source: str, output: str, work: Callable[..., DumpReport]) -> int:
+    """Returns the exit code."""
+    _end_with(parent)
+    job: JobFile | None = None
+    told = False
+
+    def say(**what: Any) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(writer, json.dumps(what).encode())
+            os.close(writer)
+
+    def captured() -> None:
+        assert job is not None
+        _leave()
+        say(job=job.job.number)
+
+    try:
+        job = JobFile(source, output)
+        report = work(job.tell, captured)
+        job.end(0 if report.complete else 3, report=asdict(report))
+        return 0
+    except BaseException as error:
+        code, message = _told_as(error)
+        if job is not None and told:
+            job.end(code, error=message)
+        else:
+            if job is not None:
+                job.remove()
+            say(error=message, exit_code=code)
+        return code
+
+
+def _told_as(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, PydumpError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return Cancelled.exit_code, "interrupted; nothing was left at the output"
+    return 1, f"internal error: {type(error).__name__}: {error}"
+
+
+def _end_with(parent: int) -> None:
+    """Be told to end when the parent ends, however that happens."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise Cancelled("the parent process is gone")
+
+
+def _leave() -> None:
+    """Outlive the parent and its terminal."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(nothing, fd)
+    os.close(nothing)

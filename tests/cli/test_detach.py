@@ -1,0 +1,121 @@
+"""Dumps that go on behind the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pydump
+
+Qemu = Callable[[str, str], Path]
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the jobs of one test are kept."""
+    path = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> tuple[str, ...]:
+    """A dump that takes seconds."""
+    (tmp_path / "ram").write_bytes(random.Random(2).randbytes(64 << 20))
+    return "dump", "raw:ram@0", "out", "--arch", "x86_64", "--compression", "zstd", "--zstd-level", "19", "--detach"
+
+
+def ended(run: Run, job: str) -> dict[str, Any]:
+    """The job when it has ended."""
+    for _ in range(600):
+        told: dict[str, Any] = json.loads(run("status", job, "--json").out)
+        if told["status"] != "active":
+            return told
+        time.sleep(0.1)
+    raise AssertionError(f"job {job} does not end")
+
+
+def test_a_job_from_begin_to_end(slow: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    done = run(*slow)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "job 1: the guest is captured; pydump status 1 tells of the rest\n"
+    assert not (tmp_path / "out").exists()
+    told = json.loads(run("status", "1", "--json").out)
+    assert (told["status"], told["output"], told["source"]) == ("active", str(tmp_path / "out"), "raw:ram@0")
+    assert os.getpgid(told["pid"]) == told["pid"]  # nobody's Ctrl-C reaches it
+    told = ended(run, "out")
+    assert (told["status"], told["exit_code"], told["error"]) == ("completed", 0, None)
+    assert told["completed"] == told["total"] == 64 << 20
+    assert told["report"]["output_size"] == (tmp_path / "out").stat().st_size
+    with pydump.open(tmp_path / "out") as vmcore:
+        assert vmcore.read(0, 64 << 20) == (tmp_path / "ram").read_bytes()
+    shown = run("status").out
+    assert shown.startswith(f"  1  completed     64.0 MiB of 64.0 MiB  {tmp_path / 'out'}  from raw:ram@0, ")
+
+
+def test_what_fails_before_the_capture_leaves_no_job(qemu: Qemu, run: Run, tmp_path: Path, state: Path) -> None:
+    (tmp_path / "there").write_text("precious")
+    done = run("dump", qemu("nano-x86_64", "elf"), "there", "--detach")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "there exists" in done.err
+    assert run("dump", "nowhere", "out", "--detach").code == 1
+    assert json.loads(run("status", "--json").out) == []
+    assert run("status").out == ""
+    assert not [path for path in state.rglob("*") if path.is_file()]
+
+
+def test_a_job_that_is_killed(slow: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    assert run(*slow).code == 0
+    os.kill(json.loads(run("status", "1", "--json").out)["pid"], signal.SIGKILL)
+    told = ended(run, "1")
+    assert (told["status"], told["error"]) == ("failed", "its process was ended; its output was never there")
+    assert not (tmp_path / "out").exists()
+    assert "failed" in run("status").out
+
+
+def test_a_job_that_is_ended(slow: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    assert run(*slow).code == 0
+    os.kill(json.loads(run("status", "1", "--json").out)["pid"], signal.SIGTERM)
+    told = ended(run, "1")
+    assert (told["status"], told["exit_code"]) == ("failed", 130)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_jobs(slow: tuple[str, ...], run: Run) -> None:
+    assert run(*slow).code == 0
+    assert run("--json", *slow[:2], "other", *slow[3:]).out == '{"job": 2}\n'
+    assert [job["number"] for job in json.loads(run("status", "--json").out)] == [1, 2]
+    assert ended(run, "other")["number"] == 2
+    ended(run, "1")
+
+
+def test_what_cannot_be_detached(qemu: Qemu, refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    elf = qemu("nano-x86_64", "elf")
+    assert "--detach needs an output with a name" in refuse(2, "dump", elf, "-", "--detach")
+    assert "--detach needs an output with a name" in refuse(2, "dump", elf, "out", "--detach", "--dry-run")
+    assert "there is no job 7; known are none" in refuse(2, "status", "7")
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    assert "cannot keep a job in /proc/nowhere/pydump/jobs" in refuse(1, "dump", elf, "out", "--detach")
+
+
+def test_its_output_is_not_held_open(
+    slow: tuple[str, ...], tmp_path: Path, pydump_command: list[str], run: Run
+) -> None:
+    """A script that reads what is printed is not kept waiting by the job."""
+    began = time.monotonic()
+    out = subprocess.run([*pydump_command, *slow], cwd=tmp_path, stdout=subprocess.PIPE, timeout=60).stdout
+    told = json.loads(run("status", "1", "--json").out)
+    assert out.startswith(b"job 1")
+    assert told["status"] == "active", f"it ended within {time.monotonic() - began:.1f} s"
+    os.kill(told["pid"], signal.SIGTERM)
+    ended(run, "1")
