@@ -44,6 +44,7 @@ DUMPS = {
     "zlib by ISA-L, level 2": ["--compression", "zlib", "--zlib-library", "isal", "--zlib-level", "2"],
     "none": ["--compression", "none"],
     "none, --dedup": ["--compression", "none", "--dedup"],
+    "zlib by ISA-L, --no-dedup": ["--compression", "zlib", "--zlib-library", "isal", "--no-dedup"],
     "elf": ["--format", "elf"],
 }
 
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON as well")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     arguments = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed pydump has its bytecode
     with tempfile.TemporaryDirectory(prefix="pydump-bench-", dir=arguments.directory) as name:
         directory = Path(name)
         elf = os.environ.get("PYDUMP_BENCH_ELF")
@@ -107,8 +109,13 @@ def main() -> None:
         results = [as_json(c) for c in contenders]
         arguments.json.write_text(json.dumps({"about": about, "results": results}, indent=2) + "\n")
     if arguments.write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{about}\n\n{table}\n\n{END}{rest.partition(END)[2]}")
+        written(BEGIN, END, f"{about}\n\n{table}")
+
+
+def written(begin: str, end: str, text: str) -> None:
+    """Put ``text`` between two marks of the page on performance."""
+    before, _, rest = PAGE.read_text().partition(begin)
+    PAGE.write_text(f"{before}{begin}\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
 def field_of(elf: str, directory: Path) -> Iterator[Contender]:

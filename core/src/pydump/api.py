@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from pydump.engine.compare import run_compare
 from pydump.engine.open import open_source
 from pydump.engine.planner import Request, reader, settle, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
-from pydump.engine.verify import run_verify
 from pydump.errors import PlanError, ReadError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Source
@@ -267,6 +265,8 @@ def verify(path: Path, *, workers: int | None = None, progress: ProgressCallback
     Raises:
         PydumpError: The file cannot be opened at all.
     """
+    from pydump.engine.verify import run_verify
+
     with open(path) as opened:
         return run_verify(opened.source, os.fspath(path), installed(), workers=workers, progress=progress)
 
@@ -291,6 +291,8 @@ def compare(
     Raises:
         PydumpError: One of them cannot be opened or read.
     """
+    from pydump.engine.compare import run_compare
+
     with open(left) as a, open(right) as b:
         return run_compare(
             a.source,

@@ -10,7 +10,8 @@ A field is declared with :func:`option`, which carries its help text and its ran
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from pydump.errors import PlanError
 
@@ -27,7 +28,7 @@ class OptionField:
     Attributes:
         name: The field's name.
         type: ``int``, ``str`` or ``bool``.
-        default: Its value when nothing is said.
+        default: Its value when nothing is said; None where the plugin then decides by itself.
         help: One line for ``--help``.
         low: The least value of an int, or None.
         high: The greatest value of an int, or None.
@@ -64,7 +65,7 @@ def option_fields(options: type) -> tuple[OptionField, ...]:
     return tuple(
         OptionField(
             f.name,
-            hints[f.name],
+            next(hint for hint in get_args(hints[f.name]) or (hints[f.name],) if hint is not NoneType),
             None if f.default is MISSING else f.default,
             f.metadata.get("help", ""),
             f.metadata.get("low"),
@@ -100,6 +101,8 @@ def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
 
 
 def _fits(value: Any, known: OptionField) -> bool:
+    if value is None:
+        return known.default is None
     typed = type(value) is known.type
     return (
         typed

@@ -159,6 +159,7 @@ class Qmp:
                 time.sleep(0.05)
         self._socket.settimeout(QMP_TIMEOUT)
         self._lines = self._socket.makefile("r")
+        self._events: list[dict[str, Any]] = []
         self._lines.readline()
         self.command("qmp_capabilities")
 
@@ -176,6 +177,21 @@ class Qmp:
                 raise RuntimeError(f"{name}: {answer['error']['desc']}")
             if "return" in answer:
                 return answer["return"]
+            self._events.append(answer)
+
+    def stops(self) -> float:
+        """Seconds that the guest stood still since this was asked last, from STOP to RESUME by QEMU's own clock."""
+        self.command("query-status")
+        stood = 0.0
+        since: float | None = None
+        for event in self._events:
+            at = event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
+            if event["event"] == "STOP":
+                since = at if since is None else since
+            elif event["event"] == "RESUME" and since is not None:
+                stood, since = stood + at - since, None
+        self._events.clear()
+        return stood
 
     def monitor(self, line: str) -> str:
         """A command of the human monitor, and what it prints."""

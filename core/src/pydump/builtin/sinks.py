@@ -10,6 +10,10 @@ from typing import ClassVar, Self
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole, Sink
 
+#: Bytes written at once. The page cache takes as large a piece of memory as it is given data, and where none of several
+#: MiB is free, making one costs seconds.
+STEP = 2 << 20
+
 
 class FileSink(Sink):
     """A file that appears under its name when it is complete.
@@ -56,7 +60,7 @@ class FileSink(Sink):
         done = 0
         try:
             while done < len(view):
-                done += os.pwrite(self._fd, view[done:], extent.offset + done)
+                done += os.pwrite(self._fd, view[done : done + STEP], extent.offset + done)
         except OSError as error:
             raise self._failed(error) from error
 

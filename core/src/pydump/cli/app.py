@@ -466,7 +466,7 @@ def _parameter(owner: str, declared: OptionField) -> inspect.Parameter:
         text = f"{owner}: {declared.help}: {', '.join(declared.choices)}"
     else:
         text = f"{owner}: {declared.help}"
-    default = f" Default: {declared.default}." if declared.default != "" else ""
+    default = f" Default: {declared.default}." if declared.default not in ("", None) else ""
     return inspect.Parameter(
         f"{owner}__{declared.name}",
         inspect.Parameter.KEYWORD_ONLY,

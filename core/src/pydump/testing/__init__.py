@@ -1,4 +1,9 @@
-"""For the tests of pydump and of plugins: conformance suites to subclass, synthetic guests, a dummy plugin per role.
+"""For the tests of pydump and of plugins: a kit of tests for each role, synthetic guests, a dummy plugin per role.
 
-``compressor`` needs pytest and hypothesis; the other modules need nothing.
+A plugin's own tests subclass :class:`~pydump.testing.compressor.CompressorTests`,
+:class:`~pydump.testing.format.FormatTests`, :class:`~pydump.testing.arch.ArchTests` or
+:class:`~pydump.testing.source.SourceTests`. What is installed is tested, without a line of code, by
+``pytest --pyargs pydump.testing --pydump-plugin=NAME``.
+
+The kits need ``pydump-core[testing]``: pytest and hypothesis.
 """

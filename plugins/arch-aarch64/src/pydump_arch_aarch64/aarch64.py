@@ -6,13 +6,16 @@ kernel; the order is that of QEMU's target/arm/arch_dump.c.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
 from pydump.layout.registers import NoteKind, numbered, run
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_aarch64.paging import Aarch64Tables
 from pydump_arch_aarch64.sve import SVE
+
+#: Bits of kernel address that Linux can be built for. Source: arch/arm64/Kconfig, ARM64_VA_BITS.
+VA_BITS: Final = (36, 39, 42, 47, 48, 52)
 
 
 class Aarch64Arch(Arch):
@@ -70,6 +73,8 @@ class Aarch64Arch(Arch):
             # A kernel built for 52 bits runs with fewer on a CPU that lacks them, and then has a level less. With
             # 64 KiB pages it keeps the large top table and uses its end.
             va_bits = 64 - unused
+        if va_bits not in VA_BITS or page_size not in cls.page_sizes:
+            return None
         space = Aarch64Tables(
             read,
             guest.memory,

@@ -30,7 +30,8 @@ class S390xArch(Arch):
     def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
         """pr_pid in the guest's byte order; QEMU writes it in the host's."""
         pids = [note.desc[PR_PID_OFFSET : PR_PID_OFFSET + 4] for note in notes if NOTES[0].matches(note)]
-        swapped = any(int.from_bytes(pid, byte_order) > PID_MAX_LIMIT for pid in pids)
+        too_large = any(int.from_bytes(pid, byte_order) > PID_MAX_LIMIT for pid in pids)
+        swapped = too_large and all(int.from_bytes(pid[::-1], byte_order) <= PID_MAX_LIMIT for pid in pids)
         return _with_swapped_pids(notes) if swapped else notes
 
     @classmethod

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pydump.interfaces.source import Source
     from pydump.model.plan import Plan
 
+#: Compressors beside which hashing a page costs little: equal pages are found without being asked.
+HASHED = ("zlib", "zstd")
 SIGNATURES = (b"KDUMP   ", b"DISKDUMP")
 
 
@@ -27,7 +29,9 @@ SIGNATURES = (b"KDUMP   ", b"DISKDUMP")
 class KdumpOptions:
     """How the file is written."""
 
-    dedup: bool = option(False, help="store equal pages once", flag="--dedup")
+    dedup: bool | None = option(
+        None, help="store equal pages once; by itself with zlib and zstd", flag="--dedup/--no-dedup"
+    )
 
 
 class KdumpFormat(Format):
@@ -56,7 +60,10 @@ class KdumpFormat(Format):
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
-        if plan.options.dedup:
+        dedup = plan.options.dedup
+        if dedup is None:
+            dedup = plan.compression in HASHED and plan.compat is None
+        if dedup:
             from pydump_format_kdump.dedup import DedupKdumpWriter
 
             return DedupKdumpWriter(plan, compressor)

@@ -1,0 +1,197 @@
+"""What every architecture must do.
+
+A plugin's tests subclass :class:`ArchTests`::
+
+    class TestLoongarch64(ArchTests):
+        arch = Loongarch64Arch
+
+and add what only they can know: that the notes are those QEMU writes, and that addresses translate as in a real guest.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pydump.errors import PlanError, PydumpError
+from pydump.interfaces.arch import AddressSpace, Arch
+from pydump.layout.registers import PR_PID, Register
+from pydump.model.guest import ByteOrder, Cpu, Guest
+from pydump.model.memory import MemoryMap
+from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.testing.compressor import NATIVE
+from pydump.testing.guests import random_page
+
+#: Keys that kernels write for those who translate addresses.
+KEYS = (
+    "NUMBER(phys_base)", "KERNELOFFSET", "NUMBER(VA_BITS)", "NUMBER(PHYS_OFFSET)", "NUMBER(kimage_voffset)",
+    "NUMBER(TCR_EL1_T1SZ)", "SYMBOL(swapper_pg_dir)", "SYMBOL(init_top_pgt)", "SYMBOL(_stext)", "NUMBER(PAGE_OFFSET)",
+    "NUMBER(phys_ram_base)", "NUMBER(va_kernel_pa_offset)", "NUMBER(KERNEL_LINK_ADDR)", "NUMBER(pgtable_l5_enabled)",
+)  # fmt: skip
+
+#: What the values of registers differ by: every byte of them.
+STEP = 0x0101_0101_0101_0101
+
+# The same test function runs for every subclass.
+_shared = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.differing_executors])
+
+
+class ArchTests:
+    """The tests.
+
+    Attributes:
+        arch: The class under test.
+    """
+
+    arch: ClassVar[type[Arch]]
+
+    def orders(self) -> tuple[ByteOrder, ...]:
+        """The byte orders that its guests may have."""
+        return ("little", "big") if self.arch.bi_endian else (self.arch.byte_order,)
+
+    def guest(self, byte_order: ByteOrder, n_cpus: int = 2) -> Guest:
+        """A guest of it, with registers that all differ."""
+        notes = self.arch.cpu_notes(self.cpus(n_cpus), byte_order)
+        return Guest(MemoryMap.of([(0, 1 << 24)]), byte_order=byte_order, elf_class=self.arch.elf_class, notes=notes)
+
+    def cpus(self, n: int) -> tuple[Cpu, ...]:
+        """CPUs whose every register has a value of its own, as far as its width lets it."""
+        return tuple(
+            Cpu(i, {r.name: (STEP * (k + 1) + i) % (1 << r.bits) or 1 for k, r in enumerate(self.plain())})
+            for i in range(n)
+        )
+
+    def plain(self) -> list[Register]:
+        """Its registers that lie in notes which every CPU has."""
+        optional = {kind.label for kind in self.arch.note_kinds if kind.when is not None}
+        switches = {kind.when for kind in self.arch.note_kinds}
+        return [r for r in self.arch.registers if r.note not in optional and r.name not in switches]
+
+    # --- what it is ---
+
+    def test_its_numbers_are_such(self) -> None:
+        cls = self.arch
+        assert cls.name.isidentifier() and cls.name.islower()
+        assert all(alias == alias.lower() and alias != cls.name for alias in cls.aliases)
+        assert 0 < cls.machine < 1 << 16
+        assert cls.elf_class in (32, 64)
+        assert cls.byte_order in ("little", "big")
+        assert cls.u64_align in (4, 8)
+        assert cls.page_sizes and all(size in (1 << n for n in range(12, 21)) for size in cls.page_sizes)
+        assert all(cls.uts_machine(order) for order in self.orders())
+
+    def test_importing_it_loads_nothing_native(self) -> None:
+        code = (
+            f"import sys; before = set(sys.modules); import {self.arch.__module__}; "
+            f"print(*sorted((set(sys.modules) - before) & set({NATIVE!r})))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert run.stdout.split() == []
+
+    def test_its_notes_are_tables_without_overlaps(self) -> None:
+        kinds = self.arch.note_kinds
+        assert len({kind.label for kind in kinds}) == len(kinds)
+        assert len({(kind.name, kind.type) for kind in kinds}) == len(kinds)
+        for kind in kinds:
+            places = sorted((f.offset, f.offset + f.size) for f in kind.fields)
+            if kind.size is None:
+                continue  # where its registers lie depends on their values
+            assert all(a[1] <= b[0] for a, b in zip(places, places[1:], strict=False)), kind.label
+            assert all(end <= kind.size for _, end in places), kind.label
+            assert all(0 < f.bits <= 8 * f.size for f in kind.fields), kind.label
+        names = [register.name for register in self.arch.registers]
+        assert len(set(names)) == len(names)
+        assert {register.note for register in self.arch.registers} <= {kind.label for kind in kinds}
+
+    # --- registers ---
+
+    def test_registers_come_back(self) -> None:
+        for order in self.orders():
+            for n in (1, 3):
+                cpus = self.cpus(n)
+                back = self.arch.cpus(self.arch.cpu_notes(cpus, order), order)
+                assert len(back) == n
+                for cpu, found in zip(cpus, back, strict=True):
+                    assert found.index == cpu.index
+                    assert {name: found.registers[name] for name in cpu.registers} == cpu.registers
+
+    def test_no_register_touches_another(self) -> None:
+        order = self.arch.byte_order
+        base = self.arch.cpus(self.arch.cpu_notes((Cpu(0, {}),), order), order)[0].registers
+        for register in self.plain():
+            name, bits = register.name, register.bits
+            notes = self.arch.cpu_notes((Cpu(0, {name: (1 << bits) - 1}),), order)
+            found = self.arch.cpus(notes, order)[0].registers
+            changed = {other for other in base if found[other] != base[other]}
+            assert changed <= {name}, name
+            assert found[name] == (1 << bits) - 1
+
+    def test_names_and_values_that_are_wrong(self) -> None:
+        order = self.arch.byte_order
+        with pytest.raises(PlanError) as caught:
+            self.arch.cpu_notes((Cpu(0, {"no_such_register": 1}),), order)
+        assert "no_such_register" in str(caught.value)
+        register = next(r for r in self.plain() if r.name != PR_PID)
+        for value in (1 << register.bits, -1):
+            with pytest.raises(PlanError):
+                self.arch.cpu_notes((Cpu(0, {register.name: value}),), order)
+
+    # --- guests ---
+
+    def test_it_knows_its_own_notes(self) -> None:
+        for order in self.orders():
+            assert self.arch.owns(self.guest(order))
+            assert self.arch.count_cpus(self.guest(order, 3).notes) == 3
+        assert not self.arch.owns(Guest(MemoryMap.of([(0, 4096)]), byte_order=self.arch.byte_order))
+
+    def test_it_fills_in_every_fact(self) -> None:
+        for order in self.orders():
+            settled = self.arch.settle(self.guest(order))
+            # Registers may say another byte order than was claimed, and that may have a name of its own.
+            assert settled.machine == self.arch.machine
+            assert settled.arch and settled.byte_order
+            assert settled.page_size in self.arch.page_sizes
+            assert settled.phys_base is not None
+            assert settled.n_cpus == 2
+            assert settled.utsname.machine
+            assert self.arch.settle(settled) == settled
+            assert self.arch.as_qemu(settled).notes
+
+    def test_it_believes_vmcoreinfo_about_the_page_size(self) -> None:
+        guest = replace(self.guest(self.arch.byte_order), vmcoreinfo=Vmcoreinfo(b"OSRELEASE=6.1\nPAGESIZE=16384\n"))
+        assert self.arch.settle(guest).page_size == 16384
+
+    # --- addresses ---
+
+    @given(st.dictionaries(st.sampled_from(KEYS), st.integers(-(1 << 63), (1 << 64) - 1)), st.integers(0, 1 << 32))
+    @_shared
+    def test_nonsense_translates_to_nothing_or_something(self, facts: dict[str, int], seed: int) -> None:
+        text = "OSRELEASE=6.1\nPAGESIZE=4096\n" + "".join(
+            f"{key}={value:x}\n" if key.startswith(("SYMBOL", "KERNEL")) and value >= 0 else f"{key}={value}\n"
+            for key, value in facts.items()
+        )
+        junk = random_page(seed)
+
+        def read(paddr: int, size: int) -> bytes:
+            return (junk * (size // 4096 + 2))[paddr % 4096 :][:size]
+
+        guest = self.arch.settle(replace(self.guest(self.arch.byte_order), vmcoreinfo=Vmcoreinfo(text.encode())))
+        try:
+            space = self.arch.address_space(guest, read)
+            assert space is None or isinstance(space, AddressSpace)
+            for vaddr in (0, 0xFFFFFFFF81000000, 0xFFFF800008000000, 0xC000000000000000, (1 << 64) - 1):
+                paddr = space.translate(vaddr) if space else None
+                assert paddr is None or paddr >= 0
+        except PydumpError:
+            pass
+
+    def test_little_is_known_and_no_error(self) -> None:
+        guest = self.arch.settle(Guest(MemoryMap.of([(0, 4096)]), byte_order=self.arch.byte_order))
+        assert self.arch.address_space(guest, lambda paddr, size: bytes(size)) is None
+        assert self.arch.cpus((), self.arch.byte_order) == ()

@@ -1,0 +1,330 @@
+"""What every format must do.
+
+A plugin's tests subclass :class:`FormatTests`::
+
+    class TestSegments(FormatTests):
+        format = SegmentsFormat
+
+and add what only they can know: that another program opens what it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pydump.builtin.raw import MemorySource
+from pydump.engine.batches import Batches
+from pydump.engine.executors import Job, SerialExecutor
+from pydump.engine.open import open_source
+from pydump.engine.planner import Request, make_plan
+from pydump.engine.run import Output, run_dump
+from pydump.errors import PydumpError
+from pydump.interfaces.format import Format
+from pydump.interfaces.sink import Extent, Hole
+from pydump.interfaces.source import Source, Verifiable
+from pydump.model.guest import Guest
+from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.note import Note
+from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.options import option_fields, with_values
+from pydump.plugins import PluginInfo
+from pydump.registry import Registry, installed
+from pydump.testing import guests
+from pydump.testing.compressor import NATIVE
+from pydump.testing.dummy import MemorySink
+from pydump.testing.readers import Contents, unflatten
+
+PAGE = 4096
+#: An e_machine that no architecture has: a format must not depend on which are installed.
+MACHINE = 0x7D7D
+TEXT = b"OSRELEASE=6.1.0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\n"
+
+#: Guests by name: byte order, class, and ``(paddr, pages)`` of their RAM.
+GUESTS: dict[str, tuple[Any, int, tuple[tuple[int, int], ...]]] = {
+    "64-bit, little-endian": ("little", 64, ((0, 40), (0x100000, 300), (1 << 32, 20))),
+    "64-bit, big-endian": ("big", 64, ((0, 64), (1 << 33, 30))),
+    "32-bit, little-endian": ("little", 32, ((0x10000, 50), (0x800000, 10))),
+    "32-bit, big-endian": ("big", 32, ((0, 33),)),
+}
+
+_shared = settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
+)
+
+
+def guest(name: str) -> MemorySource:
+    """One of the guests, with notes, VMCOREINFO, and memory of every kind."""
+    byte_order, elf_class, blocks = GUESTS[name]
+    facts = Guest(
+        MemoryMap.of([]),
+        machine=MACHINE,
+        byte_order=byte_order,
+        elf_class=elf_class,
+        notes=(Note("TEST", 0x77, bytes(range(100))), Note("OTHER", 1, b"")),
+        vmcoreinfo=Vmcoreinfo(TEXT),
+    )
+    return MemorySource(facts, {at: bytes(guests.memory(n, seed=at % 97)) for at, n in blocks})
+
+
+class _Filtered(MemorySource):
+    """A guest of which some memory was left out."""
+
+    def __init__(self, whole: MemorySource, left_out: Ranges) -> None:
+        super().__init__(whole._guest, dict(whole._contents))
+        self._left_out = left_out
+
+    def excluded(self) -> Ranges:
+        return self._left_out
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        super().read_into(paddr, buffer)
+        for start, end in self._left_out.clip(paddr, paddr + len(buffer)):
+            buffer[start - paddr : end - paddr] = bytes(end - start)
+
+
+class _Extents(MemorySink):
+    """Notes where each extent lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[tuple[int, int]] = []
+
+    def write(self, extent: Extent | Hole) -> None:
+        self.places.append((extent.offset, extent.offset + extent.size))
+        super().write(extent)
+
+
+class FormatTests:
+    """The tests.
+
+    Attributes:
+        format: The class under test.
+        options: Values for its options, where they are not the defaults.
+        independent: Reads what it writes and shares nothing with it, or None where there is no such reader.
+        facts: Does a file of it say byte order, class, notes and VMCOREINFO? A format may hold memory alone.
+    """
+
+    format: ClassVar[type[Format]]
+    options: ClassVar[dict[str, Any]] = {}
+    independent: ClassVar[Callable[[bytes], Contents] | None] = None
+    facts: ClassVar[bool] = True
+
+    # --- how it is run ---
+
+    @property
+    def registry(self) -> Registry:
+        """What is installed, and the format under test."""
+        known = installed()
+        if self.format in known.formats():
+            return known
+        return Registry((*known.plugins, PluginInfo("under test", "", "", (("format", self.format),))))
+
+    def request(self, **wanted: Any) -> Request:
+        """A request for the format, with its options."""
+        options = {self.format.name: self.options} if self.options else {}
+        return Request(format=self.format.name, options=options, **wanted)
+
+    def write(self, source: Source, path: Path, *, workers: int = 1, flatten: bool = False, **wanted: Any) -> bytes:
+        """Write a dump of ``source`` and give its bytes."""
+        output = Output(str(path), flatten=flatten, force=True, sync=False)
+        run_dump(source, "the guest", output, self.request(**wanted), self.registry, workers=workers)
+        return path.read_bytes()
+
+    def open(self, path: Path) -> Source:
+        """Open what was written."""
+        return open_source(str(path), self.registry)
+
+    def compressions(self) -> list[str | None]:
+        """Every compression that can be tried here."""
+        if not self.format.compressors:
+            return [None]
+        known = self.registry.names("compressor")
+        return ["none", *(name for name in self.format.compressors if name in known)]
+
+    # --- what it is ---
+
+    def test_it_says_what_it_is(self) -> None:
+        cls = self.format
+        assert cls.name.isprintable() and cls.name == cls.name.lower() and " " not in cls.name
+        assert all(set(implied) <= {"compression"} for implied in cls.aliases.values())
+        assert cls.name not in cls.aliases
+        fields = option_fields(cls.Options)
+        assert all(declared.help for declared in fields)
+        defaults = {declared.name: declared.default for declared in fields}
+        assert with_values("it", cls.Options(), defaults) == cls.Options()
+
+    def test_importing_it_loads_nothing_native(self) -> None:
+        code = (
+            f"import sys; before = set(sys.modules); import {self.format.__module__}; "
+            f"print(*sorted((set(sys.modules) - before) & set({NATIVE!r})))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert run.stdout.split() == []
+
+    def test_it_knows_its_own_files_and_no_others(self, tmp_path: Path) -> None:
+        own = self.write(guest("64-bit, little-endian"), tmp_path / "own")
+        assert self.format.detect(own[:4096])
+        strange = [b"", b"\0", bytes(4096), b"text\n" * 800, guests.random_page(1)]
+        assert not any(self.format.detect(head) for head in strange)
+        for other in self.registry.formats():
+            if other is not self.format:
+                assert not other.detect(own[:4096]), f"{other.name} claims it"
+
+    # --- there and back ---
+
+    @pytest.mark.parametrize("name", GUESTS)
+    def test_a_guest_comes_back(self, name: str, tmp_path: Path) -> None:
+        source = guest(name)
+        for compression in self.compressions():
+            self.write(source, tmp_path / "out", compression=compression)
+            with self.open(tmp_path / "out") as back:
+                self.same(source, back)
+                if isinstance(back, Verifiable):
+                    assert list(back.problems()) == []
+                assert list(back.flaws()) == []
+
+    def test_memory_that_was_left_out_stays_out(self, tmp_path: Path) -> None:
+        left_out = Ranges.of([(0x104000, 0x120000), (0x120000 + PAGE, 0x130000)])
+        source = _Filtered(guest("64-bit, little-endian"), left_out)
+        self.write(source, tmp_path / "out")
+        with self.open(tmp_path / "out") as back:
+            assert back.excluded() == left_out
+            self.same(source, back)
+
+    def test_a_window(self, tmp_path: Path) -> None:
+        source = guest("64-bit, little-endian")
+        self.write(source, tmp_path / "out", begin=0x105000, length=0x20000)
+        with self.open(tmp_path / "out") as back:
+            assert [(block.paddr, block.size) for block in back.guest().memory] == [(0x105000, 0x20000)]
+            assert contents(back, 0x105000, 0x20000) == contents(source, 0x105000, 0x20000)
+
+    def test_pages_of_other_sizes(self, tmp_path: Path) -> None:
+        for page_size in (16384, 65536):
+            text = Vmcoreinfo(TEXT.replace(b"PAGESIZE=4096", b"PAGESIZE=%d" % page_size))
+            facts = Guest(MemoryMap.of([]), machine=MACHINE, byte_order="little", elf_class=64, vmcoreinfo=text)
+            source = MemorySource(facts, {1 << 30: bytes(guests.memory(20, page_size=page_size))})
+            self.write(source, tmp_path / "out")
+            with self.open(tmp_path / "out") as back:
+                assert contents(back, 1 << 30, 20 * page_size) == contents(source, 1 << 30, 20 * page_size)
+
+    def test_an_independent_reader_agrees(self, tmp_path: Path) -> None:
+        read = type(self).independent
+        if read is None:
+            pytest.skip("there is no other reader of this format")
+        for name in GUESTS:
+            source = guest(name)
+            for compression in self.compressions():
+                for flatten in (False, True):
+                    data = self.write(source, tmp_path / "out", compression=compression, flatten=flatten)
+                    found = read(unflatten(data))
+                    assert (found.byte_order, found.elf_class) == GUESTS[name][:2]
+                    for block in source.guest().memory:
+                        for at in range(block.paddr, block.end, PAGE):
+                            assert found.read(at, PAGE) == contents(source, at, PAGE), hex(at)
+                    if found.notes:
+                        assert ("TEST", 0x77, bytes(range(100))) in found.notes
+                        assert ("VMCOREINFO", 0, TEXT) in found.notes
+
+    # --- the same bytes ---
+
+    def test_the_same_bytes_however_many_workers(self, tmp_path: Path) -> None:
+        source = large()
+        for compression in self.compressions():
+            digests = {
+                hashlib.sha256(self.write(source, tmp_path / "out", workers=workers, compression=compression)).digest()
+                for workers in (1, 2, 5)
+            }
+            assert len(digests) == 1, compression
+
+    def test_extents_keep_the_rules(self) -> None:
+        source = large()
+        for compression in self.compressions():
+            planned = make_plan(source, self.request(compression=compression), self.registry)
+            writer, sink = planned.writer, _Extents()
+            outcome = SerialExecutor().run(
+                Job(Batches(source, planned.plan.readable(), writer), writer, sink, lambda done: None)
+            )
+            for extent in writer.finish(outcome.end):
+                sink.write(extent)
+            places = [place for place in sink.places if place[1] > place[0]]
+            assert writer.size(outcome.end) <= writer.size_limit
+            assert max(end for _, end in places) <= writer.size(outcome.end)
+            ordered = sorted(places)
+            assert all(a[1] <= b[0] for a, b in zip(ordered, ordered[1:], strict=False)), "two extents overlap"
+            if writer.sequential:
+                assert places == ordered, "it says that it is sequential"
+
+    # --- damage ---
+
+    def test_a_file_cut_off_anywhere(self, tmp_path: Path) -> None:
+        data = self.write(guest("64-bit, little-endian"), tmp_path / "whole")
+        cuts = {*range(0, 200, 7), *range(4090, 4200, 11), *range(0, len(data), max(1, len(data) // 40)), len(data) - 1}
+        for cut in sorted(cuts):
+            (tmp_path / "cut").write_bytes(data[:cut])
+            self.survives(tmp_path / "cut")
+
+    @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=8)), min_size=1, max_size=5))
+    @_shared
+    def test_a_damaged_file_gives_memory_or_an_error(self, tmp_path: Path, patches: list[tuple[int, bytes]]) -> None:
+        whole = tmp_path / "whole"
+        if not whole.exists():
+            self.write(guest("32-bit, little-endian"), whole)
+        data = bytearray(whole.read_bytes())
+        for at, patch in patches:
+            # Headers are small, and it is they that are believed.
+            at = at % len(data) if at % 3 else at % min(len(data), 600)
+            data[at : at + len(patch)] = patch
+        (tmp_path / "damaged").write_bytes(data)
+        self.survives(tmp_path / "damaged")
+
+    # --- what the tests are made of ---
+
+    def same(self, source: Source, back: Source) -> None:
+        """``back`` is the guest that ``source`` is."""
+        stated, found = source.guest(), back.guest()
+        left_out = source.excluded()
+        for start, end in stated.memory.ranges().subtract(left_out):
+            assert contents(back, start, end - start) == contents(source, start, end - start), f"{start:#x}..{end:#x}"
+        assert found.memory.ranges() == stated.memory.ranges()
+        if self.facts:
+            assert (found.byte_order, found.elf_class) == (stated.byte_order, stated.elf_class)
+            assert found.notes == stated.notes
+            assert found.vmcoreinfo is not None and stated.vmcoreinfo is not None
+            assert found.vmcoreinfo.text.rstrip(b"\0") == stated.vmcoreinfo.text
+
+    def survives(self, path: Path) -> None:
+        """``path`` is opened and read, or refused with an error of pydump's."""
+        with contextlib.suppress(PydumpError), self.open(path) as source:
+            for start, end in source.guest().memory.ranges():
+                for at in range(start, min(end, start + (4 << 20)), 1 << 16):
+                    with contextlib.suppress(PydumpError):
+                        contents(source, at, min(1 << 16, end - at))
+
+
+def contents(source: Source, paddr: int, size: int) -> bytes:
+    """Guest memory."""
+    buffer = bytearray(size)
+    source.read_into(paddr, memoryview(buffer))
+    return bytes(buffer)
+
+
+def large() -> MemorySource:
+    """A guest whose memory takes several batches, most of it zero."""
+    small = guest("64-bit, little-endian")
+    memory = bytearray(22 << 20)
+    for at in range(0, len(memory), 3 << 20):
+        memory[at : at + (64 << 10)] = guests.memory(16, seed=at)
+    memory[9 << 20 : 12 << 20] = b"".join(guests.random_page(n, 1 << 20) for n in range(3))
+    return MemorySource(small.guest(), {0: bytes(memory), 1 << 33: bytes(guests.memory(7))})

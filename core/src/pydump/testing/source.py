@@ -1,0 +1,107 @@
+"""What every source must do.
+
+A plugin's tests subclass :class:`SourceTests` and say what the source is opened with, and what it must hold::
+
+    class TestChunks(SourceTests):
+        source = ChunksSource
+
+        def example(self, tmp_path):
+            ...
+            return argument, {0x1000: b"..."}
+
+Without an example only what the class itself promises is tested.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from pydump.errors import PydumpError
+from pydump.interfaces.source import KnowsHoles, Source
+from pydump.model.memory import Ranges
+from pydump.options import option_fields, with_values
+from pydump.testing.compressor import NATIVE
+
+
+class SourceTests:
+    """The tests.
+
+    Attributes:
+        source: The class under test.
+        options: Values for its options, where they are not the defaults.
+    """
+
+    source: ClassVar[type[Source]]
+    options: ClassVar[dict[str, Any]] = {}
+
+    def example(self, tmp_path: Path) -> tuple[str, dict[int, bytes]] | None:
+        """What to open, and the memory that must be there: paddr to bytes. None where there is no example."""
+        return None
+
+    def opened(self, tmp_path: Path) -> tuple[Source, dict[int, bytes]]:
+        """The example, open."""
+        example = self.example(tmp_path)
+        if example is None:
+            pytest.skip("it has no example: a subclass of SourceTests with example() tests more")
+        argument, memory = example
+        cls = self.source
+        return cls.open(argument, with_values(cls.name, cls.Options(), self.options)), memory
+
+    # --- what it is ---
+
+    def test_it_says_what_it_is(self) -> None:
+        cls = self.source
+        assert cls.name.isidentifier() and cls.name.islower()
+        fields = option_fields(cls.Options)
+        assert all(declared.help for declared in fields)
+        defaults = {declared.name: declared.default for declared in fields}
+        assert with_values("it", cls.Options(), defaults) == cls.Options()
+
+    def test_importing_it_loads_nothing_native(self) -> None:
+        code = (
+            f"import sys; before = set(sys.modules); import {self.source.__module__}; "
+            f"print(*sorted((set(sys.modules) - before) & set({NATIVE!r})))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert run.stdout.split() == []
+
+    @pytest.mark.parametrize("argument", ["", "/nowhere/at all", "\n", "x" * 5000, "@", "@@@,,,", "0", "-"])
+    def test_what_leads_nowhere_is_an_error_of_pydumps(self, argument: str) -> None:
+        with pytest.raises(PydumpError) as caught:
+            self.source.open(argument).close()
+        assert str(caught.value).strip()
+
+    # --- memory ---
+
+    def test_its_memory_is_what_it_should_be(self, tmp_path: Path) -> None:
+        source, memory = self.opened(tmp_path)
+        with source:
+            ram = source.guest().memory.ranges()
+            assert Ranges.of((at, at + len(data)) for at, data in memory.items()).subtract(ram).size == 0
+            for at, data in memory.items():
+                for start, size in ((0, len(data)), (1, len(data) // 2), (len(data) - 1, 1)):
+                    buffer = bytearray(b"\xaa" * size)
+                    source.read_into(at + start, memoryview(buffer))
+                    assert buffer == data[start : start + size]
+
+    def test_what_is_no_ram_is_an_error(self, tmp_path: Path) -> None:
+        source, _ = self.opened(tmp_path)
+        with source, pytest.raises(PydumpError):
+            source.read_into(source.guest().memory.end, memoryview(bytearray(1)))
+
+    def test_its_holes_are_zero(self, tmp_path: Path) -> None:
+        source, _ = self.opened(tmp_path)
+        with source:
+            if not isinstance(source, KnowsHoles):
+                pytest.skip("it does not say where its holes are")
+            for block in source.guest().memory:
+                data = Ranges.of(source.data_ranges(block.paddr, block.size))
+                for start, end in Ranges.of([(block.paddr, block.end)]).subtract(data):
+                    buffer = bytearray(end - start)
+                    source.read_into(start, memoryview(buffer))
+                    assert not any(buffer)
