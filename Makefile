@@ -28,6 +28,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python tests/benchmarks/bench.py
+	@$(BIN)/python tests/benchmarks/pause.py
 
 $(STAMP): pyproject.toml constraints.txt scripts/setup $(addsuffix /pyproject.toml,$(PROJECTS))
 	@PYTHON="$(PYTHON)" scripts/setup $(VENV)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydump.api import Dump, compare, dump, open, verify
+    from pydump.api import Dump, compare, dump, open, survey, verify
     from pydump.builtin.raw import MemorySource
     from pydump.errors import PydumpError
     from pydump.hookspecs import hookimpl
@@ -30,9 +30,10 @@ _HOMES = {
     "dump": "pydump.api",
     "hookimpl": "pydump.hookspecs",
     "open": "pydump.api",
+    "survey": "pydump.api",
     "verify": "pydump.api",
 }
-__all__ = ["Dump", "MemorySource", "PydumpError", "compare", "dump", "hookimpl", "open", "verify"]
+__all__ = ["Dump", "MemorySource", "PydumpError", "compare", "dump", "hookimpl", "open", "survey", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from pydump.interfaces.source import Source
 from pydump.model.guest import Cpu, Guest
 from pydump.model.note import Note
 from pydump.model.plan import Compat
-from pydump.model.report import CompareReport, DumpReport, Milestone, ProgressCallback, VerifyReport
+from pydump.model.report import CompareReport, DumpReport, MapReport, Milestone, ProgressCallback, VerifyReport
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry, installed
 
@@ -269,6 +269,34 @@ def verify(path: Path, *, workers: int | None = None, progress: ProgressCallback
 
     with open(path) as opened:
         return run_verify(opened.source, os.fspath(path), installed(), workers=workers, progress=progress)
+
+
+def survey(
+    source: Path | Source,
+    *,
+    arch: str | None = None,
+    max_cells: int = 4096,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> MapReport:
+    """What guest memory is made of, cell by cell: zeros, data and how well it compresses, what was left out.
+
+    Args:
+        source: As for :func:`open`.
+        arch: An architecture's name, for sources that say none.
+        max_cells: The map has at most so many cells.
+        workers: Processes that look; default: the CPUs this process may use.
+        progress: Told how far the run is.
+
+    Raises:
+        PydumpError: It cannot be opened or read.
+    """
+    from pydump.engine.survey import run_survey
+
+    with open(source, arch=arch) as opened:
+        guest = opened.stated if opened.stated.byte_order is None and arch is None else opened.guest
+        label = source.name if isinstance(source, Source) else os.fspath(source)
+        return run_survey(opened.source, label, guest, max_cells, workers=workers, progress=progress)
 
 
 def compare(

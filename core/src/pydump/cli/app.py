@@ -337,6 +337,43 @@ def read(
         sys.stdout.flush()
 
 
+@app.command(name="map")
+def map_(
+    file: SourceArg,
+    output: Annotated[
+        str | None, Option("--output", "-o", metavar="PATH", help="Draw a picture: a name in .png, .svg or .html.")
+    ] = None,
+    arch: Arch = None,
+    force: Annotated[bool, Option("--force", help="Replace an existing picture.")] = False,
+    as_json: Json = False,
+    progress: Style = ProgressStyle.auto,
+) -> None:
+    """What guest memory is made of: zeros, data and how well it compresses, what was left out or lost."""
+    import pydump
+    from pydump.cli import maps, render
+    from pydump.cli.progress import shown
+
+    if output is not None:
+        maps.check(output, force=force)
+    cells = maps.max_cells("terminal" if output is None else "picture")
+    with shown(ProgressStyle.none if _say.quiet else progress) as tell:
+        report = pydump.survey(file, arch=arch or _say.arch, max_cells=cells, progress=tell)
+    if output is not None:
+        maps.save(report, output, force=force)
+    if as_json or _say.json:
+        print(json.dumps(asdict(report), indent=2))
+    elif output is not None:
+        if not _say.quiet:
+            render.table([("wrote", output), *maps.totals(report)])
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        for line in maps.terminal(report, colour=colour, unicode=unicode):
+            print(line)
+        print()
+        render.table(maps.totals(report))
+
+
 @app.command()
 def plugins(as_json: Json = False) -> None:
     """What is installed, what does not work, and why."""

@@ -29,8 +29,9 @@ def size(n: int) -> str:
     return f"{value:.1f} TiB"
 
 
-def _rows(rows: list[tuple[str, str]], stream: TextIO | None = None) -> None:
-    for label, value in rows:
+def table(lines: list[tuple[str, str]], stream: TextIO | None = None) -> None:
+    """Labels and values in two columns."""
+    for label, value in lines:
         print(f"{label:<{_LABEL}}{value}", file=stream)
 
 
@@ -67,7 +68,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
         rows.append(("guest stopped", f"for {1000 * r.paused_seconds:.1f} ms{whole}"))
     if not r.has_vmcoreinfo:
         rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
-    _rows(rows, stream)
+    table(rows, stream)
 
 
 def _cpus(n: int) -> str:
@@ -142,7 +143,7 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
     rows.append(("notes", f"{len(guest.notes)}" if guest.notes else "none"))
     text = guest.vmcoreinfo
     rows.append(("vmcoreinfo", f"{len(text.keys())} entries" if text else "none"))
-    _rows(rows)
+    table(rows)
     if notes:
         for note in guest.notes:
             print(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes")
@@ -228,7 +229,7 @@ def arch(cls: type[Arch], *, as_json: bool) -> None:
         }
         print(json.dumps(facts, indent=2))
         return
-    _rows(
+    table(
         [
             ("arch", cls.name),
             ("machine", f"{cls.machine} (ELF e_machine)"),

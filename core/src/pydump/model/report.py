@@ -149,3 +149,49 @@ class CompareReport:
     def same(self) -> bool:
         """Are they the same guest?"""
         return self.n_differences == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A piece of the guest's physical address space, of one size for all cells of a map.
+
+    Attributes:
+        paddr: Where it begins.
+        ram_size: Bytes of RAM in it.
+        zero_size: Bytes in pages of zeros.
+        data_size: Bytes in pages that hold anything else.
+        excluded_size: Bytes that were left out of the dump.
+        unreadable_size: Bytes that are lost.
+        ratio: Compressed to uncompressed size of its data, from a sample; None where it has none.
+    """
+
+    paddr: int
+    ram_size: int
+    zero_size: int
+    data_size: int
+    excluded_size: int
+    unreadable_size: int
+    ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MapReport:
+    """What guest memory is made of.
+
+    Attributes:
+        path: The file.
+        arch: The architecture's name, or None.
+        cell_size: Bytes of a cell, a power of two.
+        blocks: ``(paddr, size)`` of each RAM block.
+        cells: The cells that hold RAM, ascending.
+    """
+
+    path: str
+    arch: str | None
+    cell_size: int
+    blocks: tuple[tuple[int, int], ...]
+    cells: tuple[Cell, ...]
+
+    def total(self, name: str) -> int:
+        """The sum of a cell's attribute over all cells."""
+        return sum(getattr(cell, name) for cell in self.cells)
