@@ -4,34 +4,10 @@ from __future__ import annotations
 
 import lzma
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-class Environment:
-    """An empty virtual environment."""
-
-    def __init__(self, directory: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True, timeout=120)
-        self._bin = directory / "bin"
-
-    def install(self, *folders: str) -> None:
-        """``pip install`` of folders of this checkout, together."""
-        paths = [str(ROOT / folder) for folder in folders]
-        done = self._run("python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *paths)
-        assert done.returncode == 0, done.stderr
-
-    def pydump(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run the command that was installed."""
-        return self._run("pydump", *map(str, arguments))
-
-    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(self._bin / program), *arguments], capture_output=True, text=True, timeout=300)
+from environments import ROOT, Environment
 
 
 @pytest.fixture

@@ -383,6 +383,19 @@ def plugins(as_json: Json = False) -> None:
     render.plugins(installed(), as_json=as_json or _say.json)
 
 
+@app.command("new-plugin")
+def new_plugin(
+    role: Annotated[str, Argument(metavar="ROLE", help="arch, format, compressor or source.")],
+    name: Annotated[str, Argument(metavar="NAME", help="What --arch, --format or --compression will call it.")],
+) -> None:
+    """Write a working plugin to start from into a new folder here."""
+    from pydump.cli import skeleton
+
+    folder = skeleton.new_plugin(role, name, Path())
+    if not _say.quiet:
+        print(f"{folder}: pip install -e './{folder}[test]', then pytest {folder}")
+
+
 def run(arguments: list[str]) -> int:
     """Run the command line.
 

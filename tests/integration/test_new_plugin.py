@@ -1,0 +1,56 @@
+"""What pydump new-plugin writes, installed as it is: it works, and passes what every plugin of its role must pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from environments import ROOT, Environment, build_wheel
+
+#: Role to name, one of two words among them.
+NEW = {"arch": "abacus", "compressor": "squeeze", "format": "drawer_2", "source": "tape"}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with pydump and all four new plugins, which lie beside it."""
+    directory = tmp_path_factory.mktemp("new")
+    made = Environment(directory / "venv")
+    made.install_wheels(f"{build_wheel(ROOT / 'core', directory)}[testing]")
+    for role, name in NEW.items():
+        done = made.pydump("new-plugin", role, name, cwd=directory)
+        assert (done.returncode, done.stderr) == (0, "")
+        dashed = f"pydump-{role}-{name.replace('_', '-')}"
+        assert done.stdout.startswith(f"{dashed}: pip install -e './{dashed}[test]'")
+        made.install_wheels(build_wheel(directory / dashed, directory))
+    return made
+
+
+@pytest.mark.parametrize("role", NEW)
+def test_it_passes_the_kit_and_its_own_tests(environment: Environment, role: str, tmp_path: Path) -> None:
+    dashed = NEW[role].replace("_", "-")
+    done = environment.pytest("--pyargs", "pydump.testing", f"--pydump-plugin={role}-{dashed}", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = environment.pytest(environment.directory.parent / f"pydump-{role}-{dashed}", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def test_they_work_together(environment: Environment, tmp_path: Path) -> None:
+    ram = bytes(range(256)) * 64 + bytes(1 << 16)
+    (tmp_path / "ram").write_bytes(ram)
+    dumped = environment.pydump("dump", "tape:ram", "out", "--arch", "abacus", "--format", "drawer_2", cwd=tmp_path)
+    assert (dumped.returncode, dumped.stderr) == (0, "")
+    assert environment.pydump("verify", "out", cwd=tmp_path).returncode == 0
+    assert environment.pydump("compare", "out", "tape:ram", "--arch", "abacus", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out").read_bytes().endswith(ram)
+    refused = environment.pydump(
+        "dump", "out", "again", "--format", "drawer_2", "--compression", "squeeze", cwd=tmp_path
+    )
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    listed = environment.pydump("plugins", cwd=tmp_path).stdout
+    assert all(f"{role}-{name.replace('_', '-')}" in listed for role, name in NEW.items())
+    refused = environment.pydump("new-plugin", "format", "drawer_2", cwd=tmp_path)
+    assert refused.stderr == (
+        "pydump: error: there is a format called drawer_2 already; pydump plugins lists the names\n"
+    )
