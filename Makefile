@@ -23,7 +23,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy core/src $(wildcard plugins/*/src)
+	@$(BIN)/mypy core/src $(wildcard plugins/*/src examples/*/src)
 	@NO_COLOR=1 $(BIN)/lint-imports --no-logo
 
 bench: $(STAMP)
