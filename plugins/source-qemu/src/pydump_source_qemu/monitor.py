@@ -269,6 +269,8 @@ def _connected(address: str, timeout: float) -> socket.socket:
         why = "nobody listens there: has QEMU ended?"
     except PermissionError:
         why, hint = "permission denied", "run pydump as the user that QEMU runs as"
+    except ValueError as error:  # a NUL
+        why = str(error)
     except OSError as error:
         why = error.strerror or str(error)
     raise SourceError(f"cannot connect to {address}: {why}", hint=hint)
