@@ -5,6 +5,8 @@ pytest finds this through the entry point group ``pytest11``; all it does elsewh
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 #: The entry points whose classes are tested; none: all.
@@ -35,3 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"there is no plugin {name}: installed are {', '.join(known)}")
         if known[name].error:
             raise pytest.UsageError(f"plugin {name} does not work: {known[name].error}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse to test something else in place of the plugins that are meant."""
+    if wanted and not any(item.path == Path(__file__).with_name("test_installed.py") for item in items):
+        raise pytest.UsageError("--pydump-plugin says what --pyargs pydump.testing tests: say both")

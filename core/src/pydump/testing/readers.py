@@ -62,6 +62,11 @@ def unflatten(data: bytes) -> bytes:
         at += 16 + size
 
 
+def read_notes(data: bytes, byte_order: str) -> list[tuple[str, int, bytes]]:
+    """The notes of a note segment."""
+    return _notes(data, "<" if byte_order == "little" else ">")
+
+
 def read_elf(data: bytes) -> Contents:
     """What an ELF vmcore holds."""
     assert data[:4] == b"\x7fELF"

@@ -14,8 +14,7 @@ Without an example only what the class itself promises is tested.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +24,7 @@ from pydump.errors import PydumpError
 from pydump.interfaces.source import KnowsHoles, Source
 from pydump.model.memory import Ranges
 from pydump.options import option_fields, with_values
-from pydump.testing.compressor import NATIVE
+from pydump.testing.fresh import native_modules
 
 
 class SourceTests:
@@ -63,14 +62,11 @@ class SourceTests:
         assert with_values("it", cls.Options(), defaults) == cls.Options()
 
     def test_importing_it_loads_nothing_native(self) -> None:
-        code = (
-            f"import sys; before = set(sys.modules); import {self.source.__module__}; "
-            f"print(*sorted((set(sys.modules) - before) & set({NATIVE!r})))"
-        )
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-        assert run.stdout.split() == []
+        assert native_modules(self.source) == []
 
-    @pytest.mark.parametrize("argument", ["", "/nowhere/at all", "\n", "x" * 5000, "@", "@@@,,,", "0", "-"])
+    @pytest.mark.parametrize(
+        "argument", ["", "/nowhere/at all", "\n", "x" * 5000, "@", "@@@,,,", "0", "-", "a\0b", "\udc80"]
+    )
     def test_what_leads_nowhere_is_an_error_of_pydumps(self, argument: str) -> None:
         with pytest.raises(PydumpError) as caught:
             self.source.open(argument).close()
@@ -89,6 +85,18 @@ class SourceTests:
                     source.read_into(at + start, memoryview(buffer))
                     assert buffer == data[start : start + size]
 
+    def test_forked_processes_read_at_once(self, tmp_path: Path) -> None:
+        """Where they shared a file position, each would get what another asked for."""
+        source, memory = self.opened(tmp_path)
+        fork = multiprocessing.get_context("fork")
+        with source:
+            readers = [fork.Process(target=_read_all, args=(source, memory)) for _ in range(3)]
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join(60)
+            assert [reader.exitcode for reader in readers] == [0, 0, 0]
+
     def test_what_is_no_ram_is_an_error(self, tmp_path: Path) -> None:
         source, _ = self.opened(tmp_path)
         with source, pytest.raises(PydumpError):
@@ -105,3 +113,12 @@ class SourceTests:
                     buffer = bytearray(end - start)
                     source.read_into(start, memoryview(buffer))
                     assert not any(buffer)
+
+
+def _read_all(source: Source, memory: dict[int, bytes]) -> None:
+    for _ in range(100):
+        for paddr, data in memory.items():
+            for at in range(0, len(data), 1 << 16):
+                buffer = bytearray(min(1 << 16, len(data) - at))
+                source.read_into(paddr + at, memoryview(buffer))
+                assert buffer == data[at : at + (1 << 16)]
