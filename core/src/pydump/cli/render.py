@@ -38,9 +38,7 @@ def table(lines: list[tuple[str, str]], stream: TextIO | None = None) -> None:
 def report(r: DumpReport, stream: TextIO) -> None:
     """A finished dump, in a few lines."""
     codec = (
-        ""
-        if r.format == "elf"
-        else ", not compressed"
+        ", not compressed"
         if r.compression == "none"
         else f", {r.compression}"
         if r.taken_size and r.taken_size + r.zero_size == r.stored_size

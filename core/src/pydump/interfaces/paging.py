@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pydump.model.memory import MemoryMap
 
     #: Present, leaf, and the paddr that an entry points to, an array each.
-    Decoded: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.uint64]]
+    Decoded: TypeAlias = tuple[NDArray[np.bool], NDArray[np.bool], NDArray[np.uint64]]
     #: vaddr, paddr and size, an array each.
     Runs: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
 

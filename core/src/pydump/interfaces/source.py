@@ -102,7 +102,7 @@ class StoredPages:
     """
 
     sizes: NDArray[np.int64]
-    compressed: NDArray[np.bool_]
+    compressed: NDArray[np.bool]
     payload: bytes
 
 

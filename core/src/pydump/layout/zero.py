@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _STRIDE = 64
 
 
-def zero_pages(data: bytes | bytearray | memoryview, page_size: int) -> NDArray[np.bool_]:
+def zero_pages(data: bytes | bytearray | memoryview, page_size: int) -> NDArray[np.bool]:
     """For each page of ``data`` whether all its bytes are zero.
 
     A few words of each page are looked at first; only pages where those are zero are read whole.
@@ -24,7 +24,7 @@ def zero_pages(data: bytes | bytearray | memoryview, page_size: int) -> NDArray[
     import numpy as np
 
     words = np.frombuffer(data, np.uint64).reshape(-1, page_size // 8)
-    zero: NDArray[np.bool_] = np.logical_not(words[:, ::_STRIDE].any(axis=1))
+    zero: NDArray[np.bool] = np.logical_not(words[:, ::_STRIDE].any(axis=1))
     candidates = np.flatnonzero(zero)
     if len(candidates) == len(words):
         zero = np.logical_not(words.any(axis=1))

@@ -112,7 +112,7 @@ class RamStream:
         self._at = self._end = 0
         self._page_size = PAGE_SIZE
         self._parts: dict[str, list[Place]] = {}
-        self._came: dict[str, NDArray[np.bool_]] = {}
+        self._came: dict[str, NDArray[np.bool]] = {}
         self._block = ""
         self._done = 0
 
@@ -231,7 +231,7 @@ class RamStream:
             for start, stop, paddr in self._seen(offset, n * self._page_size):
                 self._write(paddr, np.zeros(stop - start, np.uint8))
 
-    def _mark(self, offset: int, n: int) -> NDArray[np.bool_]:
+    def _mark(self, offset: int, n: int) -> NDArray[np.bool]:
         """Note that pages have come, and give which of them had come before."""
         first = offset // self._page_size
         pages = self._came.get(self._block)
@@ -265,7 +265,7 @@ class RamStream:
             total -= used
             regions = [region for region in self._regions if name == region or name.endswith("/" + region)]
             self._parts[name] = self._regions[max(regions, key=len)] if regions else []
-            self._came[name] = np.zeros(-(-used // self._page_size), np.bool_)
+            self._came[name] = np.zeros(-(-used // self._page_size), np.bool)
 
     def _check(self) -> None:
         """Has every page come that the guest sees?"""
