@@ -338,7 +338,7 @@ def test_an_interruption(number: signal.Signals, workers: str, tmp_path: Path) -
         for _ in range(256):
             file.write(block)
     command = [sys.executable, "-m", "pydump", "dump", f"raw:{ram}@0", tmp_path / "out", "--arch", "x86_64"]
-    options = ["--workers", workers, "--compression", "zstd", "--zstd-level", "19", "--progress", "plain"]
+    options = ["--workers", workers, "--compression", "zstd", "--zstd-level", "19", "--no-dedup", "--progress", "plain"]
     process = subprocess.Popen(
         [*command, *options],
         stderr=subprocess.PIPE,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -278,3 +280,41 @@ def test_phys_base_outlives_vmcoreinfo(qemu: Qemu, run: Run) -> None:
     facts = [json.loads(run("info", file, "--json").out) for file in (elf, "out")]
     assert facts[0]["phys_base"] == facts[1]["phys_base"] != 0
     assert [f["has_vmcoreinfo"] for f in facts] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("dump --arch pp", ["ppc64", "ppc64le"]),
+        ("--arch s", ["s390x"]),
+        ("dump a b --compression z", ["zlib", "zstd"]),
+        ("dump a b --format kdump-l", ["kdump-lzo"]),
+        ("dump a b --zstd-", ["--zstd-level"]),
+        ("ver", ["verify"]),
+    ],
+)
+def test_the_shell_completes_what_plugins_have(typed: str, offered: list[str], run: Run) -> None:
+    words = f"pydump {typed}"
+    asked = {"_PYDUMP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = run(env={**os.environ, **asked})
+    assert [line.split(",")[-1] for line in done.out.split()] == offered
+
+
+def test_a_table_on_a_terminal_fits_it(pydump_command: list[str]) -> None:
+    import pty
+
+    parent, child = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "70", "NO_COLOR": "1", "TERM": "xterm"}
+    with subprocess.Popen([*pydump_command, "plugins"], stdout=child, env=environment) as process:
+        os.close(child)
+        seen = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while piece := os.read(parent, 65536):
+                seen += piece
+    os.close(parent)
+    assert process.returncode == 0
+    lines = re.sub(r"\x1b\[\d*m", "", seen.decode()).splitlines()
+    assert any("distribution" in line for line in lines)
+    assert any("compressor-zstd" in line for line in lines)
+    assert max(map(len, lines)) <= 70
+    assert b"\x1b[3" not in seen  # no colours

@@ -60,7 +60,7 @@ def test_a_job_from_begin_to_end(slow: tuple[str, ...], run: Run, tmp_path: Path
     with pydump.open(tmp_path / "out") as vmcore:
         assert vmcore.read(0, 64 << 20) == (tmp_path / "ram").read_bytes()
     shown = run("status").out
-    assert shown.startswith(f"  1  completed     64.0 MiB of 64.0 MiB  {tmp_path / 'out'}  from raw:ram@0, ")
+    assert shown.startswith(f"1  completed  64.0 MiB of 64.0 MiB  {tmp_path / 'out'}  raw:ram@0  20")
 
 
 def test_what_fails_before_the_capture_leaves_no_job(qemu: Qemu, run: Run, tmp_path: Path, state: Path) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pydump.options import OptionField
 
 LOUDNESS = ("-v", "--verbose", "-q", "--quiet")
+#: Set by the shell when it asks what a word may become; what was typed is in COMP_WORDS.
+COMPLETION = "_PYDUMP_COMPLETE"
 #: Exit codes that no error carries.
 EXIT_INCOMPLETE = 3
 EXIT_DIFFERS = 4
@@ -50,8 +52,31 @@ class CompatTarget(StrEnum):
     qemu = "qemu"
 
 
+def _completes(role: str) -> Callable[[str], list[str]]:
+    """Completes the names that plugins have for ``role``."""
+
+    def complete(incomplete: str) -> list[str]:
+        from pydump.registry import installed
+
+        registry = installed()
+        names = list(registry.names(role))
+        if role == "format":
+            names += [alias for cls in registry.formats() for alias in cls.aliases]
+        if role == "compressor":
+            names.append("none")
+        return sorted(name for name in names if name.startswith(incomplete))
+
+    return complete
+
+
 Arch = Annotated[
-    str | None, Option("--arch", metavar="NAME", help="The guest's architecture, in place of what the source says.")
+    str | None,
+    Option(
+        "--arch",
+        metavar="NAME",
+        help="The guest's architecture, in place of what the source says.",
+        autocompletion=_completes("arch"),
+    ),
 ]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 Style = Annotated[ProgressStyle, Option("--progress", help="How to show progress on standard error.")]
@@ -127,10 +152,22 @@ def dump(
     output: Annotated[str, Argument(metavar="OUTPUT", help="A path, '-' for standard output, or fd:N.")],
     arch: Arch = None,
     format_: Annotated[
-        str, Option("--format", metavar="NAME", help="kdump, elf, or QEMU's names, as kdump-lzo.")
+        str,
+        Option(
+            "--format",
+            metavar="NAME",
+            help="kdump, elf, or QEMU's names, as kdump-lzo.",
+            autocompletion=_completes("format"),
+        ),
     ] = "kdump",
     compression: Annotated[
-        str | None, Option("--compression", metavar="NAME", help="zlib, lzo, snappy, zstd or none. Default: zlib.")
+        str | None,
+        Option(
+            "--compression",
+            metavar="NAME",
+            help="zlib, lzo, snappy, zstd or none. Default: zlib.",
+            autocompletion=_completes("compressor"),
+        ),
     ] = None,
     flatten: Annotated[bool, Option("--flatten", help="Write a flattened stream, as for a pipe.")] = False,
     begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Only guest memory from here on.")] = None,
@@ -403,6 +440,8 @@ def run(arguments: list[str]) -> int:
         The exit code.
     """
     # Wherever they stand: who repeats a command with -v adds it at the end.
+    if COMPLETION in os.environ:
+        arguments = os.environ.get("COMP_WORDS", "").split()[1:]
     loudness = [a for a in arguments if a in LOUDNESS]
     arguments = loudness + [a for a in arguments if a not in LOUDNESS]
     _say.written = False

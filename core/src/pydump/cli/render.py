@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pydump.engine.cpus import cpus_to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydump.api import Dump
     from pydump.cli.jobs import Job
     from pydump.interfaces.arch import Arch
@@ -33,6 +36,24 @@ def table(lines: list[tuple[str, str]], stream: TextIO | None = None) -> None:
     """Labels and values in two columns."""
     for label, value in lines:
         print(f"{label:<{_LABEL}}{value}", file=stream)
+
+
+def grid(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
+    """A table: on a terminal one that fits it; elsewhere plain columns, for other programs."""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(*headers, box=box.SIMPLE_HEAD)
+        for line in lines:
+            drawn.add_row(*map(Text, line))
+        Console().print(drawn)
+        return
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def report(r: DumpReport, stream: TextIO) -> None:
@@ -99,15 +120,16 @@ def compare(r: CompareReport, *, quiet: bool) -> None:
 
 
 def jobs(found: list[Job]) -> None:
-    """A line for each job, and beneath it what went wrong."""
+    """A line for each job, with what went wrong."""
+    lines = []
     for job in found:
-        share = f"{100 * job.completed // job.total} %" if job.total else ""
+        share = f"{100 * job.completed // job.total}%" if job.total else ""
         state = f"{job.phase} {share}".strip() if job.status == "active" else job.status
-        line = f"{job.number:>3}  {state:<12}  {size(job.completed)} of {size(job.total)}  {job.output}"
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.began))
-        print(f"{line}  from {job.source}, {began}")
-        if job.error:
-            print(f"     {job.error}")
+        error = f": {job.error}" if job.error else ""
+        done = f"{size(job.completed)} of {size(job.total)}"
+        lines.append((str(job.number), state + error, done, job.output, job.source, began))
+    grid(("job", "status", "memory", "output", "source", "began"), lines)
 
 
 def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
@@ -204,11 +226,11 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    width = max(len(str(row["plugin"])) for row in rows)
-    place = max(len(f"{row['distribution']} {row['version']}") for row in rows)
+    lines = []
     for row in rows:
         says = f"broken: {row['error']}" if row["error"] else ", ".join(row["provides"] or ())
-        print(f"{row['plugin']:<{width}}  {row['distribution']} {row['version']}".ljust(width + place + 4) + str(says))
+        lines.append((str(row["plugin"]), f"{row['distribution']} {row['version']}", says))
+    grid(("plugin", "distribution", "provides"), lines)
 
 
 def arch(cls: type[Arch], *, as_json: bool) -> None:
