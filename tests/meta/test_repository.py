@@ -31,6 +31,7 @@ def test_every_distribution_is_complete(folder: Path) -> None:
     assert facts["license"] == "GPL-2.0-or-later"
     assert facts["requires-python"] == ">=3.11"
     assert (folder / "README.md").read_text().startswith("# ")
+    assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()  # no symlink: an sdist holds it
     if folder != ROOT and folder.name != "compressor-isal":
         assert len(list(folder.glob("src/*/py.typed"))) == 1
 
