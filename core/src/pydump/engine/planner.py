@@ -12,7 +12,7 @@ from pydump.interfaces.arch import Arch, ReadPhysical
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format, Writer
 from pydump.interfaces.source import Source
-from pydump.layout.registers import PR_PID
+from pydump.layout.registers import NoteKind, given_kinds, missing_registers
 from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
 from pydump.model.plan import Compat, Plan
@@ -99,8 +99,10 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         memory, widened = _whole_pages(memory, guest, request)
         warnings += widened
     window = memory.ranges()
+    # What VMCOREINFO says of the other facts holds even where it is not written.
+    written = None if request.no_vmcoreinfo else guest.vmcoreinfo
     plan = Plan(
-        guest=replace(guest, memory=memory),
+        guest=replace(guest, memory=memory, vmcoreinfo=written),
         format=choice.format.name,
         compression=compressor.name if compressor else "none",
         excluded=source.excluded().intersect(window),
@@ -194,31 +196,35 @@ def _facts(
     if request.no_vmcoreinfo and request.vmcoreinfo is not None:
         raise PlanError("--vmcoreinfo and --no-vmcoreinfo exclude each other")
     guest = source.guest()
+    if request.cpus is not None:
+        guest = _with_cpus(guest, request.cpus, request.arch, registry)
     if request.vmcoreinfo is not None:
         guest = replace(guest, vmcoreinfo=request.vmcoreinfo)
     if guest.vmcoreinfo is None and look and not request.no_vmcoreinfo and request.compat is None:
         guest = with_vmcoreinfo(source, guest, request.arch, registry)
     guest, arch, warnings = settle(guest, request.arch, registry)
-    if request.no_vmcoreinfo:  # what it says of the other facts still holds
-        guest = replace(guest, vmcoreinfo=None)
-    if request.cpus is not None:
-        if arch is None:
-            raise PlanError("registers need an architecture", hint="say --arch")
-        others = tuple(note for note in guest.notes if not any(kind.matches(note) for kind in arch.note_kinds))
-        _check_registers(arch, request.cpus)
-        notes = arch.cpu_notes(request.cpus, guest.byte_order or arch.byte_order) + others
-        guest = replace(guest, notes=notes, n_cpus=len(request.cpus))
     if arch is not None:
         guest = replace(guest, sections=arch.elf_sections(guest))
     return guest, arch, warnings
 
 
-def _check_registers(arch: type[Arch], cpus: tuple[Cpu, ...]) -> None:
+def _with_cpus(guest: Guest, cpus: tuple[Cpu, ...], wanted: str | None, registry: Registry) -> Guest:
+    """``guest`` with the notes of ``cpus`` in place of its own: before it is settled, for they tell about the rest."""
+    arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
+    if arch is None:
+        raise PlanError("registers need an architecture", hint="say --arch")
+    others = tuple(note for note in guest.notes if not any(kind.matches(note) for kind in arch.note_kinds))
+    kinds = given_kinds(arch.note_kinds, cpus)
+    _check_registers(arch, kinds, cpus)
+    made = arch.cpu_notes(cpus, guest.byte_order or arch.byte_order)
+    notes = tuple(note for note in made if any(kind.matches(note) for kind in kinds))
+    return replace(guest, notes=notes + others, n_cpus=len(cpus))
+
+
+def _check_registers(arch: type[Arch], kinds: tuple[NoteKind, ...], cpus: tuple[Cpu, ...]) -> None:
     """Refuse CPUs with gaps: a register left out by mistake would be 0 in the dump, and nobody could tell."""
-    optional = {kind.label for kind in arch.note_kinds if kind.when is not None}
-    needed = [r.name for r in arch.registers if r.note not in optional and r.name != PR_PID]
     for cpu in cpus:
-        missing = [name for name in needed if name not in cpu.registers]
+        missing = missing_registers(kinds, cpu)
         if missing and not set(cpu.registers) - {r.name for r in arch.registers}:
             raise PlanError(
                 f"CPU {cpu.index} lacks {len(missing)} of {arch.name}'s registers: {' '.join(missing)}",

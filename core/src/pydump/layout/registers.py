@@ -96,8 +96,8 @@ class NoteKind:
         type: The note's type.
         size: Bytes of its content, or None where it varies.
         fields: Where the registers lie.
-        constants: ``(offset, size, value)`` of what is the same in every such note.
-        least: Bytes an older, shorter note of this kind has at least; default: ``size``.
+        constants: ``(offset, size, value)`` of what is the same in every such note; a value of None is the note's size.
+        least: Bytes of the first version of a note that grew with time; None where it never did.
         when: The register that is zero where the note is missing, or None for a note that every CPU has.
     """
 
@@ -106,22 +106,32 @@ class NoteKind:
     type: int
     size: int | None
     fields: tuple[Field, ...] = ()
-    constants: tuple[tuple[int, int, int], ...] = ()
+    constants: tuple[tuple[int, int, int | None], ...] = ()
     least: int | None = None
     when: str | None = None
+
+    @property
+    def later(self) -> frozenset[str]:
+        """The registers that the first version of the note does not have."""
+        return frozenset(f.register for f in self.fields if self.least is not None and f.offset >= self.least)
 
     def matches(self, note: Note) -> bool:
         """Is ``note`` of this kind?"""
         return (note.name, note.type) == (self.name, self.type)
 
     def pack(self, values: Mapping[str, int], byte_order: ByteOrder) -> Note:
-        """The note that holds these values; a register that is not given has its default."""
-        desc = bytearray(self.size or 0)
-        for offset, size, value in self.constants:
-            desc[offset : offset + size] = value.to_bytes(size, byte_order)
+        """The note that holds these values; a register that is not given has its default.
+
+        Where none of those is given that later versions have, it is of the first.
+        """
+        length = self.least if self.later and not values.keys() & self.later else self.size
+        desc = bytearray(length or 0)
+        for offset, size, constant in self.constants:
+            desc[offset : offset + size] = (len(desc) if constant is None else constant).to_bytes(size, byte_order)
         for field in self.fields:
-            value = values.get(field.register, field.default)
-            desc[field.offset : field.offset + field.size] = value.to_bytes(field.size, byte_order)
+            if field.offset < len(desc):
+                value = values.get(field.register, field.default)
+                desc[field.offset : field.offset + field.size] = value.to_bytes(field.size, byte_order)
         return Note(self.name, self.type, bytes(desc))
 
     def unpack(self, note: Note, byte_order: ByteOrder) -> dict[str, int]:
@@ -130,8 +140,9 @@ class NoteKind:
         Raises:
             FormatError: It is not as long as it should be.
         """
-        least = self.least if self.least is not None else self.size or 0
-        if not least <= len(note.desc) <= (self.size or 0):
+        # What a later version adds stands behind what is known.
+        fits = len(note.desc) == (self.size or 0) if self.least is None else len(note.desc) >= self.least
+        if not fits:
             raise FormatError(
                 f"the {self.label} note",
                 f"it has {len(note.desc)} bytes and should have {self.size}",
@@ -154,6 +165,35 @@ def registers_of(kinds: Iterable[NoteKind]) -> tuple[Register, ...]:
     return tuple(table.values())
 
 
+def given_kinds(kinds: Sequence[NoteKind], cpus: Sequence[Cpu]) -> tuple[NoteKind, ...]:
+    """The notes that ``cpus`` have: the first kind, and each of which a register is given that no kind before it holds.
+
+    A kind that hangs on a register's value is among them; whether a CPU has it, that register says.
+    """
+    table = registers_of(kinds)
+    given = {register.note for register in table if any(register.name in cpu.registers for cpu in cpus)}
+    return tuple(kind for i, kind in enumerate(kinds) if not i or kind.when is not None or kind.label in given)
+
+
+def missing_registers(kinds: Sequence[NoteKind], cpu: Cpu) -> tuple[str, ...]:
+    """The registers of a CPU's notes that are not given: they would be 0, and nobody could tell.
+
+    Args:
+        kinds: What :func:`given_kinds` gave.
+        cpu: The CPU.
+    """
+    missing = []
+    seen = {PR_PID}
+    for kind in kinds:
+        if kind.when is not None and not cpu.registers.get(kind.when):
+            continue
+        for field in kind.fields:
+            if field.register not in seen | kind.later and field.register not in cpu.registers:
+                missing.append(field.register)
+            seen.add(field.register)
+    return tuple(missing)
+
+
 def pack_cpus(
     kinds: Sequence[NoteKind], cpus: Sequence[Cpu], byte_order: ByteOrder, *, by_kind: bool
 ) -> tuple[Note, ...]:
@@ -169,11 +209,15 @@ def pack_cpus(
         PlanError: A register's name is unknown, its value does not fit, or the note that would hold it is not there.
     """
     table = {register.name: register for register in registers_of(kinds)}
+    defaults = {name: register.default for name, register in table.items()}
+    first_version = {kind: {f.register for f in kind.fields} - kind.later for kind in kinds if kind.later}
     rows: list[list[Note | None]] = []
     for cpu in cpus:
         _check(cpu, table)
-        values = {name: register.default for name, register in table.items()} | {PR_PID: cpu.index + 1}
-        values |= cpu.registers
+        values = {**defaults, PR_PID: cpu.index + 1, **cpu.registers}
+        for kind, names in first_version.items():
+            if names <= cpu.registers.keys() and not kind.later & cpu.registers.keys():
+                values = {name: value for name, value in values.items() if name not in kind.later}
         absent = [kind for kind in kinds if kind.when is not None and not values[kind.when]]
         _check_held(cpu, kinds, absent)
         rows.append([None if kind in absent else kind.pack(values, byte_order) for kind in kinds])
