@@ -10,6 +10,7 @@ from pydump.errors import SourceError
 from pydump.interfaces import paging
 from pydump.interfaces.arch import Mapping
 from pydump.interfaces.paging import Level, PageTables, levels_of
+from pydump.model.memory import MemoryMap
 from pydump.testing.ram import SparseRam
 
 LEVELS = levels_of(4, 2, 2, 2)
@@ -35,6 +36,38 @@ def toy(entries: dict[int, int], **how: Any) -> Toy:
 
 def test_levels() -> None:
     assert levels_of(4, 2, 2, 2) == (Level(8, 2), Level(6, 2), Level(4, 2))
+
+
+def test_a_table_that_lies_in_ram_in_part() -> None:
+    entries = {ROOT + 8: MIDDLE | TABLE, MIDDLE: LAST | TABLE, LAST: 0x6010 | LEAF, LAST + 24: 0x7000 | LEAF}
+    space = toy(entries)
+    space._memory = MemoryMap.of([(0, LAST + 8), (LAST + 24, 0x100)])
+    assert list(space.mappings()) == [Mapping(0x100, 0x6010, 0x10), Mapping(0x130, 0x7000, 0x10)]
+    space._memory = MemoryMap.of([(0, LAST), (LAST + 24, 0x100)])
+    assert list(space.mappings()) == [Mapping(0x130, 0x7000, 0x10)]
+
+
+def test_tables_that_are_used_over_and_over_are_decoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 0
+
+    class Counting(Toy):
+        def _leaves(self, within: Any, target: Any, level: Level) -> Any:
+            nonlocal most
+            most = max(most, len(within))
+            return super()._leaves(within, target, level)
+
+    ram = SparseRam(0x10000, "big")
+    for i in range(64):  # 64 tables that are all the same one
+        ram.put(ROOT + 8 * i, 0x2000 | TABLE)
+        ram.put(0x2000 + 8 * i, 0x3000 | TABLE)
+        ram.put(0x3000 + 8 * i, 0x4000 + 0x100 * (i * 7 % 64) | LEAF)
+    monkeypatch.setattr(paging, "DECODED_AT_ONCE", 256)
+    space = Counting(ram.read, ram.memory, ROOT, levels_of(8, 6, 6, 6), byte_order="big")
+    assert sum(m.size for m in space.mappings()) == 64 * 64 * 64 << 8
+    assert most == 256
+    monkeypatch.setattr(paging, "MAX_MAPPINGS", 10_000)
+    with pytest.raises(SourceError, match="have no end"):
+        list(space.mappings())
 
 
 def test_pages_of_all_sizes() -> None:

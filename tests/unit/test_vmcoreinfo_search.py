@@ -39,7 +39,7 @@ def ram_with(places: dict[int, bytes], size: int = SIZE) -> bytearray:
 def search(places: dict[int, bytes], byte_order: ByteOrder = "little") -> bytes | None:
     source = MemorySource(Guest(MemoryMap()), {0: ram_with(places)})
     found = find_vmcoreinfo(source, source.guest().memory, byte_order)
-    return found.text if found else None
+    return found[0].text if found else None
 
 
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64", "i386", "s390x", "ppc64", "riscv64"])
@@ -56,6 +56,14 @@ def test_the_note_is_preferred_to_the_text_and_the_longer_text_to_the_shorter() 
     assert search({0x1000: OTHER, 0x200000: note(TEXT), 0x800000: OTHER}) == TEXT
     assert search({0x1000: shorter, 0x300000: TEXT}) == TEXT
     assert search({0x1000: TEXT, 0x300000: shorter}) == TEXT
+
+
+def test_of_many_the_likeliest_few_are_kept() -> None:
+    texts = [b"OSRELEASE=6.%d\nPAGESIZE=4096\n" % i + b"X=1\n" * (i == 7) for i in range(40)]
+    places = {0x1000 * (i + 1): text for i, text in enumerate(texts)} | {0x100000: note(texts[3])}
+    source = MemorySource(Guest(MemoryMap()), {0: ram_with(places, 2 << 20)})
+    found = [each.text for each in find_vmcoreinfo(source, source.guest().memory, "little")]
+    assert (len(found), found[:3]) == (16, [texts[3], texts[7], texts[0]])
 
 
 @pytest.mark.parametrize(
@@ -83,9 +91,9 @@ def test_a_note_not_at_the_start_of_a_page_is_no_note() -> None:
 
 def test_a_note_in_the_last_page_of_ram() -> None:
     whole = MemorySource(Guest(MemoryMap()), {0: bytes(0x2000) + note(TEXT).ljust(4096, b"\0")})
-    assert find_vmcoreinfo(whole, whole.guest().memory, "little") == Vmcoreinfo(TEXT)
+    assert find_vmcoreinfo(whole, whole.guest().memory, "little") == (Vmcoreinfo(TEXT),)
     cut = MemorySource(Guest(MemoryMap()), {0: bytes(0x2000) + note(TEXT + b"\n" * 900)[:4096]})
-    assert find_vmcoreinfo(cut, cut.guest().memory, "little") is None
+    assert find_vmcoreinfo(cut, cut.guest().memory, "little") == ()
 
 
 def test_blocks_that_begin_and_end_within_a_page() -> None:
@@ -95,11 +103,11 @@ def test_blocks_that_begin_and_end_within_a_page() -> None:
         0x20000: bytes(100),
     }
     source = MemorySource(Guest(MemoryMap()), contents)
-    assert find_vmcoreinfo(source, source.guest().memory, "little") == Vmcoreinfo(TEXT)
+    assert find_vmcoreinfo(source, source.guest().memory, "little") == (Vmcoreinfo(TEXT),)
 
 
 def test_no_memory() -> None:
-    assert find_vmcoreinfo(MemorySource(Guest(MemoryMap()), {}), MemoryMap(), "little") is None
+    assert find_vmcoreinfo(MemorySource(Guest(MemoryMap()), {}), MemoryMap(), "little") == ()
 
 
 class Watched(Source):
@@ -134,7 +142,7 @@ def test_holes_are_not_read(tmp_path: Path) -> None:
         file.write(note(TEXT))
     with Watched.open(f"{path}@0x40000000") as source:
         found = find_vmcoreinfo(source, source.guest().memory, "little")
-    assert found == Vmcoreinfo(TEXT)
+    assert found == (Vmcoreinfo(TEXT),)
     assert source.read[0][0] // 4096 * 4096 == (40 << 30) + 0x40000000
     assert sum(size for _, size in source.read) < 1 << 20
 
@@ -147,7 +155,7 @@ class TestLowcore:
     def search(self, places: dict[int, bytes]) -> tuple[bytes | None, int]:
         source = CountingSource(Guest(MemoryMap()), {0: ram_with(places)})
         found = find_vmcoreinfo(source, source.guest().memory, "big")
-        return (found.text if found else None), source.bytes_read
+        return (found[0].text if found else None), source.bytes_read
 
     def test_vmcore_info(self) -> None:
         found, n_read = self.search({0xE0C: struct.pack(">Q", 0x1B000), 0x1B000: note(self.text, "big")})

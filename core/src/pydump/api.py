@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from pydump.engine.open import open_source
-from pydump.engine.planner import Request, reader, settle, with_vmcoreinfo
+from pydump.engine.planner import DEFAULT_PAGE_SIZE, Reader, Request, address_space, settle, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
-from pydump.errors import PlanError, ReadError
+from pydump.errors import ReadError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Source
 from pydump.model.guest import Cpu, Guest
@@ -37,7 +37,8 @@ class Dump:
         self._registry = registry
         self._arch = arch
         self._settled: tuple[Guest, tuple[str, ...]] | None = None
-        self._space: AddressSpace | None = None
+        self._reader = Reader(source)
+        self._walked: tuple[AddressSpace, int] | None = None
 
     @property
     def guest(self) -> Guest:
@@ -73,19 +74,17 @@ class Dump:
         Raises:
             PlanError: Too little is known of the guest to walk its page tables.
         """
-        if self._space is None:
+        return self._walk()[0]
+
+    def _walk(self) -> tuple[AddressSpace, int]:
+        """The address space, and its page size: that of the VMCOREINFO in memory where the source has none."""
+        if self._walked is None:
             stated = self.stated
             if stated.vmcoreinfo is None:
                 stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry)
             guest, arch, _ = settle(stated, self._arch, self._registry)
-            space = arch.address_space(guest, reader(self.source)) if arch else None
-            if space is None:
-                raise PlanError(
-                    "too little is known of this guest to walk its page tables",
-                    hint="it takes the architecture's plugin, CPU registers and VMCOREINFO",
-                )
-            self._space = space
-        return self._space
+            self._walked = address_space(guest, arch, self._reader), guest.page_size or DEFAULT_PAGE_SIZE
+        return self._walked
 
     def read_virtual(self, vaddr: int, size: int) -> bytes:
         """``size`` bytes from the guest kernel's virtual address ``vaddr`` on.
@@ -94,8 +93,7 @@ class Dump:
             ReadError: Something in the range is not mapped, or not in the dump.
             PlanError: Too little is known of the guest to walk its page tables.
         """
-        space = self.address_space()
-        page = self.guest.page_size or 4096
+        space, page = self._walk()
         if size < 0 or vaddr < 0 or vaddr + size > 1 << 64:
             raise ReadError(vaddr, size, "no such range", space="vaddr")
         pieces = []
@@ -104,7 +102,8 @@ class Dump:
             stop = min(end, (at // page + 1) * page)
             paddr = space.translate(at)
             if paddr is None:
-                raise ReadError(vaddr, size, f"nothing is mapped at virtual address {at:#x}", space="vaddr")
+                why = self._reader.missed or f"nothing is mapped at virtual address {at:#x}"
+                raise ReadError(vaddr, size, why, space="vaddr")
             pieces.append(self.read(paddr, stop - at))
             at = stop
         return b"".join(pieces)

@@ -151,7 +151,9 @@ def test_big_endian_guest_stays_big_endian() -> None:
     ("msrs", "order"),
     [
         ([0, 1], "little"),  # a CPU that has not started, and one in the kernel
-        ([1 << 14 | 1], "big"),  # a little-endian program under a big-endian kernel
+        ([1 << 14 | 1, 1 << 14 | 1], "little"),  # programs alone
+        ([1 << 14 | 1, 0], "little"),
+        ([1 << 14 | 1, 0x8000000000001032], "big"),  # a little-endian program under a big-endian kernel
         ([0x8000000000001032], "big"),
         ([], "big"),
     ],

@@ -98,3 +98,10 @@ def test_other_sizes_are_not_understood(va_bits: int) -> None:
 def test_riscv32_is_not_understood() -> None:
     guest = Guest(MemoryMap.of([(0, 1 << 20)]), byte_order="little", vmcoreinfo=Vmcoreinfo(b"PAGESIZE=4096\n"))
     assert Riscv32Arch.address_space(guest, lambda paddr, size: bytes(size)) is None
+
+
+def test_a_kernel_that_kaslr_moved_above_its_ram() -> None:
+    """The alias of the kernel image begins where paddr 0 is, not below."""
+    facts = f"NUMBER(KERNEL_LINK_ADDR)={LINK:#x}\nNUMBER(va_kernel_pa_offset)={LINK + 0xFE00000:#x}\n"
+    guest = Guest(MemoryMap.of([(0, 1 << 24)]), vmcoreinfo=Vmcoreinfo(facts.encode()))
+    assert Riscv64Arch.load_aliases(guest) == (Mapping(LINK + 0xFE00000, 0, (1 << 64) - LINK - 0xFE00000),)

@@ -10,10 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydump.errors import PlanError
 from pydump.model.guest import Cpu
+
+#: A file with the registers of 4,096 CPUs is not as long as this.
+MAX_SIZE: Final = 256 << 20
+_HINT: Final = (
+    'write {"cpus": [{"NAME": "0x…", …}, …]}; pydump info --json --notes prints it, pydump --arch NAME lists names'
+)
 
 
 def cpus_from_json(text: str, where: str) -> tuple[Cpu, ...]:
@@ -26,16 +32,13 @@ def cpus_from_json(text: str, where: str) -> tuple[Cpu, ...]:
     Raises:
         PlanError: It describes none.
     """
-    hint = (
-        'write {"cpus": [{"NAME": "0x…", …}, …]}; pydump info --json --notes prints it, pydump --arch NAME lists names'
-    )
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{where} is no JSON: {error}", hint=hint) from None
+        raise PlanError(f"{where} is no JSON: {error}", hint=_HINT) from None
     listed = content.get("cpus") if isinstance(content, dict) else content
     if not isinstance(listed, list) or not listed or not all(isinstance(item, dict) for item in listed):
-        raise PlanError(f"{where} has no list of CPUs", hint=hint)
+        raise PlanError(f"{where} has no list of CPUs", hint=_HINT)
     return tuple(
         Cpu(index, {name: _value(value, name, index, where) for name, value in item.items()})
         for index, item in enumerate(listed)
@@ -54,9 +57,24 @@ def read_cpus(path: Path) -> tuple[Cpu, ...]:
         PlanError: It cannot be read, or describes none.
     """
     try:
-        return cpus_from_json(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"cannot read {path}: {error}") from None
+        with path.open("rb") as file:
+            content = file.read(MAX_SIZE + 1)
+        if len(content) > MAX_SIZE:
+            raise PlanError(f"{path} is longer than any list of CPUs", hint=_HINT)
+        return cpus_from_json(content.decode(), str(path))
+    except OSError as error:
+        raise PlanError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PlanError(f"{path} is no JSON: it is not UTF-8", hint=_HINT) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand in it once each: of two values, nobody knows which is meant."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return content
 
 
 def _value(value: Any, name: str, index: int, where: str) -> int:

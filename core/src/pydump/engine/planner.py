@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydump.engine.flaws import flaws
-from pydump.errors import PlanError, UnsupportedError
-from pydump.interfaces.arch import Arch, ReadPhysical
+from pydump.errors import PlanError, PydumpError, UnsupportedError
+from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format, Writer
 from pydump.interfaces.source import Source
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: A page that is mapped at more places than this gets one of them: x86_64's ESPFIX area maps one page 65,536 times.
 MAX_ALIASES = 64
+#: Bytes of a string in struct new_utsname, which begins with sysname, nodename and release.
+NEW_UTS_LEN = 65
 #: The page size of a guest of which nobody says another.
 DEFAULT_PAGE_SIZE = 4096
 
@@ -86,12 +88,19 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     registry.check_options(request.options)
     compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
     _check_codec_options(request, compressor.name if compressor else None, registry)
+    if request.paging and request.compat == "qemu":
+        raise PlanError(
+            "virtual addresses are what QEMU gets wrong: --compat qemu writes none", hint="leave one of the two out"
+        )
     if request.paging and not choice.format.maps_vaddrs:
         raise UnsupportedError(
             f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
         )
     guest, arch, warnings = _facts(source, request, registry, look=look)
-    mappings = _mappings(source, guest, arch) if request.paging and look else None
+    mappings = None
+    if request.paging and look:
+        mappings, incomplete = _mappings(source, guest, arch)
+        warnings += incomplete
     if request.compat == "qemu" and arch is not None:
         guest = arch.as_qemu(guest)
     memory = _window(guest.memory, request)
@@ -237,35 +246,85 @@ def with_vmcoreinfo(source: Source, guest: Guest, arch: str | None, registry: Re
     from pydump.engine.vmcoreinfo import find_vmcoreinfo
 
     settled, _, _ = settle(guest, arch, registry)
-    return replace(guest, vmcoreinfo=find_vmcoreinfo(source, guest.memory, settled.byte_order or "little"))
+    found = [
+        replace(guest, vmcoreinfo=candidate)
+        for candidate in find_vmcoreinfo(source, guest.memory, settled.byte_order or "little")
+    ]
+    if len(found) > 1:
+        found.sort(key=lambda one: not _is_running(source, *settle(one, arch, registry)[:2]))
+    return found[0] if found else guest
 
 
-def _mappings(source: Source, guest: Guest, arch: type[Arch] | None) -> NDArray[np.uint64]:
-    """The kernel's virtual mappings as rows of vaddr, paddr and size, without heaps of aliases of one page."""
-    import numpy as np
+def _is_running(source: Source, guest: Guest, arch: type[Arch] | None) -> bool:
+    """Does the kernel that VMCOREINFO speaks of run: are its page tables and its release where it says they are?"""
+    info = guest.vmcoreinfo
+    names = info.symbol("init_uts_ns") if info else None
+    if info is None or info.osrelease is None or names is None or arch is None:
+        return False
+    try:
+        space = arch.address_space(guest, Reader(source))
+        # Source: struct uts_namespace and new_utsname of Linux; the name's offset is given since 5.11.
+        at = space.translate(names + (info.offset("uts_namespace.name") or 0) + 2 * NEW_UTS_LEN) if space else None
+        release = info.osrelease.encode() + b"\0"
+        return at is not None and Reader(source)(at, len(release)) == release
+    except PydumpError:  # what is asked is nonsense, or lies where nothing is
+        return False
 
-    space = arch.address_space(guest, reader(source)) if arch else None
+
+def address_space(guest: Guest, arch: type[Arch] | None, read: ReadPhysical) -> AddressSpace:
+    """The guest kernel's address space.
+
+    Raises:
+        PlanError: Too little is known of the guest to walk its page tables.
+    """
+    space = arch.address_space(guest, read) if arch else None
     if space is None:
         raise PlanError(
             "too little is known of this guest to walk its page tables",
-            hint="it takes the architecture's plugin, CPU registers and VMCOREINFO",
+            hint="it takes the architecture's plugin, and VMCOREINFO or CPU registers",
         )
-    rows = np.array([(m.vaddr, m.paddr, m.size) for m in space.mappings()], np.uint64).reshape(-1, 3)
+    return space
+
+
+def _mappings(source: Source, guest: Guest, arch: type[Arch] | None) -> tuple[NDArray[np.uint64], tuple[str, ...]]:
+    """The kernel's virtual mappings as rows of vaddr, paddr and size, without heaps of aliases of one page.
+
+    Returns:
+        Them, and warnings, a line each.
+    """
+    import numpy as np
+
+    read = Reader(source)
+    found = address_space(guest, arch, read).mappings()
+    rows = np.fromiter((n for m in found for n in (m.vaddr, m.paddr, m.size)), np.uint64).reshape(-1, 3)
+    warnings = (f"{read.missed}: what it maps has no virtual address",) if read.missed else ()
+    if not len(rows):
+        why = f": {read.missed}" if read.missed else ""
+        raise PlanError(f"the guest's page tables map nothing{why}", hint="leave --paging out")
     _, first, which, count = np.unique(rows[:, 1:], axis=0, return_index=True, return_inverse=True, return_counts=True)
     keep = count[which.reshape(-1)] <= MAX_ALIASES
     keep[first] = True
-    return rows[keep]
+    return rows[keep], warnings
 
 
-def reader(source: Source) -> ReadPhysical:
-    """Reads a source's memory as an address space wants it."""
+class Reader:
+    """Reads a source's memory as an address space wants it.
 
-    def read(paddr: int, size: int) -> bytes:
+    Attributes:
+        missed: What it read as zeros because the source does not hold it, in words; empty where there was nothing.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._missing = source.excluded().union(source.unreadable())
+        self.missed = ""
+
+    def __call__(self, paddr: int, size: int) -> bytes:
+        if self._missing.clip(paddr, paddr + size) and not self.missed:
+            self.missed = f"the page table at paddr {paddr:#x} was left out of the source, or lost"
         buffer = bytearray(size)
-        source.read_into(paddr, memoryview(buffer))
+        self._source.read_into(paddr, memoryview(buffer))
         return bytes(buffer)
-
-    return read
 
 
 def find_arch(guest: Guest, registry: Registry) -> type[Arch] | None:

@@ -28,6 +28,9 @@ ALIGNMENT: Final = 4096
 #: The text fits into one page, and no kernel has larger ones.
 MAX_TEXT: Final = 64 << 10
 
+#: More different texts than this are not kept.
+MAX_CANDIDATES: Final = 16
+
 NOTE_NAME: Final = VMCOREINFO_NAME.encode().ljust(12, b"\0")
 NOTE_HEAD: Final = Nhdr.nbytes() + len(NOTE_NAME)
 TEXT_HEAD: Final = b"OSRELEASE="
@@ -72,8 +75,8 @@ class _Memory:
         return bytes(buffer)
 
 
-def find_vmcoreinfo(source: Source, memory: MemoryMap, byte_order: ByteOrder) -> Vmcoreinfo | None:
-    """The guest kernel's VMCOREINFO, or None where RAM holds none that makes sense.
+def find_vmcoreinfo(source: Source, memory: MemoryMap, byte_order: ByteOrder) -> tuple[Vmcoreinfo, ...]:
+    """What may be the guest kernel's VMCOREINFO, the likeliest first; nothing where RAM holds none that makes sense.
 
     Copies may lie about: of a kernel that ran before, of a crash kernel, in a file. The note is preferred to the plain
     text, for only the kernel writes one, and then the text that says most.
@@ -89,13 +92,18 @@ def find_vmcoreinfo(source: Source, memory: MemoryMap, byte_order: ByteOrder) ->
     ram = _Memory(source, memory)
     named = _from_lowcore(ram) if byte_order == "big" else None
     if named is not None:
-        return named
-    found = [
-        (is_note, len(candidate.keys()), candidate)
-        for paddr, is_note in _places(source, memory)
-        if (candidate := _note_at(ram, paddr, byte_order) if is_note else _text_at(ram, paddr)) is not None
-    ]
-    return max(found, key=lambda entry: entry[:2])[2] if found else None
+        return (named,)
+    found: dict[bytes, tuple[bool, int, int, Vmcoreinfo]] = {}
+    for paddr, is_note in _places(source, memory):
+        candidate = _note_at(ram, paddr, byte_order) if is_note else _text_at(ram, paddr)
+        if candidate is None:
+            continue
+        rank = (is_note, len(candidate.keys()), -paddr)
+        if candidate.text not in found or rank > found[candidate.text][:3]:
+            found[candidate.text] = (*rank, candidate)
+        if len(found) > MAX_CANDIDATES:
+            del found[min(found, key=lambda text: found[text][:3])]
+    return tuple(entry[3] for entry in sorted(found.values(), key=lambda entry: entry[:3], reverse=True))
 
 
 def _from_lowcore(ram: _Memory) -> Vmcoreinfo | None:

@@ -110,6 +110,8 @@ class Arch:
         vmcoreinfo = guest.vmcoreinfo
         byte_order = guest.byte_order or cls.byte_order
         uts = guest.utsname
+        page_size = vmcoreinfo.page_size if vmcoreinfo else None
+        stated_page_size = page_size if page_size in cls.page_sizes else None
         release = uts.release or (vmcoreinfo.osrelease if vmcoreinfo else None) or "unknown"
         settled = replace(
             guest,
@@ -117,7 +119,7 @@ class Arch:
             machine=cls.machine,
             byte_order=byte_order,
             elf_class=guest.elf_class or cls.elf_class,
-            page_size=(vmcoreinfo.page_size if vmcoreinfo else None) or guest.page_size or cls.page_sizes[0],
+            page_size=stated_page_size or guest.page_size or cls.page_sizes[0],
             utsname=Utsname(
                 uts.sysname or "Linux",
                 uts.nodename,

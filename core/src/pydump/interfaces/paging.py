@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 #: Entries that are looked at before the tables are taken for endless: enough to map a TiB by 4 KiB pages.
 MAX_ENTRIES: Final = 1 << 28
-#: Mappings that do not continue each other, likewise.
-MAX_MAPPINGS: Final = 1 << 22
+#: Mappings that do not continue each other, likewise: 8 GiB of pages that lie nowhere side by side.
+MAX_MAPPINGS: Final = 1 << 21
+#: Entries of last tables that are decoded at once.
+DECODED_AT_ONCE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +183,20 @@ class PageTables(AddressSpace):
                 else:
                     yield from self._walk(depth + 1, int(target[i]), int(vaddr[i]), budget)
             return
-        found = [self._leaves(vaddr[leaf], target[leaf], level)]
-        if inner.any():
-            found.append(self._last_level(vaddr[inner], target[inner], budget))
-        runs = [np.concatenate(column) for column in zip(*found, strict=True)]
-        order = np.argsort(runs[0], kind="stable")
-        yield runs[0][order], runs[1][order], runs[2][order]
+        step = max(1, DECODED_AT_ONCE >> self._levels[-1].bits)
+        used = np.flatnonzero(present)
+        for at in range(0, len(used), step):
+            part = used[at : at + step]
+            leaves, tables = part[leaf[part]], part[inner[part]]
+            found = [self._leaves(vaddr[leaves], target[leaves], level)]
+            if len(tables):
+                found.append(self._last_level(vaddr[tables], target[tables], budget))
+            runs = [np.concatenate(column) for column in zip(*found, strict=True)]
+            order = np.argsort(runs[0], kind="stable")
+            yield runs[0][order], runs[1][order], runs[2][order]
 
     def _last_level(self, bases: NDArray[np.uint64], tables: NDArray[np.uint64], budget: _Budget) -> Runs:
-        """What the last level's tables map, all at once; a table that is used many times is read once."""
+        """What some of the last level's tables map, all at once; a table that is used many times is read once."""
         import numpy as np
 
         level = self._levels[-1]
@@ -217,13 +224,20 @@ class PageTables(AddressSpace):
         return vaddr, target & ~(size - np.uint64(1)), np.full(len(within), size)
 
     def _entries(self, paddr: int, n: int) -> NDArray[np.uint64] | None:
-        """``n`` entries from ``paddr`` on, or None where there is no RAM."""
+        """``n`` entries from ``paddr`` on, those that do not lie in RAM zero; None where none does."""
         import numpy as np
 
         size = n * self._entry_size
-        if self._memory.find(paddr) is None or self._memory.find(paddr + size - 1) is None:
+        block = self._memory.find(paddr)
+        if block is not None and paddr + size <= block.end:
+            return np.frombuffer(self._read(paddr, size), self._dtype).astype(np.uint64)
+        parts = self._memory.clip(paddr, size)
+        if not parts:
             return None
-        return np.frombuffer(self._read(paddr, size), self._dtype).astype(np.uint64)
+        data = bytearray(size)
+        for part in parts:
+            data[part.paddr - paddr : part.end - paddr] = self._read(part.paddr, part.size)
+        return np.frombuffer(data, self._dtype).astype(np.uint64)
 
     def _canonical(self, within: int) -> int:
         """The whole address of which ``within`` are the bits that index the tables."""

@@ -177,8 +177,11 @@ class ArchTests:
             assert self.arch.as_qemu(settled).notes
 
     def test_it_believes_vmcoreinfo_about_the_page_size(self) -> None:
-        guest = replace(self.guest(self.arch.byte_order), vmcoreinfo=Vmcoreinfo(b"OSRELEASE=6.1\nPAGESIZE=16384\n"))
-        assert self.arch.settle(guest).page_size == 16384
+        for size in (*self.arch.page_sizes, 512):  # a size the architecture does not have is damage
+            text = f"OSRELEASE=6.1\nPAGESIZE={size}\n".encode()
+            guest = replace(self.guest(self.arch.byte_order), page_size=None, vmcoreinfo=Vmcoreinfo(text))
+            wanted = size if size in self.arch.page_sizes else self.arch.page_sizes[0]
+            assert self.arch.settle(guest).page_size == wanted
 
     # --- addresses ---
 

@@ -12,8 +12,10 @@ from pydump.model.note import Note
 from pydump_arch_ppc64.notes import NOTES, PRSTATUS, with_pids, without_pids
 from pydump_arch_ppc64.paging import LEVELS, PAGE_OFFSET, RadixTables
 
-#: Bits of the machine state register: little-endian mode, and problem (user) state.
+#: Bits of the machine state register: little-endian mode, data and instruction relocation, problem (user) state.
 MSR_LE: Final = 1
+MSR_DR: Final = 1 << 4
+MSR_IR: Final = 1 << 5
 MSR_PR: Final = 1 << 14
 
 
@@ -45,20 +47,27 @@ class Ppc64Arch(Arch):
 
     @classmethod
     def guest_byte_order(cls, notes: tuple[Note, ...], stated: ByteOrder) -> ByteOrder:
-        """The byte order the guest's kernel runs in: that of any CPU which is in the kernel and in little-endian mode.
+        """The byte order the guest's kernel runs in: that of any CPU which is in the kernel.
 
-        A CPU that has not started, or is in firmware, is in big-endian mode under either kernel.
+        A CPU that has not started, or is in firmware, runs big-endian and unrelocated under either kernel. Where none
+        is in the kernel, programs tell: they are of its byte order, but for one that asked for another
+        (PR_SET_ENDIAN).
 
         Args:
             notes: The CPUs' notes.
             stated: The byte order the notes are in.
         """
-        for note in notes:
-            if PRSTATUS.matches(note) and len(note.desc) == PRSTATUS.size:
-                msr = PRSTATUS.unpack(note, stated)["msr"]
-                if msr & (MSR_LE | MSR_PR) == MSR_LE:
-                    return "little"
-        return stated
+        msrs = [
+            PRSTATUS.unpack(note, stated)["msr"]
+            for note in notes
+            if PRSTATUS.matches(note) and len(note.desc) == PRSTATUS.size
+        ]
+        in_kernel = [msr for msr in msrs if not msr & MSR_PR]
+        if any(msr & MSR_LE for msr in in_kernel):
+            return "little"
+        if any(msr & (MSR_DR | MSR_IR) for msr in in_kernel):
+            return stated
+        return "little" if any(msr & MSR_LE for msr in msrs) else stated
 
     @classmethod
     def load_vaddr(cls, guest: Guest, paddr: int) -> int:

@@ -49,7 +49,8 @@ class Riscv64Arch(Arch):
         link, offset = (info.number("KERNEL_LINK_ADDR"), info.number("va_kernel_pa_offset")) if info else (None, None)
         if link is None or offset is None:
             return ()
-        return (Mapping(link, link - offset, (1 << cls.elf_class) - link),)
+        start, end = max(link, offset), 1 << cls.elf_class  # KASLR may move it so that paddr 0 lies behind its begin
+        return (Mapping(start, start - offset, end - start),) if start < end else ()
 
     @classmethod
     def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:

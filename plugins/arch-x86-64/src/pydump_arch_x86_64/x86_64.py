@@ -67,7 +67,7 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
     def _by_registers(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
         for cpu in cls.cpus(guest.notes, guest.byte_order or cls.byte_order):
             values = cpu.registers
-            if values.get("cr0", 0) & CR0_PG:
+            if values.get("cr0", 0) & CR0_PG and guest.memory.find(values["cr3"] & ADDRESS):
                 la57 = bool(values["cr4"] & CR4_LA57)
                 return LongTables.long_mode(read, guest.memory, values["cr3"] & ADDRESS, la57=la57)
         return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +55,14 @@ _CLASSES: Final = {
     32: _Class(ELFCLASS32, Elf32Ehdr, Elf32Phdr, Elf32Shdr, 1 << 32),
     64: _Class(ELFCLASS64, Elf64Ehdr, Elf64Phdr, Elf64Shdr, 1 << 64),
 }
+#: A PT_LOAD: vaddr, paddr, filesz, memsz, and where in the stored stream its bytes begin.
+_Row: TypeAlias = tuple[int, int, int, int, int]
 _DATA: Final = {"little": ELFDATA2LSB, "big": ELFDATA2MSB}
 _SHSTRTAB: Final = ".shstrtab"
 #: A hole begins and ends at a multiple of this: what file systems have as a block.
 HOLE_UNIT: Final = 4096
+#: A segment whose vaddr is ours to choose begins at a multiple of this: no architecture has larger base pages.
+VADDR_UNIT: Final = 1 << 16
 
 
 class ElfWriter(Writer):
@@ -122,13 +127,14 @@ class ElfWriter(Writer):
             mapped = Ranges.of((paddr, paddr + size) for _, paddr, size in mappings)
             # RAM that the kernel does not map is reached by its physical address all the same.
             rows = [row for run in plan.guest.memory.ranges().subtract(mapped) for row in self._block_rows(plan, *run)]
+            rows = _apart(rows, mappings, self._class.limit)
         for vaddr, paddr, size in mappings:
             for start, end in self.stored.clip(paddr, paddr + size):
                 at = (vaddr + start - paddr) % self._class.limit
                 rows.append((at, start, end - start, end - start, self._position(start)))
         return np.array(rows, np.uint64).reshape(-1, 5)
 
-    def _block_rows(self, plan: Plan, paddr: int, block_end: int) -> Iterator[tuple[int, int, int, int, int]]:
+    def _block_rows(self, plan: Plan, paddr: int, block_end: int) -> Iterator[_Row]:
         """The PT_LOADs of a run of RAM: each with what follows it that the source left out, as memory without bytes."""
         runs = list(self.stored.clip(paddr, block_end))
         first = runs[0][0] if runs else block_end
@@ -269,6 +275,40 @@ class QemuElfWriter(ElfWriter):
 
     def _section_byte_order(self) -> ByteOrder:
         return "little"
+
+
+def _apart(rows: list[_Row], mappings: tuple[tuple[int, int, int], ...], limit: int) -> list[_Row]:
+    """Segments of RAM that is not mapped, moved to where no mapping is: gdb takes the first that holds an address.
+
+    Args:
+        rows: Their vaddr, paddr, filesz, memsz and position.
+        mappings: vaddr, paddr and size of what is mapped.
+        limit: One past the last vaddr.
+    """
+    taken: list[list[int]] = []
+    for start, end in sorted((vaddr, min(vaddr + size, limit)) for vaddr, _, size in mappings):
+        if taken and start <= taken[-1][1]:
+            taken[-1][1] = max(taken[-1][1], end)
+        else:
+            taken.append([start, end])
+    starts = [start for start, _ in taken]
+    kept = [(row[0], row[0] + row[3]) for row in rows if not _overlaps(row[0], row[0] + row[3], taken, starts)]
+    edges = [(0, 0), *sorted([*map(tuple, taken), *kept]), (limit, limit)]
+    # All of them go into the widest gap; a 32-bit guest can have none that is wide enough.
+    at, room = max(((a[1], b[0] - a[1]) for a, b in zip(edges, edges[1:], strict=False)), key=lambda gap: gap[1])
+    at, end = -(-at // VADDR_UNIT) * VADDR_UNIT, at + room
+    apart = []
+    for vaddr, paddr, filesz, memsz, position in rows:
+        if _overlaps(vaddr, vaddr + memsz, taken, starts) and at + memsz <= end:
+            vaddr, at = at, at + -(-memsz // VADDR_UNIT) * VADDR_UNIT
+        apart.append((vaddr, paddr, filesz, memsz, position))
+    return apart
+
+
+def _overlaps(start: int, end: int, taken: list[list[int]], starts: list[int]) -> bool:
+    """Does ``[start, end)`` meet any of the ranges ``taken``, which begin at ``starts``?"""
+    i = bisect_left(starts, end)
+    return i > 0 and taken[i - 1][1] > start
 
 
 def _string_table(sections: list[Section]) -> bytes:
