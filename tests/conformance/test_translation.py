@@ -1,4 +1,4 @@
-"""Kernel addresses of real guests translate as drgn and libkdumpfile translate them."""
+"""Kernel addresses of real guests translate as drgn, libkdumpfile and QEMU translate them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import installed
 
 DATA = Path(__file__).parents[1] / "data/paging"
-GUESTS = ("x86_64", "i386", "aarch64", "s390x", "ppc64", "riscv64")
+GUESTS = ("x86_64", "i386", "aarch64", "arm", "arm-lpae", "s390x", "ppc64", "riscv64")
 
 
 class Golden:
@@ -80,7 +80,7 @@ def test_a_table_that_is_used_many_times_is_read_once() -> None:
 
 @pytest.mark.parametrize("name", GUESTS)
 def test_without_vmcoreinfo_and_registers_nothing_is_known(name: str) -> None:
-    arch = installed().arch(name)
+    arch = Golden(name).arch
     guest = arch.settle(Guest(MemoryMap.of([(0, 1 << 20)])))
     assert arch.address_space(guest, lambda paddr, size: bytes(size)) is None
 

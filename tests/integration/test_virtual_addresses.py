@@ -14,7 +14,7 @@ from lab.boot import Guest
 Pydump = Callable[..., subprocess.CompletedProcess[str]]
 #: Length of a field of struct new_utsname: sysname, nodename, release.
 UTS_LEN = 65
-ARCHES = ("x86_64", "i386", "aarch64", "s390x", "riscv64", "ppc64")
+ARCHES = ("x86_64", "i386", "aarch64", "arm", "s390x", "riscv64", "ppc64")
 
 
 def release(guest: Guest, pydump: Pydump) -> tuple[int, str]:

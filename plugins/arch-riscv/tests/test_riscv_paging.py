@@ -105,3 +105,27 @@ def test_a_kernel_that_kaslr_moved_above_its_ram() -> None:
     facts = f"NUMBER(KERNEL_LINK_ADDR)={LINK:#x}\nNUMBER(va_kernel_pa_offset)={LINK + 0xFE00000:#x}\n"
     guest = Guest(MemoryMap.of([(0, 1 << 24)]), vmcoreinfo=Vmcoreinfo(facts.encode()))
     assert Riscv64Arch.load_aliases(guest) == (Mapping(LINK + 0xFE00000, 0, (1 << 64) - LINK - 0xFE00000),)
+
+
+def test_sv32() -> None:
+    """4-byte entries, whose page numbers have 22 bits; the kernel lies in the linear mapping."""
+    ram = SparseRam(1 << 24, "little")
+    offset = 0xC0000000 - 0x400000
+    entries = {
+        0x401C00: entry(0x400000, LEAF),  # 4 MiB at 0xC0000000
+        0x401FFC: entry(0x3000, TABLE),
+        0x3FFC: entry(0x3_FFFF_F000, LEAF),
+    }
+    for paddr, value in entries.items():
+        ram.put(paddr, value, size=4)
+    lines = ["PAGESIZE=4096", "SYMBOL(swapper_pg_dir)=c0001000", "SYMBOL(_stext)=c0002000", "NUMBER(VA_BITS)=32"]
+    lines += [f"NUMBER(va_kernel_pa_offset)={offset:#x}", "NUMBER(PAGE_OFFSET)=0xc0000000"]
+    text = "\n".join([*lines, "NUMBER(KERNEL_LINK_ADDR)=0xc0000000", "NUMBER(phys_ram_base)=0x400000"])
+    guest = Guest(ram.memory, byte_order="little", vmcoreinfo=Vmcoreinfo(text.encode()))
+    space = Riscv32Arch.address_space(guest, ram.read)
+    assert space is not None
+    assert list(space.mappings()) == [
+        Mapping(0xC0000000, 0x400000, 4 << 20),
+        Mapping(0xFFFFF000, 0x3_FFFF_F000, 0x1000),
+    ]
+    assert Riscv32Arch.load_aliases(guest) == ()

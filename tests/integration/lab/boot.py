@@ -71,6 +71,9 @@ MACHINES = {
     "aarch64": Machine(
         "qemu-system-aarch64", "qemu-system-arm", "virt,gic-version=3", ("-cpu", "max", *_VMCOREINFO), "ttyAMA0"
     ),
+    # Short descriptors; "arm-lpae" has long ones.
+    "arm": Machine("qemu-system-arm", "qemu-system-arm", "virt,highmem=off", ("-cpu", "cortex-a15"), "ttyAMA0"),
+    "arm-lpae": Machine("qemu-system-arm", "qemu-system-arm", "virt", ("-cpu", "cortex-a15"), "ttyAMA0"),
     "s390x": Machine("qemu-system-s390x", "qemu-system-misc", "s390-ccw-virtio", ("-cpu", "max"), "ttyS0"),
     "riscv64": Machine("qemu-system-riscv64", "qemu-system-misc", "virt", ("-cpu", "rv64"), "ttyS0"),
     "ppc64": Machine("qemu-system-ppc64", "qemu-system-ppc", _PSERIES, ("-cpu", "power9"), "hvc0"),

@@ -6,11 +6,15 @@ is that of QEMU's target/arm/arch_dump.c.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
-from pydump.interfaces.arch import Arch
+from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
 from pydump.layout.registers import NoteKind, numbered, run
 from pydump.model.guest import ByteOrder, Guest
+from pydump_arch_aarch64.arm_paging import LpaeTables, ShortTables
+
+#: Where the linear mapping may begin: CONFIG_PAGE_OFFSET, the default first. Source: arch/arm/Kconfig of Linux.
+PAGE_OFFSETS: Final = (0xC0000000, 0xB0000000, 0x80000000, 0x40000000)
 
 
 class ArmArch(Arch):
@@ -49,3 +53,19 @@ class ArmArch(Arch):
     @classmethod
     def qemu_phys_base(cls, guest: Guest) -> int:
         return guest.memory.start
+
+    @classmethod
+    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        """By the kernel's own tables, which VMCOREINFO names: in memory that begins where the linear mapping does."""
+        info = guest.vmcoreinfo
+        tables, text = (info.symbol("swapper_pg_dir"), info.symbol("_stext")) if info else (None, None)
+        if info is None or tables is None or text is None:
+            return None
+        kind = LpaeTables if info.get("CONFIG_ARM_LPAE") == "y" else ShortTables
+        for page_offset in PAGE_OFFSETS:
+            for block in guest.memory:
+                offset = page_offset - block.paddr
+                space = kind(read, guest.memory, tables - offset, byte_order=guest.byte_order or cls.byte_order)
+                if space.translate(text) == text - offset:
+                    return space
+        return None

@@ -1,6 +1,6 @@
-"""The page tables of 64-bit RISC-V CPUs.
+"""The page tables of RISC-V CPUs.
 
-Source: The RISC-V Instruction Set Manual, volume II, "Sv39", "Sv48", "Sv57" and "Svnapot".
+Source: The RISC-V Instruction Set Manual, volume II, "Sv32", "Sv39", "Sv48", "Sv57" and "Svnapot".
 """
 
 from __future__ import annotations
@@ -26,16 +26,24 @@ NAPOT: Final = 1 << 63
 NAPOT_PAGES: Final = 16
 
 #: Levels by bits of address.
-LEVELS: Final = {39: levels_of(12, 9, 9, 9), 48: levels_of(12, 9, 9, 9, 9), 57: levels_of(12, 9, 9, 9, 9, 9)}
+LEVELS: Final = {
+    32: levels_of(12, 10, 10),
+    39: levels_of(12, 9, 9, 9),
+    48: levels_of(12, 9, 9, 9, 9),
+    57: levels_of(12, 9, 9, 9, 9, 9),
+}
 
 
 class RiscvTables(PageTables):
-    """Sv39, Sv48 or Sv57, by ``va_bits``."""
+    """Sv32, Sv39, Sv48 or Sv57, by ``va_bits``."""
 
     def __init__(
         self, read: ReadPhysical, memory: MemoryMap, root: int, *, va_bits: int, byte_order: ByteOrder
     ) -> None:
-        super().__init__(read, memory, root, LEVELS[va_bits], byte_order=byte_order, signed=True)
+        wide = va_bits > 32
+        super().__init__(
+            read, memory, root, LEVELS[va_bits], byte_order=byte_order, entry_size=8 if wide else 4, signed=wide
+        )
 
     def decode(self, level: Level, entries: NDArray[np.uint64], index: NDArray[np.uint64]) -> Decoded:
         import numpy as np

@@ -38,16 +38,20 @@ class Riscv64Arch(Arch):
     @classmethod
     def load_vaddr(cls, guest: Guest, paddr: int) -> int | None:
         """The linear mapping: readers have no other way to the page tables than p_vaddr."""
-        page_offset = guest.vmcoreinfo.number("PAGE_OFFSET") if guest.vmcoreinfo else None
+        page_offset = cls._page_offset(guest)
         base = cls.phys_base(guest)
         return None if page_offset is None or paddr < base else page_offset + paddr - base
+
+    @classmethod
+    def _page_offset(cls, guest: Guest) -> int | None:
+        return guest.vmcoreinfo.number("PAGE_OFFSET") if guest.vmcoreinfo else None
 
     @classmethod
     def load_aliases(cls, guest: Guest) -> tuple[Mapping, ...]:
         """The kernel image, which is linked at the end of the address space and not in the linear mapping."""
         info = guest.vmcoreinfo
         link, offset = (info.number("KERNEL_LINK_ADDR"), info.number("va_kernel_pa_offset")) if info else (None, None)
-        if link is None or offset is None:
+        if link is None or offset is None or link == cls._page_offset(guest):  # 32 bits: it is in the linear mapping
             return ()
         start, end = max(link, offset), 1 << cls.elf_class  # KASLR may move it so that paddr 0 lies behind its begin
         return (Mapping(start, start - offset, end - start),) if start < end else ()
@@ -88,7 +92,3 @@ class Riscv32Arch(Riscv64Arch):
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (
         NoteKind("PRSTATUS", "CORE", 1, 204, run(24, 4, "pr_pid") + run(72, 4, GENERAL)),
     )
-
-    @classmethod
-    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        return None
