@@ -117,6 +117,39 @@ def test_descriptors_that_lie(
     assert run("verify", "in").code == 4
 
 
+@pytest.mark.parametrize(
+    ("of_zeros", "fields", "says"),
+    [
+        (True, {"flags": 0x80}, "unknown compression flag 0x80"),
+        (True, {"size": 7}, "stored raw, but with 7 bytes"),
+        (False, {"offset": None, "size": 4096}, "does not decompress"),
+        (False, {"offset": None, "size": 99}, "does not decompress"),
+        (False, {"offset": 8}, "among the headers"),
+        (False, {"offset": 4096, "size": 4096, "flags": 0}, "among the headers"),
+    ],
+)
+def test_a_descriptor_that_shares_a_page_and_differs(
+    of_zeros: bool, fields: dict[str, int | None], says: str,
+    files: dict[str, bytes], tmp_path: Path, refuse: Refuse, run: Callable[..., Any],
+) -> None:  # fmt: skip
+    """One descriptor among many that name the zero block, or a page of data sent there (offset None)."""
+    data = files["kdump"]
+    block, sub, bitmaps = struct.unpack_from("<iiI", data, 428)
+    first = (1 + sub + bitmaps) * block
+    (zero,) = struct.unpack_from("<q", data, first + 24 * 5)
+    zeros = [at for at in range(first, first + 24 * 100, 24) if struct.unpack_from("<q", data, at)[0] == zero]
+    at = zeros[4] if of_zeros else first_stored(data)
+    for name, value in fields.items():
+        place, form = {"offset": (0, "<q"), "size": (8, "<I"), "flags": (12, "<I")}[name]
+        data = patched(data, at + place, struct.pack(form, zero if value is None else value))
+    (tmp_path / "in").write_bytes(data)
+    found = run("verify", "in")
+    assert found.code == 4
+    assert says in found.out
+    for codec in ("zlib", "zstd"):  # pages of the first are taken over, those of the other are not
+        assert says in refuse(1, "dump", "in", "out", "--compression", codec)
+
+
 def test_a_page_that_decompresses_to_another_size(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
     import zlib
 

@@ -261,13 +261,18 @@ class KdumpSource(Source):
             if len(here):
                 yield part, here
 
+    def _n_pages(self, part: _Part) -> int:
+        """How many pages a part has descriptors of."""
+        return self._rank(part.end_pfn) - self._rank(part.start_pfn)
+
     def _descs_of(self, part: _Part, pfns: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """Offsets, sizes and flags of pages of one part, which follow each other in the dump."""
         dtype = PageDesc.dtype(self._byte_order)
         at = part.descs + (self._rank(int(pfns[0])) - self._rank(part.start_pfn)) * dtype.itemsize
         descs = np.frombuffer(part.backing.read(at, len(pfns) * dtype.itemsize), dtype)
         offsets, sizes, flags = (descs[name].astype(np.int64) for name in ("offset", "size", "flags"))
-        bad = (offsets <= 0) | (sizes <= 0) | (sizes > self._block_size) | (offsets > part.backing.size - sizes)
+        bad = (sizes <= 0) | (sizes > self._block_size) | (offsets > part.backing.size - sizes)
+        bad |= offsets < part.descs + self._n_pages(part) * dtype.itemsize
         for i in np.flatnonzero(bad).tolist():
             if offsets[i] or not self._lost:
                 raise self._bad_page(part, int(pfns[i]), at + i * dtype.itemsize, int(offsets[i]), int(sizes[i]))
@@ -277,8 +282,9 @@ class KdumpSource(Source):
         """Read pages of one part, which follow each other in the dump."""
         offsets, sizes, flags = self._descs_of(part, pfns)
         places = (pfns - first) * self._block_size
-        # Pages that share their data (zero pages do, by the thousand) are read once, then copied.
-        _, own, owner = np.unique(offsets, return_index=True, return_inverse=True)
+        # Pages that share their data (zero pages do, by the thousand) are read once, then copied. Only descriptors
+        # that say the same of it share it: each other one is read as it says, and so found out where it lies.
+        own, owner = _distinct(offsets, sizes, flags)
         for flag in np.unique(flags[own]).tolist():
             some = own[(flags[own] == flag) & (offsets[own] > 0)]
             if flag == 0 and len(some):
@@ -364,7 +370,8 @@ class KdumpSource(Source):
             offsets, sizes, flags = self._descs_of(part, here)
             if not np.isin(flags, (0, flag)).all() or not offsets.all():
                 return None
-            if (sizes[flags == 0] != page_size).any():
+            # No writer has these: reading them tells what is wrong.
+            if ((sizes == page_size) != (flags == 0)).any():
                 return None
             # Zero pages are stored raw, and share one block.
             raw = np.flatnonzero(flags == 0)
@@ -397,6 +404,8 @@ class KdumpSource(Source):
             why = "which says that the page is lost, though the header says nothing of it"
         elif not 0 < size <= self._block_size:
             why = f"and a page has 1 to {self._block_size}"
+        elif 0 < offset <= part.backing.size - size:
+            why = "which is among the headers, the bitmaps or the descriptors"
         else:
             why = f"outside the file of {part.backing.size:#x} bytes"
         return FormatError(part.backing.path, f"{where}, {why}", offset=at, hint="the file is truncated or damaged")
@@ -411,8 +420,7 @@ class KdumpSource(Source):
         """Faults of the structure that reading pages does not meet."""
         header = self._header
         for part in self._parts:
-            n_pages = self._rank(part.end_pfn) - self._rank(part.start_pfn)
-            end = part.descs + n_pages * PageDesc.nbytes()
+            end = part.descs + self._n_pages(part) * PageDesc.nbytes()
             if end > part.backing.size:
                 yield f"{part.backing.path}: the page descriptors end at {end:#x}, the file at {part.backing.size:#x}"
         offset, size = self._sub.offset_vmcoreinfo, self._sub.size_vmcoreinfo
@@ -544,6 +552,16 @@ def _sparse_read(backing: Backing, offset: int, size: int) -> NDArray[np.uint8]:
 def _ranges(bitmap: NDArray[np.uint8], n_bits: int) -> Ranges:
     arrays = list(runs(bitmap, n_bits))
     return Ranges.of_array(np.concatenate(arrays) if arrays else np.empty((0, 2), np.int64))
+
+
+def _distinct(*columns: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The first of each set of equal rows, ascending in the first column, and for each row which of them it equals."""
+    order = np.lexsort(columns[::-1])
+    starts = np.ones(len(order), bool)
+    starts[1:] = np.any([np.diff(column[order]) != 0 for column in columns], axis=0)
+    owner = np.empty(len(order), np.intp)
+    owner[order] = np.cumsum(starts) - 1
+    return order[starts], owner
 
 
 def _slices(backing: Backing, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[bytes]:
