@@ -163,6 +163,31 @@ def test_a_page_that_decompresses_to_another_size(files: dict[str, bytes], tmp_p
         assert "does not decompress" in refuse(1, "dump", "in", "out", "--compression", "zstd")
 
 
+def elf_of(*segments: tuple[int, int, int, int, int], data: bytes = b"") -> bytes:
+    """A little-endian x86_64 core: rows of p_type, p_offset behind the headers, p_paddr, p_filesz and p_memsz."""
+    n = len(segments)
+    head = b"\x7fELF\2\1\1" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64 if n else 0, 0, 0, 64, 56, n, 0, 0, 0)
+    rows = (struct.pack("<IIQQQQQQ", t, 0, 64 + 56 * n + at, 0, p, f, m, 0) for t, at, p, f, m in segments)
+    return head + b"".join(rows) + data
+
+
+#: A note of 16 bytes.
+TINY = struct.pack("<III", 1, 0, 7) + b"A\0\0\0"
+
+
+def test_notes_without_end(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    """Segments may name the same bytes, so that a small file can have any number of notes."""
+    notes = (4, 0, 0, 1 << 20, 1 << 20)
+    (tmp_path / "in").write_bytes(elf_of(*[notes] * 5, (1, 0, 0, 4096, 4096), data=TINY * (1 << 16)))
+    assert "more than 262144" in refuse(1, "dump", "in", "out")
+    (tmp_path / "in").write_bytes(elf_of(*[notes] * 65, (1, 0, 0, 4096, 4096), data=bytes(1 << 20)))
+    assert "0x4100000 bytes of notes" in refuse(1, "dump", "in", "out")
+    data = files["kdump"] + TINY * ((1 << 18) + 1)
+    (tmp_path / "in").write_bytes(patched(data, 4096 + 48, struct.pack("<QQ", len(files["kdump"]), (1 << 22) + 16)))
+    assert "more than 262144" in refuse(1, "dump", "in", "out")
+
+
 @pytest.mark.parametrize("value", [(1 << 64) - 1, (1 << 64) - 4096, 1 << 63, (1 << 63) - 1, 1 << 62, 1 << 48])
 @pytest.mark.parametrize("field", [8, 16, 24, 32, 40])
 def test_elf_sizes_near_2_to_the_64(

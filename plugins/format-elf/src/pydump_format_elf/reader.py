@@ -30,7 +30,7 @@ from pydump.layout.elf import (
     Elf64Shdr,
     Ident,
 )
-from pydump.layout.notes import unpack_notes
+from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, unpack_notes
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
@@ -46,8 +46,6 @@ _ORDERS: Final[dict[int, ByteOrder]] = {ELFDATA2LSB: "little", ELFDATA2MSB: "big
 DUMP_ELF_INCOMPLETE: Final = 1
 #: More RAM than this is not believed.
 MAX_RAM: Final = 1 << 47
-#: Notes larger than this are not believed.
-MAX_NOTES: Final = 1 << 28
 
 
 class ElfSource(Source):
@@ -97,14 +95,18 @@ class ElfSource(Source):
 
     def _read_notes(self, segments: NDArray[Any]) -> tuple[tuple[Note, ...], Vmcoreinfo | None]:
         notes: list[Note] = []
+        total = 0
         for segment in segments:
             offset, size = int(segment["p_offset"]), int(segment["p_filesz"])
-            if size > MAX_NOTES:
-                raise FormatError(self.path, f"{size:#x} bytes of notes", offset=offset)
+            total += size
+            if total > MAX_NOTES_SIZE:
+                raise FormatError(self.path, f"{total:#x} bytes of notes", offset=offset)
             try:
                 notes += unpack_notes(self._backing.read(offset, size), self._byte_order)
             except ValueError as error:
                 raise FormatError(self.path, f"notes: {error}", offset=offset) from None
+            if len(notes) > MAX_NOTES:
+                raise FormatError(self.path, f"notes: there are more than {MAX_NOTES} of them", offset=offset)
         text = next((note.desc for note in notes if note.is_vmcoreinfo), None)
         others = tuple(note for note in notes if not note.is_vmcoreinfo)
         return others, None if text is None else Vmcoreinfo(text)

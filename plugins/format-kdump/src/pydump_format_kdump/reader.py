@@ -14,7 +14,7 @@ from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors
 from pydump.interfaces.source import Source, StoredPages
-from pydump.layout.notes import unpack_notes
+from pydump.layout.notes import MAX_NOTES_SIZE, unpack_notes
 from pydump.layout.zero import zero_pages
 from pydump.model.guest import ByteOrder, Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
@@ -39,8 +39,6 @@ from pydump_format_kdump.layout import (
     PageDesc,
 )
 
-#: Notes larger than this are not believed.
-MAX_NOTES: Final = 1 << 28
 #: A map of more blocks than this is not believed: real RAM lies in a few dozen.
 MAX_RAM_BLOCKS: Final = 1 << 20
 #: Descriptors that are looked at in one go.
@@ -144,7 +142,7 @@ class KdumpSource(Source):
         backing, sub = part.backing, part.sub
         notes: tuple[Note, ...] = ()
         if sub.offset_note and sub.size_note:
-            if sub.size_note > MAX_NOTES:
+            if sub.size_note > MAX_NOTES_SIZE:
                 raise FormatError(backing.path, f"{sub.size_note:#x} bytes of notes", offset=self._block_size)
             try:
                 notes = unpack_notes(backing.read(sub.offset_note, sub.size_note), self._byte_order)
@@ -152,7 +150,7 @@ class KdumpSource(Source):
                 raise FormatError(backing.path, f"notes: {error}", offset=sub.offset_note) from None
         text = next((note.desc for note in notes if note.is_vmcoreinfo), None)
         if text is None and sub.offset_vmcoreinfo and sub.size_vmcoreinfo:
-            if sub.size_vmcoreinfo > MAX_NOTES:
+            if sub.size_vmcoreinfo > MAX_NOTES_SIZE:
                 raise FormatError(
                     backing.path, f"{sub.size_vmcoreinfo:#x} bytes of vmcoreinfo", offset=self._block_size
                 )
