@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,6 +171,37 @@ def test_sections_of_an_architecture_are_kept(tmp_path: Path) -> None:
         assert file.header.e_phoff == 64
     with pytest.raises(PydumpError, match="no place for the sections pv_mem_meta"):
         pydump.dump(str(first), str(tmp_path / "kdump"))
+
+
+def with_sections(path: Path, *rows: tuple[int, int, int], size: int) -> str:
+    """A core of ``size`` bytes with one page of memory at offset 8192 and sections of type, offset and size."""
+    head = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 4096, 0, 64, 56, 1, 64, 4, 3)
+    load = struct.pack("<IIQQQQQQ", 1, 0, 8192, 0, 0, 4096, 4096, 0)
+    table = bytes(64) + b"".join(
+        struct.pack("<IIQQQQIIQQ", 2 * i, kind, 0, 0, at, length, 0, 0, 0, 0)
+        for i, (kind, at, length) in enumerate(rows)
+    )
+    with path.open("wb") as file:
+        file.write((head + load).ljust(200, b"\0") + b"a\0b\0")
+        file.seek(4096)
+        file.write(table)
+        file.truncate(size)
+    return str(path)
+
+
+def test_a_section_is_read_when_it_is_written(tmp_path: Path) -> None:
+    """A hole of 64 MiB stands for the metadata of a large protected guest."""
+    source = with_sections(tmp_path / "in", (1, 12288, 64 << 20), (1, 8192, 4096), (3, 200, 4), size=12288 + (64 << 20))
+    tracemalloc.start()
+    pydump.dump(source, str(tmp_path / "out"), format="elf", sync=False, workers=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
+    with elf(tmp_path / "out") as file:
+        # The second one is memory, which a PT_LOAD has.
+        assert [(s.name, s.header.sh_size) for s in file.iter_sections()][1:-1] == [("a", 64 << 20)]
+    with pydump.open(source) as dump:
+        assert "the section 'b' repeats memory or another section, and is not kept" in dump.source.flaws()
 
 
 def test_a_32_bit_file_of_a_guest_that_is_too_large(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
@@ -38,6 +38,14 @@ class Cpu:
     registers: Mapping[str, int]
 
 
+class SectionData(Protocol):
+    """The content of a section: ``bytes``, or what is read from a file when it is wanted."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice, /) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """An ELF section that an architecture adds to a dump.
@@ -54,7 +62,7 @@ class Section:
 
     name: str
     type: int
-    data: bytes
+    data: SectionData
     flags: int = 0
     addr: int = 0
     info: int = 0

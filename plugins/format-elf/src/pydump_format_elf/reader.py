@@ -74,7 +74,8 @@ class ElfSource(Source):
         table = self._program_headers()
         self._notes, self._vmcoreinfo = self._read_notes(table[table["p_type"] == PT_NOTE])
         self._read_loads(table[table["p_type"] == PT_LOAD])
-        self._sections = read_sections(backing, self._header, self._shdr, self._byte_order)
+        places = Ranges.of((offset, offset + end - start) for start, end, offset in self._loads)
+        self._sections, self._repeated = read_sections(backing, self._header, self._shdr, self._byte_order, places)
 
     @classmethod
     def open(cls, argument: str, options: Any = None) -> Self:
@@ -218,6 +219,8 @@ class ElfSource(Source):
             yield f"the program headers are at {header.e_phoff:#x}, and makedumpfile looks at {ehsize:#x}"
         if header.e_ehsize != ehsize:
             yield f"e_ehsize is {header.e_ehsize}, not {ehsize}"
+        for name in self._repeated:
+            yield f"the section {name!r} repeats memory or another section, and is not kept"
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         flattened = ", flattened" if self._backing.flattened else ""

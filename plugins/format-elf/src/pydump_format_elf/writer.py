@@ -63,6 +63,8 @@ _SHSTRTAB: Final = ".shstrtab"
 HOLE_UNIT: Final = 4096
 #: A segment whose vaddr is ours to choose begins at a multiple of this: no architecture has larger base pages.
 VADDR_UNIT: Final = 1 << 16
+#: Bytes of a section that are copied in one go.
+COPY_SIZE: Final = 4 << 20
 
 
 class ElfWriter(Writer):
@@ -109,7 +111,7 @@ class ElfWriter(Writer):
         self.start = self._note_offset + len(self._notes)
         self._section_offset = self.start + self.stored.size
         names = _string_table(self._sections)
-        self._section_data = [s.data for s in self._sections[:-1]] + [names] if self._sections else []
+        self._section_data = [*(s.data for s in self._sections[:-1]), names] if self._sections else []
         self.size_limit = self._section_offset + sum(map(len, self._section_data))
         if self.size_limit >= c.limit or guest.memory.end > c.limit:
             raise UnsupportedError("a 32-bit ELF file cannot hold this guest", hint="write --format kdump")
@@ -249,8 +251,11 @@ class ElfWriter(Writer):
             yield Extent(at + done, data[done:])
 
     def finish(self, end: int) -> Iterator[Extent | Hole]:
-        if self._section_data:
-            yield Extent(self._section_offset, b"".join(self._section_data))
+        offset = self._section_offset
+        for data in self._section_data:
+            for at in range(0, len(data), COPY_SIZE):
+                yield Extent(offset + at, data[at : at + COPY_SIZE])
+            offset += len(data)
 
     def size(self, end: int) -> int:
         return self.size_limit
