@@ -14,6 +14,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 import pydump
+from pydump.builtin.files import FileBacking
 from pydump.errors import PydumpError
 from pydump.model.guest import Guest, Section
 from pydump.model.memory import MemoryMap, Ranges
@@ -141,6 +142,21 @@ def test_what_was_left_out_is_memory_without_bytes(tmp_path: Path) -> None:
     with pydump.open(str(out)) as back:
         assert back.stated.memory.size == 8 * 4096
         assert back.source.excluded() == source.excluded()
+
+
+def test_what_lies_together_in_the_file_is_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = many_blocks(500)
+    pydump.dump(source, str(tmp_path / "out"), format="elf")
+    runs = [(i * 8192, i * 8192 + 4096) for i in range(500) if i != 250]
+    reads = []
+    read_into = FileBacking.read_into
+    monkeypatch.setattr(FileBacking, "read_into", lambda *a: (reads.append(a[1]), read_into(*a)))
+    with pydump.open(str(tmp_path / "out")) as dump:
+        reads.clear()
+        got = bytearray(4096 * 499)
+        dump.source.read_runs(runs, memoryview(got))
+    assert got == b"".join(i.to_bytes(8, "little") * 512 for i in range(500) if i != 250)
+    assert len(reads) == 2
 
 
 class Emptied(pydump.MemorySource):

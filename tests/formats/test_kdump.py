@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pydump
+from pydump.builtin.files import FileBacking
 from pydump.errors import FormatError, PlanError, UnsupportedError
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
@@ -218,6 +220,43 @@ def test_a_lost_page_that_the_header_does_not_admit_is_damage(tmp_path: Path) ->
     with pytest.raises(FormatError, match="pfn 0x5"):
         pydump.dump(source, str(tmp_path / "out"), compression="lzo")
     assert not (tmp_path / "out").exists()
+
+
+def test_many_runs_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of two parts, some side by side, some far apart, some not in the dump, one beyond a hole of descriptors."""
+    pages = {pfn: guests.text_page(pfn) if pfn % 3 else guests.zero_page(0) for pfn in range(0, 900, 2)}
+    for part, split in (("a", (0, 300)), ("b", (300, 900))):
+        write(tmp_path / part, Hand(pages=pages, excluded=(899,), split=split))
+    wanted = [*range(0, 60, 2), 61, 62, 298, 300, 302, *range(800, 900, 2)]
+    reads = []
+    read_into = FileBacking.read_into
+    monkeypatch.setattr(FileBacking, "read_into", lambda *a: (reads.append(a[1]), read_into(*a)))
+    with pydump.open(f"{tmp_path / 'a'},{tmp_path / 'b'}") as dump:
+        reads.clear()
+        got = bytearray(4096 * len(wanted))
+        dump.source.read_runs([(pfn * 4096, pfn * 4096 + 4096) for pfn in wanted], memoryview(got))
+    assert got == b"".join(pages.get(pfn, bytes(4096)) for pfn in wanted)
+    assert len(reads) < len(wanted) // 2
+
+
+def test_a_bitmap_is_as_large_in_memory_as_what_it_says(tmp_path: Path) -> None:
+    """Bitmaps for 64 TiB of which the file has two blocks: the rest of them is holes."""
+    blocks = (1 << 34) // 8 // 4096
+    head = bytearray(Hand(pages={0: guests.text_page(0)}).build()[:8192])
+    struct.pack_into("<II", head, 436, 2 * blocks, 0xFFFFFFFF)
+    struct.pack_into("<Q", head, 4096 + 96, 1 << 34)
+    with (tmp_path / "k").open("wb") as file:
+        file.write(head)
+        for first in (0, blocks):
+            file.seek((2 + first) * 4096)
+            file.write(b"\5".ljust(4096, b"\0"))
+        file.truncate((2 + 2 * blocks) * 4096 + 48)
+    tracemalloc.start()
+    with pydump.open(tmp_path / "k", arch="x86_64") as dump:
+        _, peak = tracemalloc.get_traced_memory()
+        assert [(block.paddr, block.size) for block in dump.stated.memory] == [(0, 4096), (8192, 4096)]
+    tracemalloc.stop()
+    assert peak < 2 * (1 << 31) + (256 << 20)  # the arrays themselves, untouched, and little else
 
 
 def fields(path: Path) -> dict[str, int]:

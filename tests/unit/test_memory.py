@@ -52,6 +52,14 @@ class TestRanges:
         check(one, addresses(a))  # and neither has changed
         check(other, addresses(b))
 
+    @given(pairs, pairs)
+    def test_clips_of_many_windows(self, a: list[tuple[int, int]], windows: list[tuple[int, int]]) -> None:
+        found = list(Ranges.of(a).clips(windows))
+        assert len(found) == len(windows)
+        for runs, (start, end) in zip(found, windows, strict=True):
+            check(Ranges.of(runs), addresses(a) & set(range(start, end)))
+            assert runs == list(Ranges.of(runs))
+
     @given(pairs, points, points)
     def test_clip(self, a: list[tuple[int, int]], start: int, end: int) -> None:
         whole = Ranges.of(a)

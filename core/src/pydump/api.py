@@ -14,6 +14,7 @@ from pydump.errors import ReadError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Source
 from pydump.model.guest import Cpu, Guest
+from pydump.model.memory import Ranges
 from pydump.model.note import Note
 from pydump.model.plan import Compat
 from pydump.model.report import CompareReport, DumpReport, MapReport, Milestone, ProgressCallback, VerifyReport
@@ -39,6 +40,7 @@ class Dump:
         self._settled: tuple[Guest, tuple[str, ...]] | None = None
         self._reader = Reader(source)
         self._walked: tuple[AddressSpace, int] | None = None
+        self._held: Ranges | None = None
 
     @property
     def guest(self) -> Guest:
@@ -127,10 +129,12 @@ class Dump:
         end = paddr + size
         if size < 0 or paddr < 0 or end > 1 << 64:
             raise ReadError(paddr, size, "no such range")
-        memory = self.stated.memory.ranges()
-        held = memory.subtract(self.source.excluded()).subtract(self.source.unreadable()).clip(paddr, end)
+        if self._held is None:
+            memory = self.stated.memory.ranges()
+            self._held = memory.subtract(self.source.excluded()).subtract(self.source.unreadable())
+        held = self._held.clip(paddr, end)
         if held.size != size:
-            missing = next(iter(memory.clip(0, 1 << 64).clip(paddr, end).subtract(held)), None)
+            missing = next(iter(self.stated.memory.ranges().clip(paddr, end).subtract(held)), None)
             if missing:
                 why = "was left out of the dump" if self.source.excluded().clip(*missing) else "is lost"
                 raise ReadError(paddr, size, f"{missing[0]:#x}..{missing[1]:#x} {why}")

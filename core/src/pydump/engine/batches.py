@@ -46,9 +46,10 @@ class Batches:
         self._stored = writer.stored
         self._unit = writer.unit
         self._readable = readable
-        # Only whole pages can be taken over: a window may cut a page, whose rest is then zero.
-        whole = isinstance(source, HoldsStoredPages) and not writer.stored.subtract(readable)
-        self._takes = writer.takes if whole else None
+        self._knows_holes = source if isinstance(source, KnowsHoles) else None
+        # A window may cut a page, whose rest is then zero, and a page may be lost: those are filled in.
+        self._whole = not writer.stored.subtract(readable)
+        self._takes = writer.takes if self._whole and isinstance(source, HoldsStoredPages) else None
         self.total = self._stored.size
 
     def specs(self) -> Iterator[Spec]:
@@ -95,10 +96,13 @@ class Batches:
             stored = self._source.stored_pages(spec.runs, self._unit, self._takes)
             if stored is not None:
                 return Batch(spec.position, spec.size, None, stored)
-        at = 0
-        for start, end in spec.runs:
-            self._fill(start, buffer[at : at + end - start])
-            at += end - start
+        if self._whole:
+            self._source.read_runs(spec.runs, buffer[: spec.size])
+        else:
+            at = 0
+            for start, end in spec.runs:
+                self._fill(start, buffer[at : at + end - start])
+                at += end - start
         return Batch(spec.position, spec.size, buffer[: spec.size])
 
     def _fill(self, paddr: int, buffer: memoryview) -> None:
@@ -116,11 +120,11 @@ class Batches:
     def _pieces(self) -> Iterator[tuple[int, int, bool]]:
         """``(start, end, is hole)`` over the stored ranges, cut at multiples of the unit."""
         for start, end in self._stored:
-            if not isinstance(self._source, KnowsHoles) or end - start < LEAST_HOLE:
+            if self._knows_holes is None or end - start < LEAST_HOLE:
                 yield start, end, False
                 continue
             at = start
-            for data_start, data_end in self._data(start, end):
+            for data_start, data_end in self._data(self._knows_holes, start, end):
                 if data_start - at >= LEAST_HOLE:
                     yield at, data_start, True
                     at = data_start
@@ -132,13 +136,12 @@ class Batches:
             elif end > at:
                 yield at, end, False
 
-    def _data(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def _data(self, source: KnowsHoles, start: int, end: int) -> Iterator[tuple[int, int]]:
         """What of a range may hold data, widened to whole units and with short holes closed."""
-        assert isinstance(self._source, KnowsHoles)
         unit = self._unit
         last: tuple[int, int] | None = None
         for a, b in self._readable.clip(start, end):
-            for data_start, data_end in self._source.data_ranges(a, b - a):
+            for data_start, data_end in source.data_ranges(a, b - a):
                 first = start + (data_start - start) // unit * unit
                 stop = min(end, start - (start - data_end) // unit * unit)
                 if last is not None and first - last[1] < LEAST_HOLE:

@@ -152,24 +152,36 @@ class _Comparison(FindingsWriter):
         self._starts = [start for start, _ in both]
 
     def findings(self, batch: Batch) -> Iterator[str]:
-        at, end = batch.position, batch.position + batch.size
-        while at < end:
-            i = bisect_right(self._begins, at) - 1
-            size = min(end, self._begins[i + 1], at + BATCH_SIZE) - at
-            paddr = self._starts[i] + at - self._begins[i]
-            theirs = bytearray(size)
-            self._right.read_into(paddr, memoryview(theirs))
-            if batch.data is None:
-                ours: bytes | memoryview = bytes(size)
-            else:
-                ours = batch.data[at - batch.position : at - batch.position + size]
-            if memoryview(theirs) != ours:
-                yield from self._pages(paddr, ours, theirs)
-            at += size
+        # A batch without data can be long.
+        for at in range(0, batch.size, BATCH_SIZE):
+            size = min(BATCH_SIZE, batch.size - at)
+            runs = self._runs(batch.position + at, size)
+            theirs = memoryview(bytearray(size))
+            self._right.read_runs(runs, theirs)
+            ours = memoryview(bytes(size)) if batch.data is None else batch.data[at : at + size]
+            if theirs == ours:
+                continue
+            done = 0
+            for start, end in runs:
+                here = slice(done, done + end - start)
+                yield from self._pages(start, ours[here], theirs[here])
+                done += end - start
 
-    def _pages(self, paddr: int, ours: bytes | memoryview, theirs: bytearray) -> Iterator[str]:
+    def _runs(self, position: int, size: int) -> list[tuple[int, int]]:
+        """What a piece of the stream is made of, as ``(start, end)`` in paddr."""
+        runs = []
+        at, end = position, position + size
+        i = bisect_right(self._begins, at) - 1
+        while at < end:
+            stop = min(end, self._begins[i + 1])
+            shift = self._starts[i] - self._begins[i]
+            runs.append((at + shift, stop + shift))
+            at, i = stop, i + 1
+        return runs
+
+    def _pages(self, paddr: int, ours: memoryview, theirs: memoryview) -> Iterator[str]:
         for at in range(0, len(theirs), self._page_size):
-            x, y = bytes(ours[at : at + self._page_size]), theirs[at : at + self._page_size]
+            x, y = bytes(ours[at : at + self._page_size]), bytes(theirs[at : at + self._page_size])
             if x != y:
                 where = next(k for k in range(len(x)) if x[k] != y[k])
                 yield f"paddr {paddr + at:#x}: the pages part at byte {where:#x}"

@@ -7,8 +7,10 @@ Source: kernel/crash_core.c and include/linux/crash_core.h (vmcore_info.[ch] sin
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -174,21 +176,39 @@ def _places(source: Source, memory: MemoryMap) -> Iterator[tuple[int, bool]]:
     text_word = np.frombuffer(TEXT_HEAD[:8], np.uint64)[0]
     buffer = bytearray(PIECE)
     words = np.frombuffer(buffer, np.uint64).reshape(-1, ALIGNMENT // 8)
-    for start, end in _pieces(source, memory):
-        source.read_into(start, memoryview(buffer)[: end - start])
-        pages = words[: (end - start) // ALIGNMENT]
+    for runs in _gathered(_pieces(source, memory)):
+        ends = list(accumulate(end - start for start, end in runs))
+        source.read_runs(runs, memoryview(buffer)[: ends[-1]])
+        pages = words[: ends[-1] // ALIGNMENT]
         is_note = pages[:, (Nhdr.nbytes() + 4) // 8] == note_word
         for i in np.flatnonzero(is_note | (pages[:, 0] == text_word)).tolist():
-            yield start + i * ALIGNMENT, bool(is_note[i])
+            run = bisect_right(ends, i * ALIGNMENT)
+            yield runs[run][1] - ends[run] + i * ALIGNMENT, bool(is_note[i])
+
+
+def _gathered(pieces: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """``pieces``, as many together as have at most PIECE bytes."""
+    runs: list[tuple[int, int]] = []
+    size = 0
+    for start, end in pieces:
+        if size + end - start > PIECE:
+            yield runs
+            runs, size = [], 0
+        runs.append((start, end))
+        size += end - start
+    if runs:
+        yield runs
 
 
 def _pieces(source: Source, memory: MemoryMap) -> Iterator[tuple[int, int]]:
     """``(start, end)`` of whole aligned pages that may hold data, at most PIECE bytes each."""
+    knows_holes = source if isinstance(source, KnowsHoles) else None
     for block in memory:
         first, last = -(-block.paddr // ALIGNMENT) * ALIGNMENT, block.end // ALIGNMENT * ALIGNMENT
         if first >= last:
             continue
-        ranges = source.data_ranges(first, last - first) if isinstance(source, KnowsHoles) else [(first, last)]
+        ask = knows_holes is not None and last - first >= PIECE
+        ranges = knows_holes.data_ranges(first, last - first) if knows_holes and ask else [(first, last)]
         done = first
         for data_start, data_end in ranges:
             start = max(done, data_start // ALIGNMENT * ALIGNMENT)

@@ -56,6 +56,23 @@ class Source(ABC):
             ReadError: Something in the range cannot be read.
         """
 
+    def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill ``buffer`` with many ranges, end to end, as :meth:`read_into` does with one.
+
+        A source to which a range is dear, be it short or long, does better than this.
+
+        Args:
+            runs: ``(start, end)`` in paddr, ascending.
+            buffer: As long as all of them.
+
+        Raises:
+            ReadError: Something in the ranges cannot be read.
+        """
+        at = 0
+        for start, end in runs:
+            self.read_into(start, buffer[at : at + end - start])
+            at += end - start
+
     def excluded(self) -> Ranges:
         """RAM that the source left out by choice (a filtered dump)."""
         return Ranges.empty()

@@ -6,7 +6,7 @@ All ranges are half-open, in bytes of guest-physical address.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +202,16 @@ class Ranges:
             part[0, 0] = max(int(part[0, 0]), start)
             part[-1, 1] = min(int(part[-1, 1]), end)
         return Ranges(part)
+
+    def clips(self, windows: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+        """What lies in each of many ``(start, end)`` windows: the same as :meth:`clip` for each, and quicker."""
+        import numpy as np
+
+        bounds = np.array([(start, min(end, _LAST)) for start, end in windows], np.uint64).reshape(-1, 2)
+        first = np.searchsorted(self.array[:, 1], bounds[:, 0], side="right").tolist()
+        last = np.searchsorted(self.array[:, 0], bounds[:, 1], side="left").tolist()
+        for (start, end), a, b in zip(windows, first, last, strict=True):
+            yield [(max(x, start), min(y, end)) for x, y in self.array[a:b].tolist()] if end > start else []
 
     def page_aligned(self, page_size: int) -> Ranges:
         """Every page that holds a byte of this set, whole."""

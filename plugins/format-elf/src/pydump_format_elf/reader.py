@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -199,6 +199,25 @@ class ElfSource(Source):
                 stop = min(end, self._starts[i + 1]) if i + 1 < len(self._starts) else end
                 buffer[at - paddr : stop - paddr] = bytes(stop - at)
             at = stop
+
+    def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        """Ranges that follow each other in the file, as those between which pages were left out do, are one read."""
+        at = done = 0
+        offset = next_offset = -1
+        for start, end in runs:
+            i = bisect_right(self._starts, start) - 1
+            here = self._loads[i][2] + start - self._loads[i][0] if i >= 0 and end <= self._loads[i][1] else -1
+            if here < 0 or here != next_offset:
+                if at > done:
+                    self._backing.read_into(offset, buffer[done:at])
+                done, offset = at, here
+            at += end - start
+            next_offset = here + end - start
+            if here < 0:
+                self.read_into(start, buffer[done:at])
+                done, next_offset = at, -1
+        if at > done:
+            self._backing.read_into(offset, buffer[done:at])
 
     def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
         """What the holes of a sparse file leave over."""

@@ -55,8 +55,8 @@ _CLASSES: Final = {
     32: _Class(ELFCLASS32, Elf32Ehdr, Elf32Phdr, Elf32Shdr, 1 << 32),
     64: _Class(ELFCLASS64, Elf64Ehdr, Elf64Phdr, Elf64Shdr, 1 << 64),
 }
-#: A PT_LOAD: vaddr, paddr, filesz, memsz, and where in the stored stream its bytes begin.
-_Row: TypeAlias = tuple[int, int, int, int, int]
+#: A PT_LOAD: vaddr, paddr, filesz, memsz.
+_Row: TypeAlias = tuple[int, int, int, int]
 _DATA: Final = {"little": ELFDATA2LSB, "big": ELFDATA2MSB}
 _SHSTRTAB: Final = ".shstrtab"
 #: A hole begins and ends at a multiple of this: what file systems have as a block.
@@ -118,37 +118,46 @@ class ElfWriter(Writer):
 
     def _segments(self, plan: Plan) -> NDArray[np.uint64]:
         """One row per PT_LOAD: vaddr, paddr, filesz, memsz, and where in the stored stream its bytes begin."""
-        stored = self.stored.array
-        sizes = stored[:, 1] - stored[:, 0]
-        self._positions = np.cumsum(sizes) - sizes
         if plan.mappings is None:
-            rows = [row for block in plan.guest.memory for row in self._block_rows(plan, block.paddr, block.end)]
+            parts = [(block.paddr, block.end) for block in plan.guest.memory]
             mappings = plan.aliases
         else:
             mappings = tuple(map(tuple, plan.mappings.tolist()))
             mapped = Ranges.of((paddr, paddr + size) for _, paddr, size in mappings)
             # RAM that the kernel does not map is reached by its physical address all the same.
-            rows = [row for run in plan.guest.memory.ranges().subtract(mapped) for row in self._block_rows(plan, *run)]
+            parts = list(plan.guest.memory.ranges().subtract(mapped))
+        rows = [
+            row
+            for part, runs in zip(parts, self.stored.clips(parts), strict=True)
+            for row in self._block_rows(plan, *part, runs)
+        ]
+        if plan.mappings is not None:
             rows = _apart(rows, mappings, self._class.limit)
-        for vaddr, paddr, size in mappings:
-            for start, end in self.stored.clip(paddr, paddr + size):
-                at = (vaddr + start - paddr) % self._class.limit
-                rows.append((at, start, end - start, end - start, self._position(start)))
-        return np.array(rows, np.uint64).reshape(-1, 5)
+        spans = [(paddr, paddr + size) for _, paddr, size in mappings]
+        for (vaddr, paddr, _), runs in zip(mappings, self.stored.clips(spans), strict=True):
+            for start, end in runs:
+                rows.append(((vaddr + start - paddr) % self._class.limit, start, end - start, end - start))
+        table = np.array(rows, np.uint64).reshape(-1, 4)
+        return np.column_stack([table, self._positions(table)])
 
-    def _block_rows(self, plan: Plan, paddr: int, block_end: int) -> Iterator[_Row]:
+    def _block_rows(self, plan: Plan, paddr: int, block_end: int, runs: list[tuple[int, int]]) -> Iterator[_Row]:
         """The PT_LOADs of a run of RAM: each with what follows it that the source left out, as memory without bytes."""
-        runs = list(self.stored.clip(paddr, block_end))
         first = runs[0][0] if runs else block_end
         if first > paddr:
-            yield plan.vaddr(paddr), paddr, 0, first - paddr, 0
+            yield plan.vaddr(paddr), paddr, 0, first - paddr
         for (start, end), following in zip(runs, [*(run[0] for run in runs[1:]), block_end], strict=False):
-            yield plan.vaddr(start), start, end - start, following - start, self._position(start)
+            yield plan.vaddr(start), start, end - start, following - start
 
-    def _position(self, paddr: int) -> int:
-        """Where in the stored stream the byte at ``paddr`` is."""
-        i = int(np.searchsorted(self.stored.array[:, 0], np.uint64(paddr), side="right")) - 1
-        return int(self._positions[i]) + paddr - int(self.stored.array[i, 0])
+    def _positions(self, table: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Where in the stored stream the bytes of each row begin; 0 for one without any."""
+        stored = self.stored.array
+        positions = np.zeros(len(table), np.uint64)
+        filled = np.flatnonzero(table[:, 2])
+        sizes = stored[:, 1] - stored[:, 0]
+        paddrs = table[filled, 1]
+        which = np.searchsorted(stored[:, 0], paddrs, side="right") - 1
+        positions[filled] = (np.cumsum(sizes) - sizes)[which] + paddrs - stored[which, 0]
+        return positions
 
     def _has_section_table(self) -> bool:
         return bool(self._sections) or len(self._loads) + 1 >= PN_XNUM
@@ -286,7 +295,7 @@ def _apart(rows: list[_Row], mappings: tuple[tuple[int, int, int], ...], limit: 
     """Segments of RAM that is not mapped, moved to where no mapping is: gdb takes the first that holds an address.
 
     Args:
-        rows: Their vaddr, paddr, filesz, memsz and position.
+        rows: Theirs.
         mappings: vaddr, paddr and size of what is mapped.
         limit: One past the last vaddr.
     """
@@ -303,10 +312,10 @@ def _apart(rows: list[_Row], mappings: tuple[tuple[int, int, int], ...], limit: 
     at, room = max(((a[1], b[0] - a[1]) for a, b in zip(edges, edges[1:], strict=False)), key=lambda gap: gap[1])
     at, end = -(-at // VADDR_UNIT) * VADDR_UNIT, at + room
     apart = []
-    for vaddr, paddr, filesz, memsz, position in rows:
+    for vaddr, paddr, filesz, memsz in rows:
         if _overlaps(vaddr, vaddr + memsz, taken, starts) and at + memsz <= end:
             vaddr, at = at, at + -(-memsz // VADDR_UNIT) * VADDR_UNIT
-        apart.append((vaddr, paddr, filesz, memsz, position))
+        apart.append((vaddr, paddr, filesz, memsz))
     return apart
 
 

@@ -21,7 +21,7 @@ from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump_format_kdump import SIGNATURES
-from pydump_format_kdump.bitmap import Rank, runs
+from pydump_format_kdump.bitmap import Bitmap, Rank
 from pydump_format_kdump.layout import (
     COMPRESSION_FLAGS,
     DISKDUMP_HEADER_BLOCKS,
@@ -43,6 +43,8 @@ from pydump_format_kdump.layout import (
 MAX_RAM_BLOCKS: Final = 1 << 20
 #: Descriptors that are looked at in one go.
 DESCS_AT_ONCE: Final = 1 << 14
+#: Descriptors that are read although nobody wants them, where that saves a read.
+MAX_DESC_GAP: Final = 64
 #: Guest memory that is read in one go is at most this long, and so, or little more, is the page data it takes.
 READ_AT_ONCE: Final = 8 << 20
 #: Bytes of the file that are read although nobody wants them, where that saves a read.
@@ -65,6 +67,8 @@ class _Part:
         start_pfn: The first pfn whose page it holds.
         end_pfn: One past the last.
         descs: Offset of its first page_desc.
+        first: How many pages of the dump come before its own.
+        n_pages: How many pages it holds.
     """
 
     backing: Backing
@@ -75,6 +79,13 @@ class _Part:
     start_pfn: int
     end_pfn: int
     descs: int
+    first: int = 0
+    n_pages: int = 0
+
+    @property
+    def descs_end(self) -> int:
+        """Where its page_descs end."""
+        return self.descs + self.n_pages * PageDesc.nbytes()
 
 
 class KdumpSource(Source):
@@ -93,14 +104,14 @@ class KdumpSource(Source):
         parts = sorted((_open_part(backing) for backing in files), key=lambda part: part.start_pfn)
         first = parts[0]
         self.path = first.backing.path
-        self._parts = parts
         self._header, self._sub, self._byte_order = first.header, first.sub, first.byte_order
         self._block_size = first.header.block_size
         self._max_mapnr = first.max_mapnr
         _check_set(parts, self._max_mapnr)
-        self._read_bitmaps(first)
+        dumped = self._read_bitmaps(first)
+        self._parts = [self._counted(part) for part in parts]
         self._notes, self._vmcoreinfo = self._read_notes(first)
-        self._lost = self._find_lost()
+        self._lost = self._find_lost(dumped)
 
     @classmethod
     def open(cls, argument: str, options: Any = None) -> Self:
@@ -108,7 +119,8 @@ class KdumpSource(Source):
 
     # -- the file's structure
 
-    def _read_bitmaps(self, part: _Part) -> None:
+    def _read_bitmaps(self, part: _Part) -> Ranges:
+        """Settle what is RAM and what was left out of the dump; returns the pfns that are in it."""
         header, backing = part.header, part.backing
         at = (DISKDUMP_HEADER_BLOCKS + header.sub_hdr_size) * self._block_size
         size = header.bitmap_blocks * self._block_size
@@ -126,17 +138,22 @@ class KdumpSource(Source):
                 offset=type(header).offset_of("bitmap_blocks"),
             )
         half = size // 2 if both else size
-        present = _sparse_read(backing, at, need)
-        dumped = _sparse_read(backing, at + half, need) if both else present
+        present = Bitmap.read(backing, at, need)
+        dumped = Bitmap.read(backing, at + half, need) if both else present
         self._rank = Rank(dumped)
         present_pages = _ranges(present, self._max_mapnr)
-        dumped_pages = present_pages if np.array_equal(present, dumped) else _ranges(dumped, self._max_mapnr)
+        dumped_pages = present_pages if present.same(dumped) else _ranges(dumped, self._max_mapnr)
         scale = np.uint64(self._block_size)
         ram = Ranges(present_pages.union(dumped_pages).array * scale)
         if len(ram) > MAX_RAM_BLOCKS:
             raise FormatError(backing.path, f"the 1st bitmap has {len(ram)} runs of pages", offset=at)
         self._memory = MemoryMap.of((start, end - start) for start, end in ram)
         self._excluded = Ranges(present_pages.subtract(dumped_pages).array * scale)
+        return dumped_pages
+
+    def _counted(self, part: _Part) -> _Part:
+        first = self._rank(part.start_pfn)
+        return replace(part, first=first, n_pages=self._rank(part.end_pfn) - first)
 
     def _read_notes(self, part: _Part) -> tuple[tuple[Note, ...], Vmcoreinfo | None]:
         backing, sub = part.backing, part.sub
@@ -158,24 +175,26 @@ class KdumpSource(Source):
         others = tuple(note for note in notes if not note.is_vmcoreinfo)
         return others, None if text is None else Vmcoreinfo(text)
 
-    def _find_lost(self) -> Ranges:
+    def _find_lost(self, dumped: Ranges) -> Ranges:
         """Pages whose descriptor has offset 0; looked for only where the header says the dump is incomplete."""
         if not self._header.status & DumpDh.COMPRESSED_INCOMPLETE:
             return Ranges.empty()
-        lost = [pfns[descs["offset"] == 0] for part in self._parts for pfns, descs in self._descs(part)]
-        pfns = np.concatenate(lost) if lost else np.empty(0, np.int64)
+        lost = np.concatenate([self._lost_in(part) for part in self._parts])
+        starts, ends = dumped.array.astype(np.int64).T
+        before = np.cumsum(ends - starts) - (ends - starts)
+        which = np.searchsorted(before, lost, "right") - 1
+        pfns = starts[which] + lost - before[which]
         return Ranges.of_array(np.stack([pfns, pfns + 1], axis=1) * self._block_size)
 
-    def _descs(self, part: _Part) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-        """All pages of a part: arrays of pfns, and their descriptors."""
+    def _lost_in(self, part: _Part) -> NDArray[np.int64]:
+        """Which pages of the dump, as they are counted in its 2nd bitmap, a part should hold and has lost."""
         dtype = PageDesc.dtype(self._byte_order)
-        step = DESCS_AT_ONCE
-        at = part.descs
-        for pfn in range(part.start_pfn, part.end_pfn, step):
-            pfns = self._rank.set_bits(pfn, min(pfn + step, part.end_pfn))
-            if len(pfns):
-                yield pfns, np.frombuffer(part.backing.read(at, len(pfns) * dtype.itemsize), dtype)
-                at += len(pfns) * dtype.itemsize
+        lost = [np.empty(0, np.int64)]
+        for at in range(0, part.n_pages, DESCS_AT_ONCE):
+            size = min(DESCS_AT_ONCE, part.n_pages - at) * dtype.itemsize
+            descs = np.frombuffer(part.backing.read(part.descs + at * dtype.itemsize, size), dtype)
+            lost.append(np.flatnonzero(descs["offset"] == 0) + part.first + at)
+        return np.concatenate(lost)
 
     # -- facts
 
@@ -229,57 +248,75 @@ class KdumpSource(Source):
         block_size = self._block_size
         end = paddr + len(buffer)
         first, last = paddr // block_size, -(-end // block_size)
+        pfns = np.arange(first, last)
         if first * block_size == paddr and last * block_size == end:
-            self._read_pages(first, last, buffer)
+            self._read_pages(pfns, buffer)
             return
         # The range begins or ends within a block (a 64 KiB block read by a tool that thinks in 4 KiB pages).
         whole = bytearray((last - first) * block_size)
-        self._read_pages(first, last, memoryview(whole))
+        self._read_pages(pfns, memoryview(whole))
         skip = paddr - first * block_size
         buffer[:] = memoryview(whole)[skip : skip + len(buffer)]
 
-    def _read_pages(self, first: int, last: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the pages ``[first, last)``; those that are not in the dump are zero."""
-        if last > self._max_mapnr:
-            raise ReadError(first * self._block_size, len(buffer), "it is past the last page")
-        pfns = self._rank.set_bits(first, last)
-        if len(pfns) < last - first:
-            buffer[:] = bytes(len(buffer))
-        if not len(pfns):
+    def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        """The pages of a filtered dump lie in runs by the thousand, and one costs little more than all together."""
+        bounds = np.array(runs, np.int64).reshape(-1, 2)
+        if len(runs) < 2 or (bounds % self._block_size).any():
+            super().read_runs(runs, buffer)
+        else:
+            self._read_pages(_pfns(bounds // self._block_size), buffer)
+
+    def _read_pages(self, wanted: NDArray[np.int64], buffer: memoryview) -> None:
+        """Fill ``buffer`` with pages, in ascending order of their pfns; those that are not in the dump are zero."""
+        if not len(wanted):
             return
+        if wanted[-1] >= self._max_mapnr:
+            raise ReadError(int(wanted[0]) * self._block_size, len(buffer), "it is past the last page")
+        rows = np.flatnonzero(self._rank.is_set(wanted))
+        pfns = wanted[rows]
+        if len(pfns) < len(wanted):
+            np.frombuffer(buffer, np.uint8)[:] = 0
         step = max(1, READ_AT_ONCE // self._block_size)
-        for part, here in self._by_part(pfns):
-            for at in range(0, len(here), step):
-                self._read_part(part, here[at : at + step], first, buffer)
+        for part, first, last in self._by_part(pfns):
+            for at in range(first, last, step):
+                some = slice(at, min(last, at + step))
+                self._read_part(part, pfns[some], rows[some], buffer)
 
-    def _by_part(self, pfns: NDArray[np.int64]) -> Iterator[tuple[_Part, NDArray[np.int64]]]:
-        """The parts that hold ``pfns``, each with those it holds."""
+    def _by_part(self, pfns: NDArray[np.int64]) -> Iterator[tuple[_Part, int, int]]:
+        """The parts that hold ``pfns``, each with ``[first, last)`` of those it holds."""
         for part in self._parts:
-            here = pfns[np.searchsorted(pfns, part.start_pfn) : np.searchsorted(pfns, part.end_pfn)]
-            if len(here):
-                yield part, here
-
-    def _n_pages(self, part: _Part) -> int:
-        """How many pages a part has descriptors of."""
-        return self._rank(part.end_pfn) - self._rank(part.start_pfn)
+            first, last = np.searchsorted(pfns, (part.start_pfn, part.end_pfn)).tolist()
+            if last > first:
+                yield part, first, last
 
     def _descs_of(self, part: _Part, pfns: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """Offsets, sizes and flags of pages of one part, which follow each other in the dump."""
+        """Offsets, sizes and flags of pages of one part, which are in the dump and ascend."""
         dtype = PageDesc.dtype(self._byte_order)
-        at = part.descs + (self._rank(int(pfns[0])) - self._rank(part.start_pfn)) * dtype.itemsize
-        descs = np.frombuffer(part.backing.read(at, len(pfns) * dtype.itemsize), dtype)
+        numbers = self._rank.of_set(pfns) - part.first
+        descs = np.concatenate(
+            [
+                np.frombuffer(
+                    part.backing.read(
+                        part.descs + int(group[0]) * dtype.itemsize, int(group[-1] - group[0] + 1) * dtype.itemsize
+                    ),
+                    dtype,
+                )[group - group[0]]
+                for group in np.split(numbers, np.flatnonzero(np.diff(numbers) > MAX_DESC_GAP) + 1)
+            ]
+        )
         offsets, sizes, flags = (descs[name].astype(np.int64) for name in ("offset", "size", "flags"))
         bad = (sizes <= 0) | (sizes > self._block_size) | (offsets > part.backing.size - sizes)
-        bad |= offsets < part.descs + self._n_pages(part) * dtype.itemsize
+        bad |= offsets < part.descs_end
         for i in np.flatnonzero(bad).tolist():
             if offsets[i] or not self._lost:
-                raise self._bad_page(part, int(pfns[i]), at + i * dtype.itemsize, int(offsets[i]), int(sizes[i]))
+                at = part.descs + int(numbers[i]) * dtype.itemsize
+                raise self._bad_page(part, int(pfns[i]), at, int(offsets[i]), int(sizes[i]))
         return offsets, sizes, flags
 
-    def _read_part(self, part: _Part, pfns: NDArray[np.int64], first: int, buffer: memoryview) -> None:
-        """Read pages of one part, which follow each other in the dump."""
+    def _read_part(self, part: _Part, pfns: NDArray[np.int64], rows: NDArray[np.int64], buffer: memoryview) -> None:
+        """Read pages of one part, each to its row of ``buffer``."""
         offsets, sizes, flags = self._descs_of(part, pfns)
-        places = (pfns - first) * self._block_size
+        places = rows * self._block_size
         # Pages that share their data (zero pages do, by the thousand) are read once, then copied. Only descriptors
         # that say the same of it share it: each other one is read as it says, and so found out where it lies.
         own, owner = _distinct(offsets, sizes, flags)
@@ -290,7 +327,7 @@ class KdumpSource(Source):
             elif len(some):
                 self._read_compressed(part, flag, pfns[some], offsets[some], sizes[some], places[some], buffer)
         pages = np.frombuffer(buffer, np.uint8).reshape(-1, self._block_size)
-        rows, of = pfns - first, own[owner]
+        of = own[owner]
         lost = np.flatnonzero(offsets == 0)
         pages[rows[lost]] = 0
         shared = np.flatnonzero(of != np.arange(len(of)))
@@ -359,13 +396,13 @@ class KdumpSource(Source):
         if page_size != self._block_size:
             return None
         flag = int(COMPRESSION_FLAGS[compression]) if compression != "none" else 0
-        pfns = np.concatenate([self._rank.set_bits(start // page_size, end // page_size) for start, end in runs])
-        if len(pfns) * page_size != sum(end - start for start, end in runs):
+        pfns = _pfns(np.array(runs, np.int64).reshape(-1, 2) // page_size)
+        if pfns[-1] >= self._max_mapnr or not self._rank.is_set(pfns).all():
             return None
         all_sizes, all_flags = [], []
         payload: list[bytes] = []
-        for part, here in self._by_part(pfns):
-            offsets, sizes, flags = self._descs_of(part, here)
+        for part, first, last in self._by_part(pfns):
+            offsets, sizes, flags = self._descs_of(part, pfns[first:last])
             if not np.isin(flags, (0, flag)).all() or not offsets.all():
                 return None
             # No writer has these: reading them tells what is wrong.
@@ -418,9 +455,9 @@ class KdumpSource(Source):
         """Faults of the structure that reading pages does not meet."""
         header = self._header
         for part in self._parts:
-            end = part.descs + self._n_pages(part) * PageDesc.nbytes()
-            if end > part.backing.size:
-                yield f"{part.backing.path}: the page descriptors end at {end:#x}, the file at {part.backing.size:#x}"
+            end, size = part.descs_end, part.backing.size
+            if end > size:
+                yield f"{part.backing.path}: the page descriptors end at {end:#x}, the file at {size:#x}"
         offset, size = self._sub.offset_vmcoreinfo, self._sub.size_vmcoreinfo
         if header.header_version >= 4 and offset and self._vmcoreinfo is not None:
             backing = self._parts[0].backing
@@ -538,17 +575,16 @@ def _check_set(parts: list[_Part], max_mapnr: int) -> None:
         )
 
 
-def _sparse_read(backing: Backing, offset: int, size: int) -> NDArray[np.uint8]:
-    """A bitmap; where the file has a hole, the array has untouched memory, which takes no room."""
-    backing.check(offset, size)
-    bitmap = np.zeros(size, np.uint8)
-    for start, end in backing.data_ranges(offset, size):
-        backing.read_into(start, bitmap[start - offset : end - offset].data)
-    return bitmap
+def _pfns(runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every pfn of ``(first, end)`` rows."""
+    lengths = runs[:, 1] - runs[:, 0]
+    ends = np.cumsum(lengths)
+    pfns: NDArray[np.int64] = np.repeat(runs[:, 0] - ends + lengths, lengths) + np.arange(lengths.sum())
+    return pfns
 
 
-def _ranges(bitmap: NDArray[np.uint8], n_bits: int) -> Ranges:
-    arrays = list(runs(bitmap, n_bits))
+def _ranges(bitmap: Bitmap, n_bits: int) -> Ranges:
+    arrays = list(bitmap.runs(n_bits))
     return Ranges.of_array(np.concatenate(arrays) if arrays else np.empty((0, 2), np.int64))
 
 
