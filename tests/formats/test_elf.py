@@ -18,6 +18,7 @@ from pydump.builtin.files import FileBacking
 from pydump.errors import PydumpError
 from pydump.model.guest import Guest, Section
 from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.vmcoreinfo import Vmcoreinfo
 
 Qemu = Callable[[str, str], Path]
 DATA = Path(__file__).parents[1] / "data" / "qemu"
@@ -92,6 +93,60 @@ def test_qemus_paging_dump_is_the_same_memory(guest: str, qemu: Qemu) -> None:
         assert paging.stated.memory
         for block in paging.stated.memory:
             assert paging.read(block.paddr, block.size) == plain.read(block.paddr, block.size)
+
+
+def core(*loads: tuple[int, bytes, int]) -> bytes:
+    """A little-endian x86_64 core with PT_LOADs of paddr, contents and p_memsz, made by hand."""
+    at = 64 + 56 * len(loads)
+    head = b"\x7fELF\2\1\1" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, len(loads), 0, 0, 0)
+    for paddr, data, memsz in loads:
+        head += struct.pack("<IIQQQQQQ", 1, 0, at, 0, paddr, len(data), memsz, 0)
+        at += len(data)
+    return head + b"".join(data for _, data, _ in loads)
+
+
+A, B = b"a" * 4096, b"b" * 4096
+
+
+@pytest.mark.parametrize(
+    ("loads", "left_out"),
+    [
+        # The second is the kernel's image once more, and what the first left out is RAM all the same.
+        ([(0, A * 3, 0x8000), (0x1000, A, 0x1000), (0x8000, B, 0x2000)], [(0x3000, 0x8000), (0x9000, 0xA000)]),
+        # Both leave out the same.
+        ([(0, A * 2, 0x4000), (0x1000, A, 0x3000)], [(0x2000, 0x4000)]),
+        # The second has what the first leaves out: p_memsz says what is mapped.
+        ([(0, A, 0x4000), (0x2000, B, 0x1000)], []),
+    ],
+)
+def test_what_segments_that_overlap_leave_out(
+    loads: list[tuple[int, bytes, int]], left_out: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    (tmp_path / "in").write_bytes(core(*loads))
+    with pydump.open(str(tmp_path / "in")) as dump:
+        assert list(dump.source.excluded()) == left_out
+        held = Ranges.of((paddr, paddr + len(data)) for paddr, data, _ in loads)
+        assert dump.stated.memory.ranges() == held.union(Ranges.of(left_out))
+
+
+class FilteredKernel(pydump.MemorySource):
+    """Leaves out a page before the kernel's image and what follows it."""
+
+    def excluded(self) -> Ranges:
+        return Ranges.of([(0x80100000, 0x80101000), (0x80A00000, 0x81000000)])
+
+
+def test_a_filtered_guest_with_a_segment_for_its_kernel(tmp_path: Path) -> None:
+    text = (DATA.parent / "vmcoreinfo" / "riscv64.txt").read_bytes()
+    guest = Guest(MemoryMap(), arch="riscv64", vmcoreinfo=Vmcoreinfo(text))
+    source = FilteredKernel(guest, {0x80000000: b"k" * (16 << 20), 0x90000000: B})
+    pydump.dump(source, str(tmp_path / "out"), format="elf")
+    with elf(tmp_path / "out") as file:
+        paddrs = [load.p_paddr for load in loads(file)]
+        assert len(paddrs) > len(set(paddrs))  # there is one
+    with pydump.open(str(tmp_path / "out")) as back:
+        assert back.source.excluded() == source.excluded()
 
 
 def many_blocks(n: int) -> pydump.MemorySource:

@@ -72,6 +72,8 @@ class ElfSource(Source):
         if self._header.e_type != ET_CORE:
             raise FormatError(self.path, f"an ELF file of type {self._header.e_type}, not a core file", offset=16)
         table = self._program_headers()
+        if not len(table):
+            raise FormatError(self.path, "it has no program headers, and so no memory", offset=0)
         self._notes, self._vmcoreinfo = self._read_notes(table[table["p_type"] == PT_NOTE])
         self._read_loads(table[table["p_type"] == PT_LOAD])
         places = Ranges.of((offset, offset + end - start) for start, end, offset in self._loads)
@@ -116,7 +118,8 @@ class ElfSource(Source):
         """Where RAM is, and where in the file.
 
         Segments may overlap: /proc/vmcore maps the kernel's text twice, and a QEMU dump with paging=true has one
-        segment for each virtual mapping. The first to claim an address has it.
+        segment for each virtual mapping. The first to claim an address has it. Where one has bytes of what another
+        says was left out, they are such mappings, and a p_memsz beyond p_filesz says nothing of RAM.
         """
         nowhere = np.uint64((1 << self._elf_class) - 1)
         rows = np.stack([segments[name].astype(np.uint64) for name in _LOAD_FIELDS], axis=1)
@@ -127,12 +130,15 @@ class ElfSource(Source):
         blocks: list[tuple[int, int]] = []
         absent: list[tuple[int, int]] = []  # RAM whose contents the file does not have
         lost: list[tuple[int, int]] = []
-        aliased = False
+        overlap = False
         covered = claimed = 0
         for paddr, offset, filesz, memsz in rows.tolist():
             end = paddr + max(filesz, memsz)
-            if end > 1 << 64:
-                raise FormatError(self.path, f"a PT_LOAD at paddr {paddr:#x} is {end - paddr:#x} bytes long")
+            if end >= 1 << 64:
+                raise FormatError(
+                    self.path,
+                    f"a PT_LOAD at paddr {paddr:#x} of {end - paddr:#x} bytes reaches the end of the address space",
+                )
             if filesz and offset + filesz > size:
                 if not self._header.e_flags & DUMP_ELF_INCOMPLETE:
                     raise FormatError(
@@ -144,11 +150,11 @@ class ElfSource(Source):
                 kept = max(0, size - offset)
                 lost.append((paddr + kept, paddr + filesz))
                 filesz = kept
+            overlap |= paddr < claimed
             start = max(paddr, covered)
             if paddr + filesz > start:
                 loads.append((start, paddr + filesz, offset + start - paddr))
                 covered = paddr + filesz
-            aliased |= paddr < claimed
             if end > max(paddr, claimed):
                 blocks.append((max(paddr, claimed), end))
                 claimed = end
@@ -158,13 +164,11 @@ class ElfSource(Source):
         self._loads = loads
         held = Ranges.of((start, end) for start, end, _ in loads)
         self._lost = Ranges.of(lost).subtract(held)
-        if aliased:
-            # Mappings, not RAM blocks: they say nothing of RAM that the file does not hold, and neighbours are one.
-            self._memory = MemoryMap.of((start, end - start) for start, end in held.union(self._lost))
-            self._excluded = Ranges.empty()
-        else:
-            self._memory = MemoryMap.of((start, end - start) for start, end in blocks)
-            self._excluded = Ranges.of(absent).subtract(held).subtract(self._lost)
+        left_out = Ranges.of(absent)
+        self._excluded = Ranges.empty() if left_out.intersect(held) else left_out.subtract(self._lost)
+        if overlap:  # mappings, not RAM blocks: neighbours are one
+            blocks = list(held.union(self._lost).union(self._excluded))
+        self._memory = MemoryMap.of((start, end - start) for start, end in blocks)
         if self._memory.size > MAX_RAM:
             raise FormatError(self.path, f"its PT_LOADs claim {self._memory.size >> 40} TiB of RAM", offset=0)
 
