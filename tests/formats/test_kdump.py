@@ -84,7 +84,10 @@ class Hand:
     pages: dict[int, bytes] = field(default_factory=dict)
     excluded: tuple[int, ...] = ()
     split: tuple[int, int] | None = None
+    signature: bytes = b"KDUMP   "
     status: int = 1
+    blocks: tuple[int, int] = (0, 0)
+    phys_base: bytes = bytes(8)
     lost: tuple[int, ...] = ()
     note: bytes = b""
 
@@ -93,20 +96,24 @@ class Hand:
         top = max([*self.pages, *self.excluded]) + 1
         half = (top + 8 * block - 1) // (8 * block) * block
         uts = b"".join(s.ljust(65, b"\0") for s in (b"Linux", b"", b"6.1", b"#1", b"x86_64", b""))
-        head = b"KDUMP   " + struct.pack(o + "i", self.version) + uts
+        head = self.signature + struct.pack(o + "i", self.version) + uts
         times = b"\0\0" + bytes(8) if self.bits == 32 else bytes(6) + bytes(16)
-        head += times + struct.pack(o + "IiiIIIIIIi", self.status, block, 1, 2 * half // block, top, 0, 0, 0, 0, 2)
+        head += times + struct.pack(
+            o + "IiiIIIIIIi", self.status, block, 1, 2 * half // block, top, *self.blocks, 0, 0, 2
+        )
         a, b = self.split or (0, 0)
         note_at, note_size = (block + 200, len(self.note)) if self.note and self.version >= 4 else (0, 0)
         narrow = (min(a, 0xFFFFFFFF), min(b, 0xFFFFFFFF)) if self.version >= 2 else (0, 0)
         split = 1 if self.split else 0
         if self.bits == 64:
-            sub = struct.pack(o + "qiiQQQQQQQQQQQ", 0, 1, split, *narrow, 0, 0, note_at, note_size, 0, 0, a, b, top)
+            sub = struct.pack(
+                o + "8siiQQQQQQQQQQQ", self.phys_base, 1, split, *narrow, 0, 0, note_at, note_size, 0, 0, a, b, top
+            )
         elif self.aligned:
-            sub = struct.pack(o + "iiiII4x", 0, 1, split, *narrow)
+            sub = struct.pack(o + "4siiII4x", self.phys_base, 1, split, *narrow)
             sub += struct.pack(o + "QI4xQI4xQI4x", 0, 0, note_at, note_size, 0, 0) + struct.pack(o + "QQQ", a, b, top)
         else:
-            sub = struct.pack(o + "iiiII", 0, 1, split, *narrow)
+            sub = struct.pack(o + "4siiII", self.phys_base, 1, split, *narrow)
             sub += struct.pack(o + "QIQIQI", 0, 0, note_at, note_size, 0, 0) + struct.pack(o + "QQQ", a, b, top)
         if self.version < 6:
             sub = sub[: {64: 80, 32: 72 if self.aligned else 56}[self.bits]]
@@ -191,16 +198,50 @@ def test_parts_that_are_missing_twice_there_or_foreign(tmp_path: Path) -> None:
     parts = split_set(tmp_path)
     whole = write(tmp_path / "whole", Hand(pages=PAGES))
     foreign = write(tmp_path / "foreign", Hand(pages={**PAGES, 9000: PAGES[0]}, split=(5, 9001)))
-    for wrong in (
-        [parts[0]],
-        [parts[1]],
-        [parts[0], parts[0]],
-        [*parts, parts[1]],
-        [parts[0], whole],
-        [parts[0], foreign],
+    for wrong, says in (
+        ([parts[0]], "the part with the pfns 0x5 to 0xfa1 is missing"),
+        ([parts[1]], "the part with the pfns 0x0 to 0x5 is missing"),
+        ([parts[0], parts[0]], "part0 holds pages that another part holds, too"),
+        ([*parts, parts[1]], "part1 holds pages that another part holds, too"),
+        ([parts[0], whole], "part"),
+        ([parts[0], foreign], "not parts of one dump"),
     ):
-        with pytest.raises(PlanError, match="part"):
+        with pytest.raises(PlanError, match=says):
             pydump.open(",".join(wrong))
+
+
+def test_a_32_bit_header_whose_counts_look_like_a_64_bit_one(tmp_path: Path) -> None:
+    """Where one has max_mapnr, total_ram_blocks and device_blocks, the other has the block size and two counts."""
+    hand = Hand(bits=32, pages={0: PAGES[0], 0x7FFFF: PAGES[1]}, blocks=(0x400, 1))
+    with pydump.open(write(tmp_path / "k", hand), arch="arm") as dump:
+        assert (dump.stated.elf_class, dump.stated.page_size) == (32, 4096)
+        assert dump.read(0, 4096) == PAGES[0]
+
+
+@pytest.mark.parametrize(("status", "lost", "says"), [(8, (), "zlib"), (0, (), "none"), (9, (5,), "zlib")])
+def test_diskdump_has_status_numbers_of_its_own(status: int, lost: tuple[int, ...], says: str, tmp_path: Path) -> None:
+    """8: compressed; 1: incomplete. Source: crash's diskdump.h."""
+    source = write(tmp_path / "k", Hand(signature=b"DISKDUMP", version=1, pages=PAGES, status=status, lost=lost))
+    with pydump.open(source, arch="x86_64") as dump:
+        rows = dict(dump.source.describe())
+        assert rows["compression"].startswith(says)
+        assert ("incomplete" in rows) == bool(lost)
+        assert [start // 4096 for start, _ in dump.source.unreadable()] == list(lost)
+
+
+def test_phys_base_has_a_sign_where_x86_64_has_one(tmp_path: Path) -> None:
+    """An arm guest whose RAM begins at 2 GiB, and a kernel below the address it is linked to."""
+    wide = write(tmp_path / "wide", Hand(pages=PAGES, phys_base=struct.pack("<q", -(1 << 31))))
+    with pydump.open(wide, arch="x86_64") as dump:
+        assert dump.stated.phys_base == -(1 << 31)
+    narrow = write(tmp_path / "narrow", Hand(bits=32, pages=PAGES, phys_base=struct.pack("<I", 1 << 31)))
+    with pydump.open(narrow, arch="arm") as dump:
+        assert dump.stated.phys_base == 1 << 31
+    out = tmp_path / "out"
+    pydump.dump(pydump.MemorySource(Guest(MemoryMap(), arch="arm"), {1 << 31: b"x" * 4096}), str(out))
+    assert struct.unpack_from("<I", out.read_bytes(), 4096) == (1 << 31,)
+    pydump.dump(str(out), str(tmp_path / "elf"), format="elf")
+    assert pydump.compare(str(out), str(tmp_path / "elf")).same
 
 
 def test_an_incomplete_dump_says_what_is_lost(tmp_path: Path) -> None:
@@ -288,6 +329,22 @@ def test_what_the_headers_of_a_booted_guest_say(qemu: Qemu, tmp_path: Path) -> N
     assert f["phys_base"] == int(line.split(b"=")[1])
 
 
+@pytest.mark.parametrize("guest", ["bare-aarch64", "bare-arm", "bare-s390x"])
+def test_what_one_file_alone_states_is_no_difference(guest: str, qemu: Qemu) -> None:
+    """A kdump has a block size and a phys_base, and an ELF file of the same guest neither."""
+    assert pydump.compare(str(qemu(guest, "elf")), str(qemu(guest, "kdump-zlib"))).same
+
+
+def test_a_number_of_cpus_without_their_notes_is_no_difference(tmp_path: Path) -> None:
+    source = write(tmp_path / "k", Hand(pages=PAGES))  # its header says 2
+    pydump.dump(source, str(tmp_path / "elf"), format="elf")
+    assert pydump.compare(source, str(tmp_path / "elf")).same
+    other = bytearray(Path(source).read_bytes())
+    other[460] = 3
+    (tmp_path / "three").write_bytes(other)
+    assert pydump.compare(source, str(tmp_path / "three")).differences == ("n_cpus: 2 and 3",)
+
+
 def small(contents: dict[int, bytes]) -> pydump.MemorySource:
     return pydump.MemorySource(Guest(MemoryMap(), arch="x86_64"), contents)
 
@@ -361,5 +418,5 @@ def test_32_bit_sub_headers_fit_the_guests_c(tmp_path: Path) -> None:
 
 
 def test_ram_where_no_machine_has_any(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="past 64 TiB"):
-        pydump.dump(small({1 << 60: b"x" * 4096}), str(tmp_path / "out"))
+    with pytest.raises(UnsupportedError, match="RAM ends at 0x1000000000001000, past 64 TiB"):
+        pydump.dump(small({0: b"x" * 4096, 1 << 60: b"x" * 4096}), str(tmp_path / "out"))

@@ -18,8 +18,10 @@ from pydump.model.memory import Ranges
 from pydump.model.report import CompareReport, Progress, ProgressCallback
 from pydump.registry import Registry
 
-#: Facts that are compared when both sides state them.
-FACTS = ("arch", "machine", "byte_order", "page_size", "phys_base", "n_cpus")
+#: Facts that are compared as they are settled, when both sides have them.
+FACTS = ("arch", "machine", "byte_order")
+#: Facts that are compared when both sides state them, be it by VMCOREINFO: what stands in for one is no difference.
+STATED_FACTS = ("page_size", "phys_base", "n_cpus")
 
 
 def run_compare(
@@ -56,7 +58,8 @@ def run_compare(
         if not bare and stated[i].vmcoreinfo is None and stated[1 - i].vmcoreinfo is not None:
             stated[i] = with_vmcoreinfo(source, stated[i], arch, registry)
     a, b = (_settled(guest, arch, registry) for guest in stated)
-    _compare_facts(a, b, findings)
+    both_state = [name for name in STATED_FACTS if all(_states(guest, name) for guest in stated)]
+    _compare_facts(a, b, (*FACTS, *both_state), findings)
     if not bare:
         _compare_notes(a, b, findings)
     compared = _compare_memory(left, right, a, b, labels, findings, workers, progress)
@@ -70,8 +73,15 @@ def _settled(guest: Guest, arch: str | None, registry: Registry) -> Guest:
     return settle(guest, arch, registry)[0]
 
 
-def _compare_facts(a: Guest, b: Guest, findings: Findings) -> None:
-    for name in FACTS:
+def _states(guest: Guest, name: str) -> bool:
+    """Does a side say this fact itself?"""
+    if getattr(guest, name) is not None:
+        return True
+    return name != "n_cpus" and guest.vmcoreinfo is not None
+
+
+def _compare_facts(a: Guest, b: Guest, names: tuple[str, ...], findings: Findings) -> None:
+    for name in names:
         ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs and ours is not None and theirs is not None:
             findings.add(f"{name}: {ours} and {theirs}")

@@ -45,6 +45,13 @@ class DumpDh(IntFlag):
     COMPRESSED_ZSTD = 0x20
 
 
+class DumpHeader(IntFlag):
+    """``status`` of a file whose signature is DISKDUMP, in which all compressed pages are zlib's."""
+
+    INCOMPLETED = 0x1
+    COMPRESSED = 0x8
+
+
 #: The format's number for each compressor it can name.
 COMPRESSION_FLAGS: Final = {
     "zlib": DumpDh.COMPRESSED_ZLIB,
@@ -130,9 +137,12 @@ class KdumpSubHeader64(Layout):
 
 @dataclass(frozen=True, slots=True)
 class KdumpSubHeader32(Layout):
-    """struct kdump_sub_header where long has 32 bits and 64-bit fields are aligned to 4: i386, and all of QEMU's."""
+    """struct kdump_sub_header where long has 32 bits and 64-bit fields are aligned to 4: i386, and all of QEMU's.
 
-    phys_base: I32 = 0
+    phys_base is an address: only x86_64, which has the other struct, has negative ones.
+    """
+
+    phys_base: U32 = 0
     dump_level: I32 = 0
     split: I32 = 0
     start_pfn: U32 = 0
@@ -152,7 +162,7 @@ class KdumpSubHeader32(Layout):
 class KdumpSubHeader32Aligned(Layout):
     """struct kdump_sub_header where long has 32 bits and 64-bit fields are aligned to 8: arm, 32-bit ppc and riscv."""
 
-    phys_base: I32 = 0
+    phys_base: U32 = 0
     dump_level: I32 = 0
     split: I32 = 0
     start_pfn: U32 = 0

@@ -25,6 +25,7 @@ from pydump_format_kdump.bitmap import Bitmap, Rank
 from pydump_format_kdump.layout import (
     COMPRESSION_FLAGS,
     DISKDUMP_HEADER_BLOCKS,
+    DISKDUMP_SIGNATURE,
     FIELD_SINCE,
     HEADER_VERSION,
     MAX_PADDR,
@@ -32,6 +33,7 @@ from pydump_format_kdump.layout import (
     DiskDumpHeader32,
     DiskDumpHeader64,
     DumpDh,
+    DumpHeader,
     KdumpSubHeader,
     KdumpSubHeader32,
     KdumpSubHeader32Aligned,
@@ -177,7 +179,7 @@ class KdumpSource(Source):
 
     def _find_lost(self, dumped: Ranges) -> Ranges:
         """Pages whose descriptor has offset 0; looked for only where the header says the dump is incomplete."""
-        if not self._header.status & DumpDh.COMPRESSED_INCOMPLETE:
+        if not _status(self._header) & DumpDh.COMPRESSED_INCOMPLETE:
             return Ranges.empty()
         lost = np.concatenate([self._lost_in(part) for part in self._parts])
         starts, ends = dumped.array.astype(np.int64).T
@@ -221,7 +223,8 @@ class KdumpSource(Source):
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         header = self._header
-        codecs = [self._codec_label(name) for name, flag in COMPRESSION_FLAGS.items() if header.status & flag]
+        status = _status(header)
+        codecs = [self._codec_label(name) for name, flag in COMPRESSION_FLAGS.items() if status & flag]
         rows = [
             (
                 "format",
@@ -232,7 +235,7 @@ class KdumpSource(Source):
         ]
         if len(self._parts) > 1:
             rows.append(("parts", ", ".join(part.backing.path for part in self._parts)))
-        if header.status & DumpDh.COMPRESSED_INCOMPLETE:
+        if status & DumpDh.COMPRESSED_INCOMPLETE:
             rows.append(("incomplete", f"the header says so; {self._lost.size // self._block_size} pages are lost"))
         return tuple(rows)
 
@@ -481,13 +484,16 @@ def _open_part(backing: Backing) -> _Part:
     head = backing.read(0, min(backing.size, DiskDumpHeader64.nbytes()))
     if not head.startswith(SIGNATURES):
         raise FormatError(backing.path, "it does not begin with a kdump signature", offset=0)
-    for header_class in (DiskDumpHeader64, DiskDumpHeader32):
-        for byte_order in _ORDERS:
-            if len(head) < header_class.nbytes():
-                continue
-            header = header_class.unpack(head, byte_order)
-            if _plausible(header):
-                return _finish_part(backing, header, byte_order)
+    # What a 64-bit header has where the 32-bit one has block_size and sub_hdr_size is tv_usec, half of which is 0; the
+    # other way round there are max_mapnr and total_ram_blocks, which may well look like them.
+    found = [
+        (header, byte_order)
+        for header_class in (DiskDumpHeader32, DiskDumpHeader64)
+        for byte_order in _ORDERS
+        if len(head) >= header_class.nbytes() and _plausible(header := header_class.unpack(head, byte_order))
+    ]
+    if found:  # where the bitmaps fit in none, the first is the one to complain about
+        return _finish_part(backing, *min(found, key=lambda pair: not _holds_bitmap(pair[0])))
     raise FormatError(
         backing.path,
         "no byte order and width gives a header that makes sense",
@@ -506,6 +512,19 @@ def _plausible(header: DiskDumpHeader) -> bool:
         and header.bitmap_blocks > 0
         and 0 <= header.nr_cpus < 1 << 20
     )
+
+
+def _holds_bitmap(header: DiskDumpHeader) -> bool:
+    """Do the bitmap's blocks have a bit for each page? Source: libkdumpfile's header_looks_sane()."""
+    return header.bitmap_blocks * header.block_size * 8 >= header.max_mapnr
+
+
+def _status(header: DiskDumpHeader) -> int:
+    """``status`` in the numbers that KDUMP files use."""
+    if header.signature != DISKDUMP_SIGNATURE:
+        return header.status
+    compressed = DumpDh.COMPRESSED_ZLIB if header.status & DumpHeader.COMPRESSED else 0
+    return compressed | (DumpDh.COMPRESSED_INCOMPLETE if header.status & DumpHeader.INCOMPLETED else 0)
 
 
 def _finish_part(backing: Backing, header: DiskDumpHeader, byte_order: ByteOrder) -> _Part:
@@ -556,15 +575,18 @@ def _check_set(parts: list[_Part], max_mapnr: int) -> None:
     if len(parts) == 1 and not first.sub.split:
         return
     names = ", ".join(part.backing.path for part in parts)
+    once = "name each part once"
     at = 0
     for part in parts:
         if part.header != first.header or part.byte_order != first.byte_order:
             raise PlanError(f"{part.backing.path} and {first.backing.path} are not parts of one dump")
         if not part.sub.split and len(parts) > 1:
             raise PlanError(f"{part.backing.path} is a whole dump, not a part of one", hint="name it alone")
-        if part.start_pfn != at:
+        if part.start_pfn < at:
+            raise PlanError(f"{part.backing.path} holds pages that another part holds, too: {names}", hint=once)
+        if part.start_pfn > at:
             raise PlanError(
-                f"the part with the pfns {at:#x} to {part.start_pfn:#x} is missing (or one is there twice): {names}",
+                f"the part with the pfns {at:#x} to {part.start_pfn:#x} is missing: {names}",
                 hint="name all parts, separated by commas",
             )
         at = part.end_pfn

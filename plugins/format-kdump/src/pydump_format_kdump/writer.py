@@ -62,7 +62,7 @@ class KdumpWriter(Writer):
         memory = guest.memory
         if memory.end > MAX_PADDR:
             raise UnsupportedError(
-                f"RAM at {memory.blocks[-1].paddr:#x} is past {MAX_PADDR >> 40} TiB, a kdump has a bit for all below",
+                f"RAM ends at {memory.end:#x}, past {MAX_PADDR >> 40} TiB, and a kdump has a bit for each page below",
                 hint="leave it out with --begin and --length, or write --format elf",
             )
         self._present = _pfns(memory.ranges(), block_size)
@@ -170,7 +170,7 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
     note_at = DISKDUMP_HEADER_BLOCKS * block_size + sub_class.nbytes()
     sub_hdr_size = _blocks(sub_class.nbytes() + len(notes), block_size)
     sub = sub_class(
-        phys_base=_signed(guest.phys_base or 0, guest.elf_class or 64),
+        phys_base=_phys_base(guest),
         dump_level=DUMP_LEVEL if plan.compat else guest.dump_level | DUMP_LEVEL,
         offset_note=note_at if notes else 0,
         size_note=len(notes),
@@ -230,7 +230,9 @@ def _uts(value: str) -> bytes:
     return value.encode("utf-8", "replace")[: UTS_LEN - 1]
 
 
-def _signed(value: int, bits: int) -> int:
-    """``value`` as the two's complement number of ``bits`` bits that the field holds."""
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
+def _phys_base(guest: Guest) -> int:
+    """phys_base as its field holds it: signed where it has 64 bits."""
+    value = guest.phys_base or 0
+    if guest.elf_class == 32:
+        return value % (1 << 32)
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
