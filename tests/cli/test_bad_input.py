@@ -215,6 +215,25 @@ def test_elf_sizes_near_2_to_the_64(
         assert done.code == 0
 
 
+@pytest.mark.parametrize("memsz", [8192, 1 << 63])
+def test_ram_at_the_end_of_the_address_space(memsz: int, tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(elf_of((1, 0, (1 << 64) - memsz, 8192, memsz), data=bytes(8192)))
+    for command in (("dump", "in", "out", "--format", "elf"), ("dump", "in", "out"), ("map", "in")):
+        assert "reaches the end of the address space" in refuse(1, *command)
+
+
+def test_an_elf_file_without_memory(tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "in").write_bytes(elf_of())
+    for command in (("dump", "in", "out"), ("verify", "in"), ("info", "in")):
+        assert "no program headers" in refuse(1, *command)
+
+
+def test_parts_of_different_formats(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
+    for name in ("elf", "kdump"):
+        (tmp_path / name).write_bytes(files[name])
+    assert "of different formats: elf, kdump" in refuse(2, "info", "elf,kdump")
+
+
 def test_a_storm_of_damage_ends_in_errors_only(files: dict[str, bytes], tmp_path: Path) -> None:
     """Bytes changed at random, most of them in the structures: an error of pydump's or a dump, and nothing else."""
     chance = random.Random(20261123)

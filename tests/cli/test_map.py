@@ -86,6 +86,15 @@ def test_each_cell_is_what_lies_there(report: MapReport) -> None:
     assert sum(report.total(n) for n in ("zero_size", "data_size", "excluded_size", "unreadable_size")) == 10 * CELL
 
 
+def test_ram_in_the_upper_half_of_the_address_space() -> None:
+    """Addresses that no signed number holds."""
+    facts = Guest(MemoryMap.of([]), machine=62, byte_order="little", elf_class=64)
+    places = (0, (1 << 63) - CELL, 1 << 63, (1 << 64) - 2 * CELL)
+    source = pydump.MemorySource(facts, {paddr: contents("z") for paddr in places})
+    cells = pydump.survey(source, max_cells=4, workers=1).cells
+    assert [(cell.paddr, cell.zero_size) for cell in cells] == [(paddr, CELL) for paddr in places]
+
+
 def test_any_number_of_workers_sees_the_same(tmp_path: Path) -> None:
     (tmp_path / "ram").write_bytes(contents("rztzhhtr" * 32))
     one, three = (pydump.survey(f"raw:{tmp_path}/ram@1M", max_cells=99, workers=n) for n in (1, 3))

@@ -72,7 +72,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
         ("format", kind),
         (
             "guest",
-            f"{r.arch or f'e_machine {r.machine}'}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}",
+            f"{_machine(r)}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}",
         ),
         ("memory", f"{size(r.ram_size)}, {size(r.zero_size)} of it zero pages" if r.zero_size else size(r.ram_size)),
         ("size", f"at most {size(r.output_size)}" if r.dry_run else f"{size(r.output_size)}{rate}"),
@@ -88,6 +88,12 @@ def report(r: DumpReport, stream: TextIO) -> None:
     if not r.has_vmcoreinfo:
         rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
     table(rows, stream)
+
+
+def _machine(r: DumpReport) -> str:
+    if r.arch is None and r.machine is None:
+        return "a machine that its file does not name"
+    return r.arch or f"e_machine {r.machine}"
 
 
 def _cpus(n: int) -> str:

@@ -86,6 +86,12 @@ def _format_of(heads: list[bytes], path: str, registry: Registry) -> type[Format
     if found:
         names = ", ".join(cls.name for cls in found)
         raise FormatError(path, f"more than one format claims it: {names}", hint="uninstall one of their plugins")
+    each = [next((cls.name for cls in registry.formats() if cls.detect(head)), None) for head in heads]
+    if None not in each:
+        raise PlanError(
+            f"{path} and the files named with it are of different formats: {', '.join(map(str, each))}",
+            hint="name the parts of one dump",
+        )
     known = ", ".join(registry.names("format")) or "none"
     needed = next((distribution for head, distribution in _KNOWN_HEADS if heads[0].startswith(head)), None)
     raise FormatError(

@@ -121,8 +121,8 @@ class _Survey(Writer):
         self.size_limit = 0
         self._cell_size = cell_size
         # Where in the stream each range begins, to find the paddr behind a position.
-        self._begins = np.array([0, *accumulate(end - start for start, end in self.stored)], np.int64)
-        self._starts = np.array([start for start, _ in self.stored], np.int64)
+        self._begins = np.array([0, *accumulate(end - start for start, end in self.stored)], np.uint64)
+        self._starts = self.stored.array[:, 0]
 
     def layout(self) -> Iterator[Extent | Hole]:
         return iter(())
@@ -130,9 +130,9 @@ class _Survey(Writer):
     def encode(self, batch: Batch) -> Encoded:
         page_size = self.unit
         n = batch.size // page_size
-        positions = batch.position + np.arange(n, dtype=np.int64) * page_size
+        positions = np.uint64(batch.position) + np.arange(n, dtype=np.uint64) * np.uint64(page_size)
         which = np.searchsorted(self._begins, positions, "right") - 1
-        cells = (self._starts[which] + positions - self._begins[which]) // self._cell_size
+        cells = (self._starts[which] + positions - self._begins[which]) // np.uint64(self._cell_size)
         zero = np.ones(n, bool) if batch.data is None else zero_pages(batch.data, page_size)
         numbers, of = np.unique(cells, return_inverse=True)
         found = np.zeros(len(numbers), FOUND)
