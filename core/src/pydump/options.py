@@ -33,7 +33,8 @@ class OptionField:
         low: The least value of an int, or None.
         high: The greatest value of an int, or None.
         choices: The values a str may have; empty for any.
-        flag: How the command line calls it, where that is not ``--<plugin>-<field>``.
+        flag: How the command line calls it, where that is not ``--<plugin>-<field>``; of a bool also both ways to say
+            it, as ``--dedup/--no-dedup``.
     """
 
     name: str
@@ -44,6 +45,10 @@ class OptionField:
     high: int | None
     choices: tuple[str, ...]
     flag: str | None
+
+    def flag_of(self, owner: str) -> str:
+        """How the command line calls it when it is an option of the plugin ``owner``."""
+        return self.flag or f"--{owner}-{self.name}".replace("_", "-")
 
 
 def option(
@@ -91,12 +96,11 @@ def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
     declared = {f.name: f for f in option_fields(type(options))}
     for name, value in values.items():
         known = declared.get(name)
-        flag = (known and known.flag) or f"--{owner}-{name}"
         if known is None:
             listed = ", ".join(declared) or "none"
             raise PlanError(f"{owner} has no option {name!r}: it has {listed}")
         if not _fits(value, known):
-            raise PlanError(f"{flag} must be {_wanted(known)}, not {value!r}")
+            raise PlanError(f"{known.flag_of(owner)} must be {_wanted(known)}, not {value!r}")
     return replace(options, **values)
 
 

@@ -423,7 +423,12 @@ def plugins(as_json: Json = False) -> None:
 @app.command("new-plugin")
 def new_plugin(
     role: Annotated[str, Argument(metavar="ROLE", help="arch, format, compressor or source.")],
-    name: Annotated[str, Argument(metavar="NAME", help="What --arch, --format or --compression will call it.")],
+    name: Annotated[
+        str,
+        Argument(
+            metavar="NAME", help="What --arch, --format or --compression will call it, or stands before NAME:PATH."
+        ),
+    ],
 ) -> None:
     """Write a working plugin to start from into a new folder here."""
     from pydump.cli import skeleton
@@ -548,7 +553,7 @@ def _plugin_parameters() -> list[inspect.Parameter]:
 
 
 def _parameter(owner: str, declared: OptionField) -> inspect.Parameter:
-    flag = declared.flag or f"--{owner}-{declared.name}".replace("_", "-")
+    flag = declared.flag_of(owner)
     if declared.low is not None:
         text = f"{owner}: {declared.help}, {declared.low} to {declared.high}"
     elif declared.choices:

@@ -92,6 +92,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         raise PlanError(
             "virtual addresses are what QEMU gets wrong: --compat qemu writes none", hint="leave one of the two out"
         )
+    _check_source_options(request, source, registry)
     if request.paging and not choice.format.maps_vaddrs:
         raise UnsupportedError(
             f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
@@ -377,10 +378,19 @@ def _check_codec_options(request: Request, chosen: str | None, registry: Registr
     for cls in registry.compressors():
         for declared in option_fields(cls.Options) if cls.name != chosen else ():
             if declared.name in request.options.get(cls.name, {}):
-                flag = declared.flag or f"--{cls.name}-{declared.name}"
                 raise PlanError(
-                    f"{flag} is of compressor {cls.name}, and the dump is "
+                    f"{declared.flag_of(cls.name)} is of compressor {cls.name}, and the dump is "
                     + (f"compressed with {chosen}" if chosen else "not compressed")
+                )
+
+
+def _check_source_options(request: Request, chosen: Source, registry: Registry) -> None:
+    """Refuse options of a source that is not the chosen one: they would say nothing."""
+    for cls in registry.sources():
+        for declared in option_fields(cls.Options) if not isinstance(chosen, cls) else ():
+            if declared.name in request.options.get(cls.name, {}):
+                raise PlanError(
+                    f"{declared.flag_of(cls.name)} is of source {cls.name}, and the source is {chosen.name}"
                 )
 
 
@@ -389,8 +399,7 @@ def _format_options(request: Request, chosen: type[Format], registry: Registry) 
     for cls in registry.formats():
         for declared in option_fields(cls.Options) if cls is not chosen else ():
             if declared.name in request.options.get(cls.name, {}):
-                flag = declared.flag or f"--{cls.name}-{declared.name}"
-                raise PlanError(f"{flag} is of format {cls.name}, and the dump is {chosen.name}")
+                raise PlanError(f"{declared.flag_of(cls.name)} is of format {cls.name}, and the dump is {chosen.name}")
     return with_values(chosen.name, chosen.Options(), dict(request.options.get(chosen.name, {})))
 
 
