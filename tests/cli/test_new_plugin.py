@@ -40,13 +40,16 @@ def test_names_that_are_none(name: str, refuse: Callable[..., str]) -> None:
 
 
 def test_a_role_that_is_none(refuse: Callable[..., str]) -> None:
-    assert refuse(2, "new-plugin", "sink", "tape") == (
-        "no template for a plugin of role 'sink'; roles are arch, format, compressor, source"
+    assert refuse(2, "new-plugin", "codec", "tape") == (
+        "no template for a plugin of role 'codec'; roles are arch, format, compressor, source"
     )
 
 
-def test_a_name_that_is_taken(refuse: Callable[..., str]) -> None:
-    assert refuse(2, "new-plugin", "compressor", "zlib").startswith("there is a compressor called zlib already")
+@pytest.mark.parametrize(
+    ("role", "name"), [("compressor", "zlib"), ("compressor", "none"), ("arch", "amd64"), ("source", "raw")]
+)
+def test_a_name_that_is_taken(role: str, name: str, refuse: Callable[..., str]) -> None:
+    assert refuse(2, "new-plugin", role, name) == f"the {role} name {name!r} is taken; pydump plugins lists the names"
 
 
 def test_nothing_is_overwritten(refuse: Callable[..., str], tmp_path: Path) -> None:

@@ -51,6 +51,4 @@ def test_they_work_together(environment: Environment, tmp_path: Path) -> None:
     listed = environment.pydump("plugins", cwd=tmp_path).stdout
     assert all(f"{role}-{name.replace('_', '-')}" in listed for role, name in NEW.items())
     refused = environment.pydump("new-plugin", "format", "drawer_2", cwd=tmp_path)
-    assert refused.stderr == (
-        "pydump: error: there is a format called drawer_2 already; pydump plugins lists the names\n"
-    )
+    assert refused.stderr == ("pydump: error: the format name 'drawer_2' is taken; pydump plugins lists the names\n")

@@ -6,11 +6,14 @@ import sys
 import types
 from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import typer
 
 from pydump import plugins
 from pydump.builtin import pydump_register_sinks
+from pydump.cli import app
 from pydump.errors import PluginError, UnknownPluginError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.compressor import Compressor
@@ -44,6 +47,22 @@ def pydump_register_compressors(): return [Good]
 """
 
 
+OPTION = """
+from dataclasses import dataclass
+from pydump.options import option
+@dataclass(frozen=True, slots=True)
+class Options:
+    level: int = option(1, help="how hard to try"FLAG)
+"""
+
+
+def with_flag(flag: str, name: str = "good") -> str:
+    """A compressor with an option of that flag."""
+    return GOOD.replace("class Good", f"{OPTION.replace('FLAG', flag)}class Good").replace(
+        'name = "good"', f'name = "{name}"; Options = Options'
+    )
+
+
 def by_name(infos: tuple[plugins.PluginInfo, ...]) -> dict[str, plugins.PluginInfo]:
     return {info.name: info for info in infos}
 
@@ -72,6 +91,12 @@ def test_a_plugin_is_found_through_its_entry_point(monkeypatch: pytest.MonkeyPat
             "pydump_register_nonsense",
         ),
         ("nameless", GOOD.replace('name = "good"', ""), "has no name"),
+        ("none", GOOD.replace('"good"', '"none"'), "the compressor name 'none' is taken by plugin core"),
+        ("begin", with_flag(', flag="--begin"'), "the flag --begin is taken by plugin core"),
+        ("bool", with_flag(', flag="--fast/--no-sync"'), "the flag --no-sync is taken by plugin core"),
+        ("short", with_flag(', flag="-q"'), "option level of compressor good has the flag '-q', which is none"),
+        ("twice", GOOD.replace("[Good]", "[Good, Good]"), "the compressor name 'good' is taken by plugin"),
+        ("options", GOOD.replace('name = "good"', 'name = "good"; Options = int'), "TypeError"),
     ],
 )
 def test_a_broken_plugin_is_recorded_and_the_others_work(
@@ -119,6 +144,64 @@ def test_a_name_is_taken_only_once() -> None:
     infos = load(builtin=[("dummy", dummy), ("twin", twin)], installed=False, strict=False)
     assert infos[0].error is None
     assert infos[1].error == "the compressor name 'dummy' is taken by plugin dummy"
+
+
+def test_a_flag_is_taken_only_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path, "first", with_flag("", name="first"))
+    install(monkeypatch, tmp_path, "second", with_flag(', flag="--first-level"', name="second"))
+    infos = by_name(load(strict=False))
+    assert infos["compressor-first"].error is None
+    assert infos["compressor-second"].error == "the flag --first-level is taken by plugin compressor-first"
+
+
+def test_the_flags_of_dump_are_all_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "app", typer.Typer(add_completion=False))
+    app._add_dump([])
+    dump = typer.main.get_command(app.app)
+    flags = {flag for parameter in dump.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    long = {flag for flag in flags | set(app.LOUDNESS) | {"--help"} if flag.startswith("--")}
+    assert "--begin" in long
+    assert {f"flag {flag}" for flag in long} == {claim for claim in plugins.RESERVED if claim.startswith("flag ")}
+
+
+def hooked(hook: str, cls: type) -> types.ModuleType:
+    """A plugin with one hook, which returns one class."""
+
+    def implementation() -> list[type]:
+        return [cls]
+
+    made = types.ModuleType("made")
+    setattr(made, hook, hookimpl(implementation))
+    return made
+
+
+def test_an_alias_is_a_name() -> None:
+    """Whoever came later would take over what users mean by it, silently."""
+
+    class Twin(dummy.DummyArch):
+        name = "DUMMY64"
+        aliases = ()
+
+    class Shadow(dummy.DummyFormat):
+        name = "shadow"
+        aliases: ClassVar[dict[str, dict[str, str]]] = {"dummy": {}}
+
+    twin = hooked("pydump_register_arches", Twin)
+    shadow = hooked("pydump_register_formats", Shadow)
+    builtin = [("dummy", dummy), ("twin", twin), ("shadow", shadow)]
+    assert [info.error for info in load(builtin=builtin, installed=False, strict=False)] == [
+        None,
+        "the arch name 'dummy64' is taken by plugin dummy",
+        "the format name 'dummy' is taken by plugin dummy",
+    ]
+
+
+def test_a_second_plugin_of_one_name_takes_nothing_from_the_first() -> None:
+    hook = "pydump_register_arches"
+    builtin = [(name, hooked(hook, dummy.DummyArch)) for name in ("first", "first", "third")]
+    infos = load(builtin=builtin, installed=False, strict=False)
+    assert [bool(info.error) for info in infos] == [False, True, True]
+    assert infos[2].error == "the arch name 'dummy' is taken by plugin first"
 
 
 def test_an_unknown_name_says_what_is_known_and_what_to_install(registry: Registry) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -19,10 +20,20 @@ from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
+from pydump.options import NoOptions, option_fields
 
 #: The entry-point group.
 GROUP = "pydump"
 CORE = "pydump-core"
+
+#: The flags of ``pydump dump``, and those that stand before any command or after it.
+DUMP_FLAGS = (
+    "--arch --begin --compat --compression --cpus --detach --dry-run --flatten --force --format --help --json --length "
+    "--no-sync --no-vmcoreinfo --paging --progress --quiet --verbose --vmcoreinfo --workers"
+)
+
+#: What no plugin may claim: claim to whose it is.
+RESERVED = {"compressor name 'none'": "core"} | {f"flag {flag}": "core" for flag in DUMP_FLAGS.split()}
 
 #: Role to the hook that registers its classes and the class they derive from.
 ROLES: dict[str, tuple[str, type]] = {
@@ -71,7 +82,7 @@ def load(
         strict = os.environ.get("PYDUMP_STRICT_PLUGINS") == "1"
     manager = pluggy.PluginManager("pydump")
     manager.add_hookspecs(pydump.hookspecs)
-    taken: dict[tuple[str, str], str] = {}
+    taken = dict(RESERVED)
     core_version = _version(CORE)
     infos = [_admit(manager, taken, name, plugin, CORE, core_version) for name, plugin in builtin]
     for entry in sorted(entries, key=lambda e: e.name):
@@ -92,7 +103,7 @@ def load(
 
 def _admit(
     manager: pluggy.PluginManager,
-    taken: dict[tuple[str, str], str],
+    taken: dict[str, str],
     name: str,
     plugin: object,
     distribution: str,
@@ -107,21 +118,44 @@ def _admit(
             for impl in getattr(manager.hook, hook).get_hookimpls():
                 if impl.plugin_name == name:
                     classes += [(role, _checked(role, base, cls)) for cls in impl.function()]
+        claimed: dict[str, str] = {}
         for role, cls in classes:
-            owner = taken.setdefault((role, cls.name), name)
-            if owner != name:
-                raise PluginError(name, f"the {role} name {cls.name!r} is taken by plugin {owner}")
+            for claim in claims(role, cls):
+                owner = taken.get(claim) or claimed.get(claim)
+                if owner:
+                    raise PluginError(name, f"the {claim} is taken by plugin {owner}")
+                claimed[claim] = name
         if not classes:
             raise PluginError(name, "it registers nothing")
+        taken.update(claimed)
     except Exception as error:
-        if manager.has_plugin(name):
+        if manager.get_plugin(name) is plugin:  # and not another one of this name
             manager.unregister(name=name)
-        for key in [key for key, owner in taken.items() if owner == name]:
-            del taken[key]
         reason = error.message.removeprefix(f"plugin {name}: ") if isinstance(error, PluginError) else ""
         reason = reason or f"{type(error).__name__}: {error}"
         return PluginInfo(name, distribution, version, error=" ".join(reason.split()))
     return PluginInfo(name, distribution, version, tuple(classes))
+
+
+def words(role: str, cls: type[Any]) -> tuple[str, ...]:
+    """What users can call ``cls``: its name and, of an architecture or a format, its aliases."""
+    aliases = cls.aliases if role in ("arch", "format") else ()
+    return tuple(dict.fromkeys([cls.name, *aliases]))
+
+
+def claims(role: str, cls: type[Any]) -> Iterator[str]:
+    """What ``cls`` claims for itself alone: its words within its role, and the flags of its options.
+
+    Raises:
+        ValueError: A flag is none.
+    """
+    for word in dict.fromkeys(word.lower() for word in words(role, cls)):
+        yield f"{role} name {word!r}"
+    for declared in option_fields(getattr(cls, "Options", NoOptions)):
+        for flag in declared.flag_of(cls.name).split("/"):
+            if not re.fullmatch("--[a-z0-9]+(-[a-z0-9]+)*", flag):
+                raise ValueError(f"option {declared.name} of {role} {cls.name} has the flag {flag!r}, which is none")
+            yield f"flag {flag}"
 
 
 def _checked(role: str, base: type, cls: Any) -> type[Any]:

@@ -14,7 +14,7 @@ from pydump.interfaces.format import Decompressors, Format
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
 from pydump.options import with_values
-from pydump.plugins import PluginInfo, load
+from pydump.plugins import PluginInfo, load, words
 
 T = TypeVar("T")
 
@@ -78,6 +78,11 @@ class Registry:
     def names(self, role: str) -> tuple[str, ...]:
         """The names that ``role`` has, sorted."""
         return tuple(sorted(self._classes.get(role, {})))
+
+    def words(self, role: str) -> tuple[str, ...]:
+        """What users can say for ``role``: names, aliases, and what stands for none of them, sorted."""
+        known = {word for cls in self._classes.get(role, {}).values() for word in words(role, cls)}
+        return tuple(sorted(known | {"none"} if role == "compressor" else known))
 
     def arches(self) -> tuple[type[Arch], ...]:
         """All architectures."""

@@ -31,8 +31,8 @@ def new_plugin(role: str, name: str, directory: Path) -> Path:
         raise PlanError(f"no template for a plugin of role {role!r}", hint=f"roles are {', '.join(ROLES)}")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise PlanError(f"{name!r} is no name for a plugin", hint="write lower-case letters, digits and _, as lz_fast2")
-    if name in installed().names(role):
-        raise PlanError(f"there is a {role} called {name} already", hint="pydump plugins lists the names")
+    if name in installed().words(role):
+        raise PlanError(f"the {role} name {name!r} is taken", hint="pydump plugins lists the names")
     dashed = name.replace("_", "-")
     names = {
         f"{role}-skeleton": f"{role}-{dashed}",  # distribution, entry point
