@@ -357,7 +357,12 @@ def test_names_that_are_none(name: str, files: dict[str, bytes], tmp_path: Path,
 def test_standard_output_that_is_full(files: dict[str, bytes], tmp_path: Path, pydump_command: list[str]) -> None:
     (tmp_path / "in").write_bytes(files["elf"])
     with open("/dev/full", "wb") as full:
-        for arguments in (("info", "in"), ("read", "in", "0", "64K"), ("dump", "in", "-"), ("dump", "in", "out")):
+        for arguments in (
+            ("info", "in"),
+            ("read", "in", "0", "64K"),
+            ("dump", "in", "-"),
+            ("dump", "in", "/dev/stdout"),
+        ):
             done = subprocess.run(
                 [*pydump_command, *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
             )

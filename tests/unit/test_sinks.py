@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import stat
+import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pydump.builtin import sinks
-from pydump.builtin.sinks import DescriptorSink, FileSink
+from pydump.builtin.sinks import DescriptorSink, FileSink, is_stdout, names_descriptor
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole
 
 
-@pytest.fixture(params=["unnamed", "named"])
-def temporary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of keeping a file out of sight: without a name, and under a temporary one."""
-    if request.param == "named":
+@pytest.fixture(params=["unnamed", "named", "no links"])
+def temporary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ways of keeping a file out of sight: without a name, and under a temporary one, with hard links or not."""
+    if request.param != "unnamed":
         real = os.open
 
         def without_tmpfile(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
@@ -28,7 +32,17 @@ def temporary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
             return real(path, flags, *args, **kwargs)
 
         monkeypatch.setattr(sinks.os, "open", without_tmpfile)
-    return str(request.param)
+    if request.param == "no links":
+        monkeypatch.setattr(sinks.os, "link", failing(errno.EPERM))
+
+
+def failing(number: int) -> Callable[..., None]:
+    """A system call that fails."""
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
 
 
 @pytest.mark.usefixtures("temporary")
@@ -77,6 +91,52 @@ class TestFile:
             sink.commit(3)
         assert path.read_text() == "someone else's"
         assert [p.name for p in tmp_path.iterdir()] == ["vmcore"]
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_the_longest_name_there_is(self, tmp_path: Path, force: bool) -> None:
+        path = tmp_path / ("n" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+        sink = FileSink.open(str(path), force=force)
+        sink.write(Extent(0, b"new"))
+        sink.commit(3)
+        assert path.read_bytes() == b"new"
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+    def test_a_name_that_can_never_be_is_refused_at_once(self, tmp_path: Path) -> None:
+        for name in ("", str(tmp_path / ("n" * 256))):
+            for force in (False, True):
+                with pytest.raises(SinkError, match="cannot write"):
+                    FileSink.open(name, force=force)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("temporary", ["no links"], indirect=True)
+def test_a_name_that_cannot_be_taken_after_all_is_free_again(
+    temporary: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without hard links, an empty file holds the name until the dump is moved there."""
+    monkeypatch.setattr(sinks.os, "rename", failing(errno.EIO))
+    sink = FileSink.open(str(tmp_path / "vmcore"))
+    with pytest.raises(SinkError, match="Input/output error; nothing was left there"):
+        sink.commit(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_synced_holds_the_dump_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CIFS: the name is there, so to say that nothing was left would be wrong."""
+    real = os.fsync
+
+    def files_only(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(fd)
+
+    monkeypatch.setattr(sinks.os, "fsync", files_only)
+    sink = FileSink.open(str(tmp_path / "vmcore"))
+    sink.write(Extent(0, b"new"))
+    sink.commit(3)
+    assert (tmp_path / "vmcore").read_bytes() == b"new"
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
@@ -128,5 +188,82 @@ def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(tmp_path: Pat
 
 def test_no_such_descriptor() -> None:
     for argument in ("999999", "x"):
-        with pytest.raises(PlanError, match="no open descriptor"):
+        with pytest.raises(PlanError, match="no descriptor open for writing"):
             DescriptorSink.open(argument)
+    with open(os.devnull, "rb") as reading, pytest.raises(PlanError, match="no descriptor open for writing"):
+        DescriptorSink.open(str(reading.fileno()))
+
+
+def test_a_path_that_leads_to_an_open_file_is_that_descriptor(tmp_path: Path) -> None:
+    """/dev/stdout may lead to an ordinary file: it is written to from where it stands, and its link stays."""
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        file.write(b"before,")
+        link, way = tmp_path / "link", tmp_path / "way"
+        link.symlink_to(f"/proc/self/fd/{file.fileno()}")
+        way.symlink_to("link")
+        names = [f"/dev/fd/{file.fileno()}", f"/proc/{os.getpid()}/fd/{file.fileno()}", str(link), str(way)]
+        for name in names:
+            assert names_descriptor(name)
+            sink = DescriptorSink.special(name)
+            assert sink is not None
+            sink.write(Extent(0, b"dump,"))
+            sink.commit(5)
+        assert link.is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"before," + b"dump," * len(names)
+    assert not names_descriptor(str(tmp_path / "file"))
+    with pytest.raises(PlanError, match="no descriptor open for writing"):
+        DescriptorSink.special("/dev/fd/999999")
+
+
+def test_an_open_file_of_another_process_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with (tmp_path / "file").open("ab") as file, subprocess.Popen(["sleep", "60"], stdout=file) as other:
+        try:
+            for path in (f"/proc/{other.pid}/fd/1", f"/proc/{other.pid}/task/{other.pid}/fd/1"):
+                with pytest.raises(PlanError, match="another process has open"):
+                    DescriptorSink.special(path)
+        finally:
+            other.kill()
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_standard_output_by_any_name(tmp_path: Path) -> None:
+    same, other = os.dup(1), os.open(tmp_path / "other", os.O_CREAT | os.O_WRONLY)
+    try:
+        for name in ("-", "fd:1", "fd:01", "/dev/stdout", "/proc/self/fd/1", f"fd:{same}", f"/dev/fd/{same}"):
+            assert is_stdout(name), name
+        for name in (f"fd:{other}", f"/dev/fd/{other}", "fd:999999", "fd:x", str(tmp_path / "other"), "nowhere", ""):
+            assert not is_stdout(name), name
+    finally:
+        os.close(same)
+        os.close(other)
+
+
+def test_a_pipe_that_does_not_wait_is_waited_for() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    data = os.urandom(1 << 20)  # more than a pipe holds
+    got = []
+    with open(reader, "rb") as stream:
+        thread = threading.Thread(target=lambda: got.append(stream.read()))
+        sink = DescriptorSink.open(str(writer))
+        os.write(writer, b"x" * 4096)  # so that it is not empty when the reader comes
+        thread.start()
+        sink.write(Extent(0, data))
+        sink.commit(len(data))
+        os.close(writer)
+        thread.join(30)
+    assert got == [b"x" * 4096 + data]
+
+
+def test_a_dry_run_opens_no_pipe(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    sink = DescriptorSink.special(str(fifo), dry=True)
+    assert sink is not None and not sink.seekable
+    sink.abort()
+    assert poll.poll(0) == []  # a writer that had come and gone would be POLLHUP
+    os.close(reader)

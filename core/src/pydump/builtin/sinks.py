@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import re
+import select
 import stat
 from typing import ClassVar, Self
 
@@ -13,6 +17,10 @@ from pydump.interfaces.sink import Extent, Hole, Sink
 #: Bytes written at once. The page cache takes as large a piece of memory as it is given data, and where none of several
 #: MiB is free, making one costs seconds.
 STEP = 2 << 20
+#: What a file system answers that has no hard links: vfat and exFAT the first, others what their servers say.
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
+#: Symbolic links that one path may lead over. Source: path_resolution(7).
+MAX_LINKS = 40
 
 
 class FileSink(Sink):
@@ -36,19 +44,20 @@ class FileSink(Sink):
 
     @classmethod
     def open(cls, argument: str, *, force: bool = False, sync: bool = True) -> Self:
+        if not argument:
+            raise SinkError("cannot write a file without a name")
         if os.path.isdir(argument):
             raise PlanError(f"{argument} is a directory", hint="name a file in it")
-        if not force and os.path.lexists(argument):
-            raise PlanError(f"{argument} exists", hint="choose another name, or replace it with --force")
         directory = os.path.dirname(argument) or "."
         try:
+            if _is_there(argument) and not force:
+                raise PlanError(f"{argument} exists", hint="choose another name, or replace it with --force")
             try:
                 fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 temporary = None
             except OSError:
-                import tempfile
-
-                fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(argument)}.", dir=directory)
+                temporary = _temporary(directory)
+                fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SinkError(f"cannot write {argument}: {error.strerror}") from error
         return cls(argument, fd, temporary, force=force, sync=sync)
@@ -91,27 +100,42 @@ class FileSink(Sink):
 
     def _appear(self) -> None:
         """Give the file its name; without ``force`` never in place of another."""
-        directory = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        where = os.path.dirname(self.path) or "."
+        directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if self._temporary is None:
-                name = os.path.basename(self.path)
-                if self._force:
-                    name = f".{name}.{os.getpid()}"
+                name = _temporary("") if self._force else os.path.basename(self.path)
                 # Only linkat follows the symbolic link that stands for an open file, and Python takes it with a dir_fd.
                 os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=directory, follow_symlinks=True)
                 if self._force:
-                    self._temporary = os.path.join(os.path.dirname(self.path), name)
+                    self._temporary = os.path.join(where, name)
             if self._temporary is not None:
                 if self._force:
                     os.rename(self._temporary, self.path)
                 else:
-                    os.link(self._temporary, self.path)
-                    os.unlink(self._temporary)
+                    self._take_name(self._temporary)
                 self._temporary = None
             if self.sync:
-                os.fsync(directory)
+                _sync_directory(directory)
         finally:
             os.close(directory)
+
+    def _take_name(self, temporary: str) -> None:
+        """Move the file from ``temporary`` to its name, if that is free."""
+        try:
+            os.link(temporary, self.path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            # Whoever makes an empty file first has the name, and may replace that file.
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            try:
+                os.rename(temporary, self.path)
+            except OSError:
+                os.unlink(self.path)
+                raise
+        else:
+            os.unlink(temporary)
 
     def _failed(self, error: OSError) -> SinkError:
         return SinkError(
@@ -120,7 +144,34 @@ class FileSink(Sink):
         )
 
 
-_FULL = {28, 122}  # ENOSPC, EDQUOT
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def _is_there(path: str) -> bool:
+    """Is anything at ``path``?
+
+    Raises:
+        OSError: Nothing can ever be there, as where the name is too long.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _sync_directory(fd: int) -> None:
+    """Have the names in a directory on the disk, where its file system can."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+
+
+def _temporary(directory: str) -> str:
+    """A name beside the target that nobody has: short, for the target's own may be as long as names can be."""
+    return os.path.join(directory, f".pydump-{os.urandom(8).hex()}")
 
 
 class DescriptorSink(Sink):
@@ -141,32 +192,68 @@ class DescriptorSink(Sink):
     @classmethod
     def open(cls, argument: str, *, force: bool = False) -> Self:
         try:
-            fd = int(argument)
-            os.fstat(fd)
-        except (ValueError, OSError) as error:
-            raise PlanError(
-                f"fd:{argument} is no open descriptor", hint="pass one, as in 3>file pydump … fd:3"
-            ) from error
-        return cls(fd, f"fd:{argument}")
+            return cls.of(int(argument), f"fd:{argument}")
+        except ValueError:
+            raise _no_descriptor(f"fd:{argument}") from None
+
+    @classmethod
+    def of(cls, fd: int, label: str) -> Self:
+        """A descriptor that is open.
+
+        Args:
+            fd: Its number.
+            label: What the user called it.
+
+        Raises:
+            PlanError: It is not open for writing, or a terminal.
+        """
+        try:
+            writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        except (OSError, OverflowError):
+            writable = False
+        if not writable and fd == 1:
+            raise PlanError("standard output is closed", hint="redirect it: pydump dump … - > vmcore")
+        if not writable:
+            raise _no_descriptor(label)
+        if os.isatty(fd):
+            raise PlanError("a dump will not be written to a terminal", hint="redirect it: pydump dump … - > vmcore")
+        return cls(fd, label)
 
     @classmethod
     def stdout(cls) -> Self:
         """Standard output.
 
         Raises:
-            PlanError: It is a terminal.
+            PlanError: It is closed, or a terminal.
         """
-        if os.isatty(1):
-            raise PlanError("a dump will not be written to a terminal", hint="redirect it: pydump dump … - > vmcore")
-        return cls(1, "standard output")
+        return cls.of(1, "standard output")
 
     @classmethod
-    def special(cls, path: str) -> Self | None:
-        """The device, pipe or socket at ``path``; None where there is none, so that a file can be made."""
+    def special(cls, path: str, *, dry: bool = False) -> Self | None:
+        """The device, pipe, socket or open descriptor at ``path``; None where a file can be made.
+
+        Args:
+            path: Where it is.
+            dry: Do not open it: who reads from a pipe sees its end when it is closed.
+
+        Raises:
+            PlanError: It leads to a descriptor that cannot be had.
+            SinkError: It cannot be opened for writing.
+        """
+        owner, fd = _behind(path)
+        if owner == os.getpid():
+            return cls.of(fd, path)
         try:
-            if stat.S_ISREG(os.stat(path).st_mode) or stat.S_ISDIR(os.stat(path).st_mode):
+            mode = os.stat(path).st_mode
+            if stat.S_ISREG(mode) and owner:
+                raise PlanError(f"{path} is a file that another process has open", hint="name the file itself")
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 return None
-            return cls(os.open(path, os.O_WRONLY | os.O_CLOEXEC), path, owned=True)
+            if not dry:
+                return cls(os.open(path, os.O_WRONLY | os.O_CLOEXEC), path, owned=True)
+            if not os.access(path, os.W_OK):
+                raise SinkError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
+            return cls(-1, path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -199,11 +286,71 @@ class DescriptorSink(Sink):
 
     def _all(self, view: memoryview) -> None:
         try:
-            while view:
-                n = os.write(self._fd, view)
-                self._at += n
-                view = view[n:]
+            write_all(self._fd, view)
         except BrokenPipeError as error:
             raise SinkError(f"{self._label}: the reader went away before the dump was complete") from error
         except OSError as error:
             raise SinkError(f"cannot write to {self._label}: {error.strerror}; what is there is incomplete") from error
+        self._at += len(view)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of ``data`` to a descriptor, also to one that does not wait until it is ready.
+
+    Raises:
+        OSError: It could not be written.
+    """
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            ready = select.poll()
+            ready.register(fd, select.POLLOUT)
+            ready.poll()
+
+
+def names_descriptor(target: str) -> bool:
+    """Does ``target`` name an open descriptor of this process: ``-``, ``fd:N``, or a path that leads to one?"""
+    return _number(target) is not None
+
+
+def is_stdout(target: str) -> bool:
+    """Does what is written to ``target`` come out of standard output, whatever name it has there?"""
+    fd = _number(target)
+    try:
+        return os.path.samestat(os.fstat(1), os.stat(target) if fd is None else os.fstat(fd))
+    except (OSError, ValueError, OverflowError):
+        return False
+
+
+def _number(target: str) -> int | None:
+    """The number of the open descriptor that ``target`` names, or None."""
+    if target == "-":
+        return 1
+    if target.startswith("fd:") and not os.path.lexists(target):
+        with contextlib.suppress(ValueError):
+            return int(target.removeprefix("fd:"))
+    owner, fd = _behind(target)
+    return fd if owner == os.getpid() else None
+
+
+def _behind(path: str) -> tuple[int, int]:
+    """The process and the number of the open descriptor that ``path`` leads to, as /dev/stdout does; or 0, 0.
+
+    Source: proc_pid_fd(5). What such a link leads to may be an ordinary file, whose name is not what was asked for.
+    """
+    for _ in range(MAX_LINKS):
+        directory, name = os.path.split(path)
+        of = re.fullmatch(r"/proc/(\d+)(/task/\d+)?/fd", os.path.realpath(directory))
+        if of and name.isdecimal():
+            return int(of[1]), int(name)
+        try:
+            path = os.path.join(directory, os.readlink(path))
+        except (OSError, ValueError):
+            break
+    return 0, 0
+
+
+def _no_descriptor(label: str) -> PlanError:
+    return PlanError(f"{label} is no descriptor open for writing", hint="pass one, as in 3>file pydump … fd:3")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +35,8 @@ COMPLETION = "_PYDUMP_COMPLETE"
 EXIT_INCOMPLETE = 3
 EXIT_DIFFERS = 4
 EXIT_INTERRUPTED = 130
+#: What an error of the operating system comes from that no file of ours is in.
+_OS_HINTS = {errno.EMFILE: "; raise the limit with ulimit -n", errno.EBADF: ": standard output is closed"}
 
 
 class ProgressStyle(StrEnum):
@@ -114,7 +117,32 @@ _say = _Say()
 
 def _talk(line: str) -> None:
     if not _say.quiet:
-        print(f"pydump: {line}", file=sys.stderr)
+        _tell(f"pydump: {line}")
+
+
+def _tell(line: str) -> None:
+    """Say something on standard error; that nobody hears it changes nothing."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _afterwards() -> Iterator[None]:
+    """Tell of what is done already: if that fails, it is none the less done."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        _silence_stdout()
+        if error.errno not in (errno.EPIPE, errno.EBADF):  # else nobody wants to hear it
+            _talk(f"warning: cannot print the report: {error.strerror}")
+
+
+def _silence_stdout() -> None:
+    """Send what is still to be printed, and what waits to be, nowhere."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)
 
 
 @app.callback(invoke_without_command=True)
@@ -202,6 +230,7 @@ def dump(
     """
     import pydump
     from pydump.builtin.raw import parse_number
+    from pydump.builtin.sinks import is_stdout
     from pydump.cli import render
     from pydump.cli.progress import shown
     from pydump.engine.cpus import read_cpus
@@ -243,11 +272,12 @@ def dump(
         report = work(tell)
     for warning in report.warnings:
         _talk(f"warning: {warning}")
-    to_stdout = output in ("-", "fd:1")
-    if as_json or _say.json:
-        print(json.dumps(asdict(report), indent=2), file=sys.stderr if to_stdout else sys.stdout)
-    elif not _say.quiet:
-        render.report(report, sys.stderr if to_stdout else sys.stdout)
+    stream = sys.stderr if is_stdout(output) else sys.stdout
+    with contextlib.nullcontext() if dry_run else _afterwards():
+        if as_json or _say.json:
+            print(json.dumps(asdict(report), indent=2), file=stream)
+        elif not _say.quiet:
+            render.report(report, stream)
     if not report.complete:
         _talk(f"incomplete: the source had lost {report.unreadable_size} bytes of guest memory; they read as left out")
         raise typer.Exit(EXIT_INCOMPLETE)
@@ -255,18 +285,19 @@ def dump(
 
 def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_run: bool) -> None:
     """Leave a job behind, and say which."""
+    from pydump.builtin.sinks import names_descriptor
     from pydump.cli.detach import detached
 
-    if dry_run or output == "-" or output.startswith("fd:"):
+    if dry_run or names_descriptor(output):
         raise PlanError("--detach needs an output with a name", hint="leave --dry-run out, and name a file")
     started = detached(source, output, work)
     if started.error is not None:
-        print(f"pydump: error: {' '.join(started.error.split())}", file=sys.stderr)
-        raise typer.Exit(started.exit_code)
-    if _say.json:
-        print(json.dumps({"job": started.job}))
-    elif not _say.quiet:
-        print(f"job {started.job}: the guest is captured; pydump status {started.job} tells of the rest")
+        raise typer.Exit(_fail(started.error, started.exit_code))
+    with _afterwards():
+        if _say.json:
+            print(json.dumps({"job": started.job}))
+        elif not _say.quiet:
+            print(f"job {started.job}: the guest is captured; pydump status {started.job} tells of the rest")
 
 
 @app.command()
@@ -450,14 +481,16 @@ def run(arguments: list[str]) -> int:
     loudness = [a for a in arguments if a in LOUDNESS]
     arguments = loudness + [a for a in arguments if a not in LOUDNESS]
     _say.written = False
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminated)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
-        signal.signal(signal.SIGINT, _interrupted)
     try:
         _add_dump(arguments)
         if not {"-h", "--help"} & set(arguments):
             _warn_of_broken_plugins(arguments)
+            _load(arguments)
+        # From here on there may be something to undo.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _terminated)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _interrupted)
         code = typer.main.get_command(app).main(arguments, prog_name="pydump", standalone_mode=False)
         sys.stdout.flush()
         if code == EXIT_INTERRUPTED:  # typer's answer to Ctrl-C
@@ -468,15 +501,20 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; nothing was left at the output", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes standard output
+        _silence_stdout()
         return 1
     except typer.TyperException as error:
         return _fail(f"{error.format_message()}; see pydump --help", error.exit_code)
     except MemoryError:
         return _fail("out of memory", 1)
     except OSError as error:  # what the standard streams and the process's limits come to; files have their own errors
-        hint = "; raise the limit with ulimit -n" if error.errno == errno.EMFILE else ""
+        hint = _OS_HINTS.get(error.errno or 0, "")
         return _fail(f"{error.strerror}{f': {error.filename}' if error.filename else ''}{hint}", 1)
+    except ImportError as error:  # NumPy wraps what the loader says in a page of advice
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        return _fail(f"cannot load a library: {root}", 1)
     except Exception as error:  # a bug: still one line, unless someone is looking for it
         if os.environ.get("PYDUMP_DEBUG"):
             raise
@@ -484,7 +522,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print("pydump: error: " + " ".join(message.split()), file=sys.stderr)
+    _tell("pydump: error: " + " ".join(message.split()))
     return code
 
 
@@ -521,7 +559,15 @@ def _warn_of_broken_plugins(arguments: list[str]) -> None:
     from pydump.registry import installed
 
     for plugin in installed().broken:
-        print(f"pydump: warning: plugin {plugin.name} does not work: {plugin.error}", file=sys.stderr)
+        _tell(f"pydump: warning: plugin {plugin.name} does not work: {plugin.error}")
+
+
+def _load(arguments: list[str]) -> None:
+    """Load what takes long, while Ctrl-C can still end the process at once."""
+    if {"dump", "info", "verify", "compare", "read", "map"} & set(arguments):
+        import numpy  # noqa: F401  (loaded at its first use)
+
+        import pydump.api  # noqa: F401
 
 
 def _add_dump(arguments: list[str]) -> None:

@@ -58,7 +58,10 @@ def detached(source: str, output: str, work: Callable[[ProgressCallback, Callabl
         os.waitpid(pid, 0)
         raise
     if said:
-        return Started(**json.loads(said))
+        started = Started(**json.loads(said))
+        if started.error is not None:
+            os.waitpid(pid, 0)  # else our end, which ends it, may come before its own
+        return started
     _, status = os.waitpid(pid, 0)
     return Started(error=f"the process that dumps ended with {os.waitstatus_to_exitcode(status)}", exit_code=1)
 

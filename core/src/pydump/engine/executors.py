@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import pickle
 import signal
 from abc import ABC, abstractmethod
 from collections import deque
@@ -18,6 +19,7 @@ from pydump.engine.batches import BATCH_SIZE, Batches, Spec
 from pydump.errors import Cancelled, PlanError, PluginError, PydumpError
 from pydump.interfaces.format import Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole, Sink
+from pydump.signals import put_off
 
 #: Encoded batches a worker may hold while it waits for its turn.
 MAX_PENDING: Final = 3
@@ -96,7 +98,7 @@ def _encode(job: Job, spec: Spec, buffer: memoryview) -> Encoded:
     batch = job.batches.load(spec, buffer)
     try:
         return job.writer.encode(batch)
-    except PydumpError:
+    except (PydumpError, MemoryError):
         raise
     except Exception as error:  # a format or codec that breaks is named, with where it was
         paddr = spec.runs[0][0] if spec.runs else spec.position
@@ -177,8 +179,10 @@ class ForkedExecutor(Executor):
             for number in range(self.workers):
                 slot = slots[number] if slots else None
                 process = context.Process(target=_work, args=(job, shared, number, pipes, slot, parent), daemon=True)
-                process.start()
-                processes.append(process)
+                # Ctrl-C reaches the child as well, before it has said what is to become of it.
+                with put_off():
+                    process.start()
+                    processes.append(process)
             for _, theirs in pipes:
                 theirs.close()
             for extent in job.writer.layout():
@@ -258,16 +262,18 @@ def _died(exitcode: int | None) -> PydumpError:
 
 def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.mmap | None, parent: int) -> None:
     """A worker's life."""
-    _end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+    for ending in (signal.SIGINT, signal.SIGHUP):  # they reach the whole group; the parent ends the workers
+        signal.signal(ending, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     pipe = pipes[number][1]
-    for ours, theirs in pipes:  # else nobody would see the end of a pipe whose worker has died
-        ours.close()
-        if theirs is not pipe:
-            theirs.close()
-    courier = _Courier(pipe, slot) if slot is not None else None
+    short = pickle.dumps(("error", PydumpError("out of memory")))  # made while there is some
     try:
+        _end_with(parent)
+        for ours, theirs in pipes:  # else nobody would see the end of a pipe whose worker has died
+            ours.close()
+            if theirs is not pipe:
+                theirs.close()
+        courier = _Courier(pipe, slot) if slot is not None else None
         for index, encoded, start in _encoded(job, shared):
             extents = job.writer.extents(encoded, start)
             if courier is not None:
@@ -280,6 +286,12 @@ def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.m
         pipe.send(("error", error))
     except (BrokenPipeError, EOFError):
         pass  # the parent has given up
+    except MemoryError:
+        with contextlib.suppress(MemoryError):
+            pipe.send_bytes(short)
+    except Exception as error:  # a bug, here or in a plugin: the parent tells of it in one line
+        said = f"a worker process failed: {type(error).__name__}: {error}"
+        pipe.send(("error", PydumpError(said, hint="--workers 1 with PYDUMP_DEBUG=1 shows the traceback")))
 
 
 def _encoded(job: Job, shared: _Shared) -> Iterator[tuple[int, Encoded, int]]:

@@ -73,8 +73,11 @@ def run_dump(
         batches = Batches(source, planned.plan.readable(), planned.writer)
         executor = executor_for(workers, batches.total)
         outcome = Outcome(planned.writer.start)
-        _sink(output, registry).abort()  # what speaks against the output is said now
-        return _report(planned, label, output, executor, began, outcome, planned.writer.size_limit, dry=True)
+        sink = _sink(output, registry, dry=True)  # what speaks against the output is said now
+        flattened = _flattens(sink, planned.writer, output)
+        sink.abort()
+        size = planned.writer.size_limit
+        return _report(planned, label, output, executor, began, outcome, size, flattened=flattened, dry=True)
     with _Opened(_sink(output, registry)) as opened:
         planned = make_plan(source, request, registry, look=not live)
         if isinstance(source, Live):
@@ -83,7 +86,7 @@ def run_dump(
         writer = planned.writer
         batches = Batches(source, planned.plan.readable(), writer)
         executor = executor_for(workers, batches.total)
-        sink = opened.sink_for(writer, flatten=output.flatten)
+        sink = opened.sink_for(writer, output)
 
         def tell(done: int) -> None:
             if progress is not None:
@@ -118,9 +121,9 @@ class _Opened:
         self._committed = False
         self.flattened = False
 
-    def sink_for(self, writer: Writer, *, flatten: bool) -> Sink:
+    def sink_for(self, writer: Writer, output: Output) -> Sink:
         """What ``writer``'s extents go to: the output, or a flattened stream into it where it cannot seek."""
-        if flatten or not (self._sink.seekable or writer.sequential):
+        if _flattens(self._sink, writer, output):
             self.flattened = True
             self._sink = FlattenedSink(self._sink)
         return self._sink
@@ -138,14 +141,18 @@ class _Opened:
             self._sink.abort()
 
 
-def _sink(output: Output, registry: Registry) -> Sink:
+def _flattens(sink: Sink, writer: Writer, output: Output) -> bool:
+    return output.flatten or not (sink.seekable or writer.sequential)
+
+
+def _sink(output: Output, registry: Registry, *, dry: bool = False) -> Sink:
     target = output.target
     if target == "-":
         return DescriptorSink.stdout()
     name, colon, argument = target.partition(":")
     if colon and name in registry.names("sink") and not os.path.lexists(target):
         return registry.sink(name).open(argument, force=output.force)
-    return DescriptorSink.special(target) or FileSink.open(target, force=output.force, sync=output.sync)
+    return DescriptorSink.special(target, dry=dry) or FileSink.open(target, force=output.force, sync=output.sync)
 
 
 def _report(
@@ -167,7 +174,7 @@ def _report(
         format=plan.format,
         compression=plan.compression,
         producer=planned.compressor.producer if planned.compressor else "none",
-        flattened=flattened or (dry and output.flatten),
+        flattened=flattened,
         arch=guest.arch,
         machine=guest.machine,
         byte_order=guest.byte_order or "",
