@@ -276,7 +276,7 @@ def test_names_that_lead_nowhere(files: dict[str, bytes], tmp_path: Path, refuse
 
 def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
     (tmp_path / "in").write_bytes(files["kdump"])
-    assert "known are lzo, snappy, zlib, zstd; pydump plugins shows" in refuse(
+    assert "known are lzo, snappy, zlib, zstd, none; pydump plugins shows" in refuse(
         2, "dump", "in", "out", "--compression", "lz4"
     )
     assert "known are elf, kdump; pydump plugins shows" in refuse(2, "dump", "in", "out", "--format", "vmdk")

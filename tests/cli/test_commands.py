@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from pydump import __version__
+from pydump.cli import jobs, progress
 
 Qemu = Callable[[str, str], Path]
 Run = Callable[..., Any]
@@ -48,9 +50,59 @@ def test_version_and_no_command(run: Run) -> None:
     assert "Usage: pydump" in done.out
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("dump", "a"), ("dump", "a", "b", "--nonsense"), ("--nonsense",)])
-def test_usage_errors_are_one_line(arguments: tuple[str, ...], refuse: Callable[..., str]) -> None:
-    assert "see pydump --help" in refuse(2, *arguments)
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nonsense",), "No such command 'nonsense'; see pydump --help"),
+        (("--nonsense",), "No such option: --nonsense; see pydump --help"),
+        (("dump", "a"), "Missing argument 'OUTPUT'; see pydump dump --help"),
+        (("dump", "a", "b", "--qqqq"), "No such option: --qqqq; see pydump dump --help"),
+        (("read", "a", "0"), "Missing argument 'SIZE'; see pydump read --help"),
+        (
+            ("dump", "a", "b", "--compat", "never"),
+            "Invalid value for '--compat': 'never' is not one of 'qemu'; see pydump dump --help",
+        ),
+        (
+            ("dump", "a", "b", "--zlib-library", "x"),
+            (
+                "Invalid value for '--zlib-library': 'x' is not one of 'auto', 'zlib-ng', 'isal', 'zlib'"
+                "; see pydump dump --help"
+            ),
+        ),
+    ],
+)
+def test_usage_errors_are_one_line(arguments: tuple[str, ...], says: str, refuse: Callable[..., str]) -> None:
+    assert refuse(2, *arguments) == says
+
+
+def test_help_says_what_one_needs_to_know(run: Run) -> None:
+    commands = run("--help").out.split("Commands:\n")[1].split()
+    assert commands[0] == "dump"
+    told = " ".join(run("dump", "--help").out.split())
+    assert "qmp:SOCKET" in told
+    assert "elf, kdump, or QEMU's names, as kdump-" in told
+    assert "zlib, lzo, snappy, zstd or none. Default: zlib." in told
+    assert "--pause <auto|copy|snapshot|full|none> qmp: " in told
+    assert "Default: False" not in told
+    for command in ("dump", "info", "new-plugin"):
+        assert "-v, --verbose: say what is chosen, and why. -q, --quiet:" in " ".join(
+            run(command, "--help").out.split()
+        )
+
+
+def test_help_promises_nothing_that_is_not_installed() -> None:
+    """With core alone, as with whatever there is."""
+    script = (
+        "from pydump import builtin, registry; r = registry.registry_of([('core', builtin)])\n"
+        "registry.installed = lambda: r\n"
+        "from pydump.cli.app import run; print(run(['dump', '--help']))"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60).stdout
+    told = " ".join(out.split())
+    assert "--format NAME none is installed: pip install pydump-" in told
+    assert "--compression NAME none." in told
+    assert "zlib" not in told
+    assert told.endswith("0")
 
 
 def test_dump_verify_compare_info(elf: Path, run: Run, tmp_path: Path) -> None:
@@ -162,6 +214,39 @@ def test_read(elf: Path, run: Run) -> None:
     )
 
 
+def test_bare_memory_is_read_by_virtual_address(run: Run, refuse: Callable[..., str], qemu: Qemu) -> None:
+    """Bare memory says nothing of its architecture; what is said reaches the command from both places."""
+    ram = qemu("bare-s390x", "ram.raw")
+    for arguments in (
+        ("read", f"raw:{ram}@0", "0", "16", "--vaddr", "--arch"),
+        ("read", f"raw:{ram}@0", "0", "16", "--vaddr"),
+    ):
+        rest = ("s390x",) if "--arch" in arguments else ()
+        first = () if rest else ("--arch", "s390x")
+        done = run(*first, *arguments, *rest)
+        assert "say --arch" not in done.err
+        assert "too little is known of this guest to walk its page tables" in done.err
+    assert "known are" in refuse(2, "read", f"raw:{ram}@0", "0", "16", "--vaddr", "--arch", "vax")
+
+
+def test_a_reader_that_makes_standard_output_not_wait(elf: Path, run: Run, pydump_command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wanted = run("read", elf, "0", "640K").raw
+    for arguments in (["read", elf, "0", "640K"], ["dump", elf, "-", "--format", "elf"]):
+        with subprocess.Popen([*pydump_command, *arguments], stdout=writer, stderr=subprocess.PIPE) as process:
+            got = b""
+            while process.poll() is None or select.select([reader], [], [], 0)[0]:
+                if select.select([reader], [], [], 0.05)[0]:
+                    got += os.read(reader, 65536)
+            assert process.returncode == 0, process.stderr and process.stderr.read()
+        assert got[:4] == wanted[:4] if arguments[0] == "read" else got.startswith(b"\x7fELF")
+        if arguments[0] == "read":
+            assert got == wanted
+    os.close(reader)
+    os.close(writer)
+
+
 def test_what_is_not_there_cannot_be_read(elf: Path, refuse: Callable[..., str]) -> None:
     assert "there is no RAM" in refuse(1, "read", elf, "0x80000000", "16")
 
@@ -178,6 +263,17 @@ def test_progress_for_people_and_programs(elf: Path, run: Run) -> None:
     assert last["phase"] == "dump"
     assert last["done"] == last["total"] > 0
     assert "100 %" in run("dump", elf, "b", "--progress", "plain").err
+
+
+def test_speed_is_in_the_units_of_the_sizes_beside_it() -> None:
+    from rich.progress import Task, TaskID
+
+    bar = progress._rich_bar()
+    task = Task(TaskID(0), "dump", 1 << 30, 0, _get_time=lambda: 0.0)
+    shown = [column.render(task) for column in bar.columns if type(column).__name__ == "Speed"]
+    task.finished_speed = 3.5 * (1 << 20)
+    shown += [column.render(task) for column in bar.columns if type(column).__name__ == "Speed"]
+    assert [str(text) for text in shown] == ["?", "3.5 MiB/s"]
 
 
 def test_a_dry_run_writes_nothing(elf: Path, run: Run, tmp_path: Path) -> None:
@@ -291,21 +387,36 @@ def test_phys_base_outlives_vmcoreinfo(qemu: Qemu, run: Run) -> None:
         ("dump a b --format kdump-l", ["kdump-lzo"]),
         ("dump a b --zstd-", ["--zstd-level"]),
         ("ver", ["verify"]),
+        ("dump a b --pause ", ["auto", "copy", "full", "none", "snapshot"]),
+        ("dump a b --qemu-access s", ["shared", "stream"]),
+        ("dump a b --zlib-library z", ["zlib", "zlib-ng"]),
+        ("new-plugin ", ["arch", "compressor", "format", "source"]),
     ],
 )
 def test_the_shell_completes_what_plugins_have(typed: str, offered: list[str], run: Run) -> None:
     words = f"pydump {typed}"
     asked = {"_PYDUMP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     done = run(env={**os.environ, **asked})
-    assert [line.split(",")[-1] for line in done.out.split()] == offered
+    assert sorted(line.split(",")[-1] for line in done.out.split()) == offered
 
 
-def test_a_table_on_a_terminal_fits_it(pydump_command: list[str]) -> None:
+def test_the_shell_completes_jobs(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for number in (1, 2, 11):
+        jobs.JobFile("source", f"out{number}")._path.rename(jobs.directory() / f"{number}.json")
+    for path in jobs.directory().iterdir():
+        path.write_text(json.dumps({**json.loads(path.read_text()), "number": int(path.stem)}))
+    asked = {"_PYDUMP_COMPLETE": "complete_bash", "COMP_WORDS": "pydump status 1", "COMP_CWORD": "2"}
+    assert run(env={**os.environ, **asked}).out.split() == ["1", "11"]
+
+
+def on_a_terminal(command: list[str], columns: int, **environment: str) -> list[str]:
+    """What a command that succeeds prints on a terminal so wide, without its colours."""
     import pty
 
     parent, child = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "70", "NO_COLOR": "1", "TERM": "xterm"}
-    with subprocess.Popen([*pydump_command, "plugins"], stdout=child, env=environment) as process:
+    env = {**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "xterm", **environment}
+    with subprocess.Popen(command, stdout=child, env=env) as process:
         os.close(child)
         seen = b""
         with contextlib.suppress(OSError):  # the end of a terminal
@@ -313,8 +424,90 @@ def test_a_table_on_a_terminal_fits_it(pydump_command: list[str]) -> None:
                 seen += piece
     os.close(parent)
     assert process.returncode == 0
-    lines = re.sub(r"\x1b\[\d*m", "", seen.decode()).splitlines()
+    assert b"\x1b[3" not in seen  # no colours
+    return re.sub(r"\x1b\[\d*m", "", seen.decode()).splitlines()
+
+
+def test_a_table_on_a_terminal_fits_it(pydump_command: list[str]) -> None:
+    lines = on_a_terminal([*pydump_command, "plugins"], 70)
     assert any("distribution" in line for line in lines)
     assert any("compressor-zstd" in line for line in lines)
     assert max(map(len, lines)) <= 70
-    assert b"\x1b[3" not in seen  # no colours
+
+
+@pytest.mark.parametrize(
+    ("columns", "command"),
+    [
+        *((40, command) for command in ("plugins", "map {}", "info {} --notes", "read {} 0xfffffff0 16")),
+        *((80, command) for command in ("map {}", "info {} --notes", "--arch s390x")),
+    ],
+)
+def test_a_narrow_terminal_is_enough(columns: int, command: str, elf: Path, pydump_command: list[str]) -> None:
+    lines = on_a_terminal([*pydump_command, *command.format(elf).split()], columns)
+    assert max(map(len, lines)) <= columns, lines
+    assert "…" not in "".join(lines)  # nothing is cut off
+
+
+def test_a_hex_dump_on_a_terminal(elf: Path, pydump_command: list[str]) -> None:
+    """The bytes are those of :func:`test_read`; ``hexdump -C`` writes addresses with eight digits."""
+    shown = {
+        80: ["fffffff0  ea 00 ff 00 f0 00 00 00  00 00 00 00 00 00 00 00  |................|"],
+        60: ["fffffff0  ea 00 ff 00 f0 00 00 00  |........|", "fffffff8  00 00 00 00 00 00 00 00  |........|"],
+        40: ["fffffff0  ea 00 ff 00  |....|", "fffffff4  f0 00 00 00  |....|", "fffffff8  00 00 00 00  |....|",
+             "fffffffc  00 00 00 00  |....|"],
+    }  # fmt: skip
+    for columns, lines in shown.items():
+        assert on_a_terminal([*pydump_command, "read", str(elf), "0xfffffff0", "15"], columns)[:-1] == lines[:-1]
+        assert on_a_terminal([*pydump_command, "read", str(elf), "0xffffffef", "1"], columns)[0].startswith(
+            "ffffffef  "
+        )
+
+
+def test_no_jobs_on_a_terminal(pydump_command: list[str], tmp_path: Path) -> None:
+    lines = on_a_terminal([*pydump_command, "status"], 80, XDG_STATE_HOME=str(tmp_path))
+    assert lines == ["there are no jobs: pydump dump --detach starts one"]
+
+
+def test_names_that_are_no_text(elf: Path, run: Run, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are written out, and JSON stays what every parser takes."""
+    name = os.fsdecode(b"x\xe9-\xc3\xa9\\x")
+    done = run("info", name)
+    assert (done.code, done.err) == (1, "pydump: error: cannot open x\\xe9-é\\x: No such file or directory\n")
+    os.symlink(elf, tmp_path / name)
+    done = run("info", name)
+    assert done.raw.decode().startswith("file          x\\xe9-é\\x\n")
+    told = run("info", name, "--json")
+    assert json.loads(told.raw.decode("ascii"))["path"] == "x\\xe9-é\\x"
+    told = run("dump", name, "out", "--json")
+    assert json.loads(told.raw.decode("ascii"))["source"] == "x\\xe9-é\\x"
+    assert "\\ud" not in told.out
+
+
+def test_a_terminal_that_lacks_characters(elf: Path, run: Run, tmp_path: Path) -> None:
+    os.symlink(elf, tmp_path / "é")
+    done = run("info", "é", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("file          \\xe9\n")
+
+
+def test_vmcoreinfo_as_json(qemu: Qemu, run: Run) -> None:
+    elf = qemu("linux-x86_64", "elf")
+    text = run("info", elf, "--vmcoreinfo").out
+    assert text.startswith("OSRELEASE=")
+    assert json.loads(run("info", elf, "--vmcoreinfo", "--json").out) == {"vmcoreinfo": text}
+
+
+def test_info_says_how_large_a_file_is(elf: Path, run: Run) -> None:
+    size = elf.stat().st_size
+    assert f"\nsize          {size / (1 << 20):.1f} MiB\n" in run("info", elf).out
+    assert json.loads(run("info", elf, "--json").out)["file_size"] == size
+    assert json.loads(run("info", "-", "--json", stdin=elf.read_bytes()).out)["file_size"] is None
+
+
+def test_what_is_no_number_or_no_file_is_said_in_short(elf: Path, refuse: Callable[..., str]) -> None:
+    for digits in ("9" * 5000, "0x" + "f" * 5000):
+        said = refuse(2, "read", elf, digits, "1")
+        assert "is no address or size; write 0x40000000, 1048576 or 512M" in said
+        assert len(said) < 200
+    assert refuse(2, "dump", elf, "o", "--cpus", "/nope") == "cannot read /nope: No such file or directory"
+    assert refuse(2, "dump", elf, "o", "--cpus", elf) == f"{elf} is no JSON: it is no UTF-8 text"

@@ -121,6 +121,24 @@ def test_the_terminal(report: MapReport) -> None:
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_a_narrow_terminal() -> None:
+    assert [maps.across(n) for n in (None, 200, 80, 79, 48, 47, 40, 32, 31, 10)] == [
+        64,
+        64,
+        64,
+        32,
+        32,
+        16,
+        16,
+        16,
+        8,
+        8,
+    ]
+    report = pydump.survey(Known(), max_cells=10, workers=1)
+    lines = list(maps.terminal(report, colour=False, unicode=True, columns=4))
+    assert lines[:2] == [f"{'0x0':>14}  ·░░█", f"{'0x40000':>14}  █·-·"]
+
+
 def boxes(root: ET.Element) -> dict[str, str]:
     """The colour of each cell of an SVG, by the address in its title."""
     svg = "{http://www.w3.org/2000/svg}"

@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 
+from pydump import builtin
 from pydump.builtin.raw import MemorySource
 from pydump.engine import batches
 from pydump.engine.open import open_source
-from pydump.engine.planner import Request
+from pydump.engine.planner import Request, settle
 from pydump.engine.run import Output, run_dump
-from pydump.errors import PluginError, PydumpError, ReadError, SinkError
+from pydump.errors import PlanError, PluginError, PydumpError, ReadError, SinkError
 from pydump.interfaces.format import Batch, Encoded
 from pydump.interfaces.sink import Extent, Hole
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap
-from pydump.registry import Registry
+from pydump.registry import Registry, registry_of
 from pydump.testing import guests
 from pydump.testing.dummy import DummyArch, DummyCompressor, DummyFormat, DummyWriter
 
@@ -164,6 +165,38 @@ def test_a_read_error_reaches_the_caller_with_its_facts(registry: Registry, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("what\nis this")])
+def test_whatever_a_worker_meets_is_one_error(
+    registry: Registry, tmp_path: Path, error: Exception, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(MemorySource):
+        def read_into(self, paddr: int, buffer: memoryview) -> None:
+            raise error
+
+    good = guest_source()
+    source = Broken(good.guest(), good._contents)
+    says = "^out of memory$" if isinstance(error, MemoryError) else "^a worker process failed: ValueError: what"
+    request = replace(REQUEST, no_vmcoreinfo=True)
+    with pytest.raises(PydumpError, match=says):
+        run_dump(source, "test", Output(str(tmp_path / "out")), request, registry, workers=2)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_that_runs_short_is_no_fault_of_a_plugin(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    class Hungry(DummyCompressor):
+        def compress(self, data: bytes | bytearray | memoryview) -> bytes:
+            raise MemoryError
+
+    monkeypatch.setitem(registry._classes["compressor"], "dummy", Hungry)
+    with pytest.raises((MemoryError, PydumpError)) as caught:
+        run_dump(guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=workers)
+    assert not isinstance(caught.value, PluginError)
+
+
 def test_progress_ends_at_the_total(registry: Registry, tmp_path: Path) -> None:
     seen = []
     run_dump(
@@ -177,6 +210,11 @@ def test_progress_ends_at_the_total(registry: Registry, tmp_path: Path) -> None:
     )
     assert seen[-1].done == seen[-1].total == guest_source().guest().memory.size
     assert [p.done for p in seen] == sorted(p.done for p in seen)
+
+
+def test_without_any_architecture_it_is_said_what_to_install() -> None:
+    with pytest.raises(PlanError, match="install its plugin, as pydump-arch-x86-64, and say --arch$"):
+        settle(Guest(MemoryMap()), None, registry_of([("core", builtin)]))
 
 
 def test_dry_run_writes_nothing(registry: Registry, tmp_path: Path) -> None:

@@ -176,7 +176,8 @@ class Registry:
         hint = f"pip install {distribution}" if distribution else "pydump plugins shows what is installed"
         if broken:
             hint = f"it is installed but broken: {broken.error}"
-        raise UnknownPluginError(role, name, self.names(role), hint=hint)
+        others = ("none",) if role == "compressor" else ()
+        raise UnknownPluginError(role, name, self.names(role) + others, hint=hint)
 
 
 class _Decompressors(Decompressors):

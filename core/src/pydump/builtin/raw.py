@@ -13,6 +13,8 @@ from pydump.interfaces.source import Source
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, RamBlock
 
+#: More digits than any address has, and so few that they can be shown.
+MAX_DIGITS = 40
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -22,9 +24,12 @@ def parse_number(text: str) -> int:
     Raises:
         PlanError: It is none.
     """
-    match = re.fullmatch(r"(0x[0-9a-f]+|[0-9]+)([kmgt]?)(i?b)?", text.strip().lower())
+    match = re.fullmatch(
+        rf"(0x[0-9a-f]{{1,{MAX_DIGITS}}}|[0-9]{{1,{MAX_DIGITS}}})([kmgt]?)(i?b)?", text.strip().lower()
+    )
     if not match:
-        raise PlanError(f"{text!r} is no address or size", hint="write 0x40000000, 1048576 or 512M")
+        shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}…"
+        raise PlanError(f"{shown!r} is no address or size", hint="write 0x40000000, 1048576 or 512M")
     return int(match[1], 0 if match[1].startswith("0x") else 10) * _UNITS[match[2]]
 
 

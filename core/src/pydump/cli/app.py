@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import inspect
+import io
 import json
 import os
 import signal
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from pydump.options import OptionField
 
 LOUDNESS = ("-v", "--verbose", "-q", "--quiet")
+#: Stands below each command's options.
+EPILOG = "-v, --verbose: say what is chosen, and why. -q, --quiet: say nothing but errors. Both may stand anywhere."
 #: Set by the shell when it asks what a word may become; what was typed is in COMP_WORDS.
 COMPLETION = "_PYDUMP_COMPLETE"
 #: Exit codes that no error carries.
@@ -72,6 +76,20 @@ def _completes(role: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def _roles(incomplete: str) -> list[str]:
+    """Completes what ``new-plugin`` can make."""
+    from pydump.cli.skeleton import ROLES
+
+    return [role for role in ROLES if role.startswith(incomplete)]
+
+
+def _job_numbers(incomplete: str) -> list[tuple[str, str]]:
+    """Completes the numbers of jobs, each with its output."""
+    from pydump.cli.jobs import jobs
+
+    return [(str(job.number), job.output) for job in jobs() if str(job.number).startswith(incomplete)]
+
+
 Arch = Annotated[
     str | None,
     Option(
@@ -86,10 +104,16 @@ Style = Annotated[ProgressStyle, Option("--progress", help="How to show progress
 SourceArg = Annotated[
     str,
     Argument(
-        metavar="SOURCE", help="A vmcore, parts of one separated by commas, '-', or raw:PATH@PADDR[,PATH@PADDR…]."
+        metavar="SOURCE",
+        help="A vmcore, parts of one separated by commas, '-', raw:PATH@PADDR[,PATH@PADDR…] for bare memory, or "
+        "qmp:SOCKET or qmp:HOST:PORT for a guest that runs under QEMU.",
     ),
 ]
 FileArg = Annotated[str, Argument(metavar="FILE", help="A vmcore, parts of one separated by commas, or '-'.")]
+
+#: Their help says what is installed, where it is printed: see :func:`_say_what_is_installed`.
+FORMAT = Option("--format", metavar="NAME", autocompletion=_completes("format"))
+COMPRESSION = Option("--compression", metavar="NAME", autocompletion=_completes("compressor"))
 
 app = typer.Typer(
     name="pydump",
@@ -179,24 +203,8 @@ def dump(
     source: SourceArg,
     output: Annotated[str, Argument(metavar="OUTPUT", help="A path, '-' for standard output, or fd:N.")],
     arch: Arch = None,
-    format_: Annotated[
-        str,
-        Option(
-            "--format",
-            metavar="NAME",
-            help="kdump, elf, or QEMU's names, as kdump-lzo.",
-            autocompletion=_completes("format"),
-        ),
-    ] = "kdump",
-    compression: Annotated[
-        str | None,
-        Option(
-            "--compression",
-            metavar="NAME",
-            help="zlib, lzo, snappy, zstd or none. Default: zlib.",
-            autocompletion=_completes("compressor"),
-        ),
-    ] = None,
+    format_: Annotated[str, FORMAT] = "kdump",
+    compression: Annotated[str | None, COMPRESSION] = None,
     flatten: Annotated[bool, Option("--flatten", help="Write a flattened stream, as for a pipe.")] = False,
     begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Only guest memory from here on.")] = None,
     length: Annotated[str | None, Option("--length", metavar="SIZE", help="Only so many bytes of it.")] = None,
@@ -275,7 +283,7 @@ def dump(
     stream = sys.stderr if is_stdout(output) else sys.stdout
     with contextlib.nullcontext() if dry_run else _afterwards():
         if as_json or _say.json:
-            print(json.dumps(asdict(report), indent=2), file=stream)
+            render.print_json(asdict(report), stream)
         elif not _say.quiet:
             render.report(report, stream)
     if not report.complete:
@@ -300,10 +308,11 @@ def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_ru
             print(f"job {started.job}: the guest is captured; pydump status {started.job} tells of the rest")
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def status(
     job: Annotated[
-        str | None, Argument(metavar="JOB", help="A job's number, or its output. Default: all jobs.")
+        str | None,
+        Argument(metavar="JOB", help="A job's number, or its output. Default: all jobs.", autocompletion=_job_numbers),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -313,12 +322,12 @@ def status(
 
     found = jobs() if job is None else [job_of(job)]
     if as_json or _say.json:
-        print(json.dumps([asdict(one) for one in found] if job is None else asdict(found[0]), indent=2))
+        render.print_json([asdict(one) for one in found] if job is None else asdict(found[0]))
     else:
         render.jobs(found)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def info(
     file: SourceArg,
     arch: Arch = None,
@@ -334,13 +343,17 @@ def info(
         if vmcoreinfo:
             if opened.vmcoreinfo is None:
                 raise PydumpError(f"{file} has no VMCOREINFO")
-            sys.stdout.write(opened.vmcoreinfo.text.rstrip(b"\0").decode("utf-8", "replace"))
+            text = opened.vmcoreinfo.text.rstrip(b"\0").decode("utf-8", "replace")
+            if as_json or _say.json:
+                render.print_json({"vmcoreinfo": text})
+            else:
+                sys.stdout.write(text)
         else:
             _warn(opened)
             render.info(opened, file, notes=notes, as_json=as_json or _say.json)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle.auto) -> None:
     """Check every structure, every descriptor, every page. Exit code 4 where something is wrong."""
     import pydump
@@ -350,14 +363,14 @@ def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle
     with shown(ProgressStyle.none if _say.quiet else progress) as tell:
         report = pydump.verify(file, progress=tell)
     if as_json or _say.json:
-        print(json.dumps(asdict(report), indent=2))
+        render.print_json(asdict(report))
     else:
         render.verify(report, quiet=_say.quiet)
     if not report.ok:
         raise typer.Exit(EXIT_DIFFERS)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def compare(
     left: Annotated[str, Argument(metavar="A", help="A vmcore.")],
     right: Annotated[str, Argument(metavar="B", help="Another.")],
@@ -373,39 +386,40 @@ def compare(
     with shown(ProgressStyle.none if _say.quiet else progress) as tell:
         report = pydump.compare(left, right, arch=arch or _say.arch, progress=tell)
     if as_json or _say.json:
-        print(json.dumps(asdict(report), indent=2))
+        render.print_json(asdict(report))
     else:
         render.compare(report, quiet=_say.quiet)
     if not report.same:
         raise typer.Exit(EXIT_DIFFERS)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def read(
     file: SourceArg,
     address: Annotated[str, Argument(metavar="ADDR", help="Guest-physical address, as 0x1000; with --vaddr virtual.")],
     size: Annotated[str, Argument(metavar="SIZE", help="Bytes, as 4096 or 4K.")],
+    arch: Arch = None,
     vaddr: Annotated[bool, Option("--vaddr", help="ADDR is a virtual address of the guest's kernel.")] = False,
     as_hex: Annotated[bool, Option("--hex", help="A hex dump, also where standard output is no terminal.")] = False,
 ) -> None:
     """Guest memory to standard output; on a terminal as a hex dump."""
     import pydump
     from pydump.builtin.raw import parse_number
+    from pydump.builtin.sinks import write_all
     from pydump.cli import render
 
     start, length = parse_number(address), parse_number(size)
-    with pydump.open(file) as opened:
+    with pydump.open(file, arch=arch or _say.arch) as opened:
         step = 1 << 20
         for at in range(start, start + length, step):
             data = (opened.read_virtual if vaddr else opened.read)(at, min(step, start + length - at))
             if as_hex or sys.stdout.isatty():
                 render.hexdump(data, at)
             else:
-                sys.stdout.buffer.write(data)
-        sys.stdout.flush()
+                write_all(1, data)
 
 
-@app.command(name="map")
+@app.command(name="map", epilog=EPILOG)
 def map_(
     file: SourceArg,
     output: Annotated[
@@ -423,26 +437,27 @@ def map_(
 
     if output is not None:
         maps.check(output, force=force)
-    cells = maps.max_cells("terminal" if output is None else "picture")
+    across = maps.across(None if as_json or _say.json else render.columns())
+    cells = maps.max_cells("terminal", across) if output is None else maps.max_cells("picture")
     with shown(ProgressStyle.none if _say.quiet else progress) as tell:
         report = pydump.survey(file, arch=arch or _say.arch, max_cells=cells, progress=tell)
     if output is not None:
         maps.save(report, output, force=force)
     if as_json or _say.json:
-        print(json.dumps(asdict(report), indent=2))
+        render.print_json(asdict(report))
     elif output is not None:
         if not _say.quiet:
             render.table([("wrote", output), *maps.totals(report)])
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        for line in maps.terminal(report, colour=colour, unicode=unicode):
+        for line in maps.terminal(report, colour=colour, unicode=unicode, columns=across):
             print(line)
         print()
         render.table(maps.totals(report))
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def plugins(as_json: Json = False) -> None:
     """What is installed, what does not work, and why."""
     from pydump.cli import render
@@ -451,9 +466,9 @@ def plugins(as_json: Json = False) -> None:
     render.plugins(installed(), as_json=as_json or _say.json)
 
 
-@app.command("new-plugin")
+@app.command("new-plugin", epilog=EPILOG)
 def new_plugin(
-    role: Annotated[str, Argument(metavar="ROLE", help="arch, format, compressor or source.")],
+    role: Annotated[str, Argument(metavar="ROLE", help="arch, format, compressor or source.", autocompletion=_roles)],
     name: Annotated[
         str,
         Argument(
@@ -482,6 +497,7 @@ def run(arguments: list[str]) -> int:
     arguments = loudness + [a for a in arguments if a not in LOUDNESS]
     _say.written = False
     try:
+        _escape_unprintable()
         _add_dump(arguments)
         if not {"-h", "--help"} & set(arguments):
             _warn_of_broken_plugins(arguments)
@@ -504,7 +520,9 @@ def run(arguments: list[str]) -> int:
         _silence_stdout()
         return 1
     except typer.TyperException as error:
-        return _fail(f"{error.format_message()}; see pydump --help", error.exit_code)
+        context = getattr(error, "ctx", None)
+        page = context.command_path if context else "pydump"
+        return _fail(f"{error.format_message().rstrip('.')}; see {page} --help", error.exit_code)
     except MemoryError:
         return _fail("out of memory", 1)
     except OSError as error:  # what the standard streams and the process's limits come to; files have their own errors
@@ -519,6 +537,24 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("PYDUMP_DEBUG"):
             raise
         return _fail(f"internal error: {type(error).__name__}: {error}; set PYDUMP_DEBUG=1 for the traceback", 1)
+
+
+def _escape_unprintable() -> None:
+    r"""Print what is no text in a name as ``\xff``, and characters that the terminal has not by their numbers."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return "".join(map(escape, error.object[error.start : error.end])), error.end
+
+    def escape(character: str) -> str:
+        if "\udc80" <= character <= "\udcff":  # what os.fsdecode makes of a byte
+            return rf"\x{ord(character) - 0xDC00:02x}"
+        return character.encode("ascii", "backslashreplace").decode()
+
+    codecs.register_error("pydump", escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="pydump")
 
 
 def _fail(message: str, code: int) -> int:
@@ -571,13 +607,29 @@ def _load(arguments: list[str]) -> None:
 
 
 def _add_dump(arguments: list[str]) -> None:
-    """Register ``dump``, with the options of the installed compressors when it is the command that is run."""
+    """Register ``dump`` as the first command, with what is installed when it is the one that is run."""
     signature = inspect.signature(dump, eval_str=True)
-    fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    parameters = [*fixed, *(_plugin_parameters() if "dump" in arguments else [])]
+    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if "dump" in arguments:
+        _say_what_is_installed()
+        parameters += _plugin_parameters()
     dump.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     dump.__annotations__ = {p.name: p.annotation for p in parameters}
-    app.command()(dump)
+    app.command(epilog=EPILOG)(dump)
+    app.registered_commands.insert(0, app.registered_commands.pop())
+
+
+def _say_what_is_installed() -> None:
+    """Complete the help of ``--format`` and ``--compression``."""
+    from pydump.registry import installed
+
+    registry = installed()
+    formats = registry.formats()
+    names = ", ".join(registry.names("format")) or "none is installed: pip install pydump-format-kdump"
+    alias = next((alias for cls in formats for alias in cls.aliases), None)
+    FORMAT.help = f"{names}, or QEMU's names, as {alias}." if alias else f"{names}."
+    usable = dict.fromkeys(name for cls in formats for name in cls.compressors if name in registry.names("compressor"))
+    COMPRESSION.help = f"{', '.join(usable)} or none. Default: {next(iter(usable))}." if usable else "none."
 
 
 def _plugin_parameters() -> list[inspect.Parameter]:
@@ -600,18 +652,17 @@ def _plugin_parameters() -> list[inspect.Parameter]:
 
 def _parameter(owner: str, declared: OptionField) -> inspect.Parameter:
     flag = declared.flag_of(owner)
+    text = f"{owner}: {declared.help}"
     if declared.low is not None:
-        text = f"{owner}: {declared.help}, {declared.low} to {declared.high}"
-    elif declared.choices:
-        text = f"{owner}: {declared.help}: {', '.join(declared.choices)}"
-    else:
-        text = f"{owner}: {declared.help}"
-    default = f" Default: {declared.default}." if declared.default not in ("", None) else ""
+        text += f", {declared.low} to {declared.high}"
+    default = f" Default: {declared.default}." if declared.default not in ("", None, False) else ""
+    # The choices are shown, checked and completed as those of the command line's own options are.
+    kind: Any = StrEnum(declared.name, {choice: choice for choice in declared.choices}) if declared.choices else None
     return inspect.Parameter(
         f"{owner}__{declared.name}",
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[declared.type | None, Option(flag, help=f"{text}.{default}")],
+        annotation=Annotated[(kind or declared.type) | None, Option(flag, help=f"{text}.{default}")],
     )
 
 
@@ -620,5 +671,5 @@ def _by_plugin(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for key, value in values.items():
         if value is not None:
             owner, _, name = key.partition("__")
-            options.setdefault(owner, {})[name] = value
+            options.setdefault(owner, {})[name] = value.value if isinstance(value, StrEnum) else value
     return options

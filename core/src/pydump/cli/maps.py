@@ -10,13 +10,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from pydump.builtin.sinks import FileSink
 from pydump.cli.render import size
-from pydump.errors import PlanError, SinkError
+from pydump.errors import PlanError
+from pydump.interfaces.sink import Extent
 from pydump.model.report import Cell, MapReport
 
-#: Cells in a row of the terminal's map and of a picture, and rows at most.
+#: Cells in a row of the terminal's map, of one that is wide enough, and of a picture; and rows at most.
 COLUMNS: Final = {"terminal": 64, "picture": 128}
 ROWS: Final = {"terminal": 32, "picture": 96}
+#: Columns of the terminal that stand before the map: its address, and two blanks.
+MARGIN: Final = 16
 
 #: Upper ends of the classes that data is sorted into by what is left of it after compression, and their names.
 CLASSES: Final = (
@@ -37,9 +41,17 @@ ASCII: Final = dict(zip(KINDS, ".:+*#-!", strict=True))
 ANSI: Final = dict(zip(KINDS, (90, 96, 36, 34, 94, 33, 91), strict=True))
 
 
-def max_cells(where: str) -> int:
+def across(width: int | None) -> int:
+    """Cells in a row of the map on a terminal that is ``width`` columns wide: a power of two, for round addresses."""
+    columns = COLUMNS["terminal"]
+    while width is not None and columns > 8 and MARGIN + columns > width:
+        columns //= 2
+    return columns
+
+
+def max_cells(where: str, columns: int | None = None) -> int:
     """Cells that a map has at most; ``where`` is "terminal" or "picture"."""
-    return COLUMNS[where] * ROWS[where]
+    return (columns or COLUMNS[where]) * ROWS[where]
 
 
 def kind(cell: Cell) -> str:
@@ -101,11 +113,10 @@ def totals(report: MapReport) -> list[tuple[str, str]]:
     return lines
 
 
-def terminal(report: MapReport, *, colour: bool, unicode: bool) -> Iterator[str]:
-    """The map in lines of at most 80 columns."""
+def terminal(report: MapReport, *, colour: bool, unicode: bool, columns: int = COLUMNS["terminal"]) -> Iterator[str]:
+    """The map in lines, each of the address and ``columns`` cells."""
     glyphs = GLYPHS if unicode else ASCII
     expected: int | None = None
-    columns = COLUMNS["terminal"]
     for paddr, cells in rows(report, columns):
         if expected is not None and paddr != expected:
             yield f"{'⋮' if unicode else '...':>14}"
@@ -251,14 +262,13 @@ def save(report: MapReport, path: str, *, force: bool) -> None:
         data = _png(picture)
     else:
         data = (svg(picture) if form == ".svg" else html(picture, f"Guest memory of {report.path}")).encode()
-    temporary = f"{path}.{os.getpid()}"
+    sink = FileSink.open(path, force=force)
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise SinkError(f"cannot write {path}: {error.strerror}") from None
+        sink.write(Extent(0, data))
+    except BaseException:
+        sink.abort()
+        raise
+    sink.commit(len(data))
 
 
 def check(path: str, *, force: bool) -> str:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import stat
 import sys
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -32,10 +37,35 @@ def size(n: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def columns(stream: TextIO | None = None) -> int | None:
+    """How wide the terminal is that ``stream`` (standard output) is; None where it is none."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
+
+
+def print_json(value: Any, stream: TextIO | None = None) -> None:
+    """Print JSON: ASCII, with a byte of a name that is no UTF-8 written out, since JSON is Unicode text."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    print(re.sub(r"[^\x00-\x7f]", _in_json, text), file=stream)
+
+
+def _in_json(match: re.Match[str]) -> str:
+    character = match[0]
+    if "\udc80" <= character <= "\udcff":  # what os.fsdecode makes of a byte
+        return rf"\\x{ord(character) - 0xDC00:02x}"
+    return json.dumps(character)[1:-1]
+
+
 def table(lines: list[tuple[str, str]], stream: TextIO | None = None) -> None:
-    """Labels and values in two columns."""
+    """Labels and values in two columns; on a terminal values that do not fit it go on in the next line."""
+    width = columns(stream)
     for label, value in lines:
-        print(f"{label:<{_LABEL}}{value}", file=stream)
+        pieces = [value] if width is None else _wrapped(value, width - _LABEL)
+        for i, piece in enumerate(pieces):
+            print(f"{label if i == 0 else '':<{_LABEL}}{piece}", file=stream)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 10), break_on_hyphens=False) or [""]
 
 
 def grid(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
@@ -46,7 +76,9 @@ def grid(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
         from rich.table import Table
         from rich.text import Text
 
-        drawn = Table(*headers, box=box.SIMPLE_HEAD)
+        drawn = Table(box=box.SIMPLE_HEAD)
+        for header in headers:
+            drawn.add_column(header, overflow="fold")  # a name that is cut off is of no use
         for line in lines:
             drawn.add_row(*map(Text, line))
         Console().print(drawn)
@@ -127,6 +159,9 @@ def compare(r: CompareReport, *, quiet: bool) -> None:
 
 def jobs(found: list[Job]) -> None:
     """A line for each job, with what went wrong."""
+    if not found and sys.stdout.isatty():
+        print("there are no jobs: pydump dump --detach starts one")
+        return
     lines = []
     for job in found:
         share = f"{100 * job.completed // job.total}%" if job.total else ""
@@ -144,11 +179,14 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
     source = opened.source
     excluded, lost = source.excluded().size, source.unreadable().size
     if as_json:
-        print(json.dumps(_info_json(opened, path, guest, notes=notes), indent=2))
+        print_json(_info_json(opened, path, guest, notes=notes))
         return
     uts = guest.utsname
     release = uts.release if uts.release != "unknown" else None
     rows = [("file", path), *source.describe()]
+    length = _file_size(path)
+    if length is not None:
+        rows.append(("size", size(length)))
     rows.append(("guest", f"{guest.arch or 'unknown architecture'}, {guest.byte_order}-endian, {guest.elf_class}-bit"))
     rows.append(("kernel", f"Linux {release}" if release else "unknown"))
     rows.append(("page size", f"{guest.page_size} bytes"))
@@ -176,14 +214,27 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
         for cpu in opened.cpus:
             print(f"CPU {cpu.index}")
             cells = [f"{name:>10} {value:#018x}" for name, value in cpu.registers.items()]
-            for at in range(0, len(cells), 3):
-                print("  " + "".join(f"{cell:<32}" for cell in cells[at : at + 3]).rstrip())
+            width = columns()
+            across = 3 if width is None else max(1, min(3, (width + 1) // 32))
+            for at in range(0, len(cells), across):
+                print("  " + "".join(f"{cell:<32}" for cell in cells[at : at + across]).rstrip())
+
+
+def _file_size(path: str) -> int | None:
+    """Bytes of the file, or of the parts, that ``path`` names; None where it names no file."""
+    parts = [path] if os.path.exists(path) else path.split(",")
+    try:
+        found = [os.stat(part) for part in parts]
+    except OSError:
+        return None
+    return sum(one.st_size for one in found) if all(stat.S_ISREG(one.st_mode) for one in found) else None
 
 
 def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[str, Any]:
     uts = guest.utsname
     result: dict[str, Any] = {
         "path": path,
+        "file_size": _file_size(path),
         "source": dict(opened.source.describe()),
         "arch": guest.arch,
         "machine": guest.machine,
@@ -209,12 +260,15 @@ def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[st
 
 
 def hexdump(data: bytes, paddr: int) -> None:
-    """Sixteen bytes a line, as ``hexdump -C`` prints them."""
-    for at in range(0, len(data), 16):
-        row = data[at : at + 16]
-        left, right = row[:8].hex(" "), row[8:].hex(" ")
+    """Sixteen bytes a line, as ``hexdump -C`` prints them; on a narrow terminal fewer, and addresses without zeros."""
+    width = columns()
+    digits = 16 if width is None else max(8, len(f"{paddr + len(data):x}"))
+    across = next((n for n in (16, 8) if width is None or digits + 4 * n + n // 8 + 4 <= width), 4)
+    for at in range(0, len(data), across):
+        row = data[at : at + across]
+        halves = [row[i : i + 8].hex(" ").ljust(3 * min(8, across) - 1) for i in range(0, across, 8)]
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
-        print(f"{paddr + at:016x}  {left:<23}  {right:<23}  |{text}|")
+        print(f"{paddr + at:0{digits}x}  {'  '.join(halves)}  |{text}|")
 
 
 def plugins(registry: Registry, *, as_json: bool) -> None:
@@ -230,7 +284,7 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
         for plugin in registry.plugins
     ]
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     lines = []
     for row in rows:
@@ -253,7 +307,7 @@ def arch(cls: type[Arch], *, as_json: bool) -> None:
             "notes": [{"label": k.label, "name": k.name, "type": k.type, "size": k.size} for k in cls.note_kinds],
             "registers": [{"name": r.name, "bits": r.bits, "note": r.note} for r in cls.registers],
         }
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     table(
         [
@@ -270,5 +324,8 @@ def arch(cls: type[Arch], *, as_json: bool) -> None:
         length = f"{kind.size} bytes" if kind.size is not None else "varies"
         print(f"  {kind.label:<12} {kind.name:<6} type {kind.type:#07x}  {length}")
         names = [r.name for r in cls.registers if r.note == kind.label]
+        width = columns()
         for at in range(0, len(names), 12):
-            print(f"    {' '.join(names[at : at + 12])}")
+            line = " ".join(names[at : at + 12])
+            for piece in [line] if width is None else _wrapped(line, width - 4):
+                print(f"    {piece}")

@@ -65,7 +65,7 @@ def read_cpus(path: Path) -> tuple[Cpu, ...]:
     except OSError as error:
         raise PlanError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise PlanError(f"{path} is no JSON: it is not UTF-8", hint=_HINT) from None
+        raise PlanError(f"{path} is no JSON: it is no UTF-8 text", hint=_HINT) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

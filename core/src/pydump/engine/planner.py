@@ -158,10 +158,12 @@ def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest,
             guest = replace(guest, elf_class=64)
         return guest, arch, ()
     if guest.byte_order is None or guest.elf_class is None:
-        known = ", ".join(registry.names("arch")) or "none"
+        known = ", ".join(registry.names("arch"))
         raise PlanError(
             "the source does not say of which architecture the guest is",
-            hint=f"say --arch: known are {known}",
+            hint=f"say --arch: known are {known}"
+            if known
+            else "install its plugin, as pydump-arch-x86-64, and say --arch",
         )
     vmcoreinfo = guest.vmcoreinfo
     uts = guest.utsname
