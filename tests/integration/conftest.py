@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from environments import build_wheels
 from judges import require
 from lab.boot import MACHINES, Guest, boot
 
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def lab() -> Path:
     """Where kernels and guests are kept."""
     return Path(os.environ.get("PYDUMP_LAB", Path.home() / ".cache" / "pydump-lab"))
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheels of everything here and of all that it needs."""
+    return build_wheels(tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.fixture(scope="session")

@@ -1,56 +1,86 @@
-"""Empty virtual environments, and what a user would install into them."""
+"""Empty virtual environments, and what a user would install into them: wheels, built and fetched once."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PROJECTS = (ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml")), ROOT)
+EXAMPLES = tuple(sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml")))
+
+
+def build_wheels(directory: Path) -> Path:
+    """Build the wheels of everything here, and fetch those of all that it needs, in the versions the tests run with.
+
+    Everything is built from a copy, as somebody has it who took the folders without the checkout around them.
+
+    Returns:
+        The directory with the wheels, for ``pip install --no-index --find-links``.
+    """
+    source, wheels = directory / "source", directory / "wheels"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for project in (*PROJECTS, *EXAMPLES):
+        if project == ROOT:
+            for name in ("pyproject.toml", "README.md", "LICENSE"):
+                shutil.copy(ROOT / name, source)
+        else:
+            shutil.copytree(project, source / project.relative_to(ROOT), ignore=ignored)
+    folders = [f"./{project.relative_to(ROOT)}" for project in (*PROJECTS, *EXAMPLES)]
+    pip(
+        "wheel", "--no-build-isolation", "--wheel-dir", str(wheels), "-c", str(ROOT / "constraints.txt"), *folders,
+        "./core[testing,map]", "hatchling", cwd=source,
+    )  # fmt: skip
+    return wheels
 
 
 class Environment:
-    """An empty virtual environment.
+    """An empty virtual environment, which gets wheels and nothing else: no registry, and nothing of this checkout.
 
     Attributes:
         directory: Where it is.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wheels: Path) -> None:
         self.directory = directory
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True, timeout=120)
         self._bin = directory / "bin"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "PYDUMP_"))}
+        offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
+        #: What its programs see: its own commands first, and a pip that takes everything from the wheels.
+        self.variables = {**kept, **offline, "PATH": f"{self._bin}:{kept['PATH']}", "COLUMNS": "200"}
+        # Without a pip of its own it is made thirty times as fast; ours installs into it.
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True, timeout=120)
 
-    def install(self, *folders: str) -> None:
-        """``pip install`` of folders of this checkout, together."""
-        self._pip(*(str(ROOT / folder) for folder in folders))
+    def install(self, *what: str | Path) -> None:
+        """``pip install`` of distributions, by name or as folders, together."""
+        # Without --no-compile most of the time would go into modules that nobody imports.
+        pip("--python", str(self._bin / "python"), "install", "--no-compile", *map(str, what), env=self.variables)
 
-    def install_wheels(self, *wheels: Path | str) -> None:
-        """``pip install`` of wheels, together; what they need comes in the versions that the tests run with."""
-        self._pip("-c", str(ROOT / "constraints.txt"), *map(str, wheels))
-
-    def pydump(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the command that was installed."""
-        return self._run("pydump", *map(str, arguments), cwd=cwd)
+    def pydump(
+        self, *arguments: str | Path, cwd: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command that was installed, with ``variables`` in its environment."""
+        return self.run("pydump", *arguments, cwd=cwd, **variables)
 
     def pytest(self, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run the tests that ``arguments`` name."""
-        return self._run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, arguments), cwd=cwd)
+        return self.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, cwd=cwd)
 
-    def _pip(self, *arguments: str) -> None:
-        done = self._run("python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments)
-        assert done.returncode == 0, done.stderr
+    def run(
+        self, program: str, *arguments: str | Path, cwd: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of its programs."""
+        return subprocess.run(
+            [str(self._bin / program), *map(str, arguments)],
+            cwd=cwd, env={**self.variables, **variables}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
 
-    def _run(self, program: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [str(self._bin / program), *arguments]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
-
-def build_wheel(project: Path, directory: Path) -> Path:
-    """The wheel of a project, built by what is installed here: nothing is fetched for it."""
-    build = [sys.executable, "-m", "build", "-q", "--wheel", "--no-isolation", "--outdir", str(directory), str(project)]
-    before = set(directory.glob("*.whl"))
-    done = subprocess.run(build, capture_output=True, text=True, timeout=120)
+def pip(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    """Run the tests' own pip."""
+    command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = set(directory.glob("*.whl")) - before
-    return wheel

@@ -5,37 +5,19 @@ from __future__ import annotations
 import json
 import lzma
 import re
-import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from environments import ROOT, Environment, build_wheel
+from environments import ROOT, Environment
 from lab.live import live_guest
 
 from pydump.testing.readers import read_elf
 
 EXAMPLES = ROOT / "examples"
 Qemu = Callable[[str, str], Path]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Gives the wheel of a project of this checkout."""
-    directory = tmp_path_factory.mktemp("wheels")
-    built: dict[str, Path] = {}
-
-    def get(project: str) -> Path:
-        if project not in built:
-            # From a copy, as somebody has it who took the folder alone.
-            copy = shutil.copytree(ROOT / project, directory / project, ignore=shutil.ignore_patterns("__pycache__"))
-            built[project] = build_wheel(copy, directory)
-        return built[project]
-
-    return get
 
 
 def passes(environment: Environment, example: str, plugin: str, cwd: Path) -> None:
@@ -47,14 +29,9 @@ def passes(environment: Environment, example: str, plugin: str, cwd: Path) -> No
     assert " passed" in done.stdout
 
 
-def test_a_compressor(wheel: Callable[[str], Path], qemu: Qemu, tmp_path: Path) -> None:
-    environment, elf = Environment(tmp_path / "venv"), qemu("nano-x86_64", "elf")
-    environment.install_wheels(
-        f"{wheel('core')}[testing]",
-        wheel("plugins/format-elf"),
-        wheel("plugins/format-kdump"),
-        wheel("examples/third_party_compressor"),
-    )
+def test_a_compressor(wheels: Path, qemu: Qemu, tmp_path: Path) -> None:
+    environment, elf = Environment(tmp_path / "venv", wheels), qemu("nano-x86_64", "elf")
+    environment.install("pydump-core[testing]", "pydump-format-elf", "pydump-format-kdump", "pydump-compressor-lzma")
     passes(environment, "third_party_compressor", "compressor-lzma", tmp_path)
     assert "compressor-lzma" in environment.pydump("plugins").stdout
 
@@ -65,7 +42,7 @@ def test_a_compressor(wheel: Callable[[str], Path], qemu: Qemu, tmp_path: Path) 
         "pydump: error: format kdump cannot hold lzma pages; it can hold zlib, lzo, snappy, zstd and none\n"
     )
 
-    environment.install_wheels(wheel("examples/third_party_format"))
+    environment.install("pydump-format-chunks")
     for preset in ("0", "9"):
         options = ("--format", "chunks", "--compression", "lzma", "--lzma-preset", preset)
         done = environment.pydump("dump", elf, tmp_path / preset, *options)
@@ -79,14 +56,14 @@ def test_a_compressor(wheel: Callable[[str], Path], qemu: Qemu, tmp_path: Path) 
     assert stream.eof
 
 
-def test_a_format(wheel: Callable[[str], Path], qemu: Qemu, tmp_path: Path) -> None:
-    environment, elf = Environment(tmp_path / "venv"), qemu("bare-s390x", "elf")
-    environment.install_wheels(
-        f"{wheel('core')}[testing]",
-        wheel("plugins/format-elf"),
-        wheel("plugins/arch-s390x"),
-        wheel("plugins/compressor-zlib"),
-        wheel("examples/third_party_format"),
+def test_a_format(wheels: Path, qemu: Qemu, tmp_path: Path) -> None:
+    environment, elf = Environment(tmp_path / "venv", wheels), qemu("bare-s390x", "elf")
+    environment.install(
+        "pydump-core[testing]",
+        "pydump-format-elf",
+        "pydump-arch-s390x",
+        "pydump-compressor-zlib",
+        "pydump-format-chunks",
     )
     passes(environment, "third_party_format", "format-chunks", tmp_path)
     assert "format-chunks" in environment.pydump("plugins").stdout
@@ -102,11 +79,9 @@ def test_a_format(wheel: Callable[[str], Path], qemu: Qemu, tmp_path: Path) -> N
     assert len(after.notes) == len(before.notes)
 
 
-def test_an_architecture(wheel: Callable[[str], Path], tmp_path: Path) -> None:
-    environment = Environment(tmp_path / "venv")
-    environment.install_wheels(
-        f"{wheel('core')}[testing]", wheel("plugins/format-elf"), wheel("examples/third_party_arch")
-    )
+def test_an_architecture(wheels: Path, tmp_path: Path) -> None:
+    environment = Environment(tmp_path / "venv", wheels)
+    environment.install("pydump-core[testing]", "pydump-format-elf", "pydump-arch-loongarch64")
     passes(environment, "third_party_arch", "arch-loongarch64", tmp_path)
     assert "arch-loongarch64" in environment.pydump("plugins").stdout
 

@@ -1,63 +1,234 @@
-"""Parts of pydump, installed alone into empty environments, as a user would."""
+"""Core, core and one plugin, all plugins, a broken one among them: each from wheels in an environment of its own."""
 
 from __future__ import annotations
 
-import lzma
-import shutil
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from environments import ROOT, Environment
+from environments import PROJECTS, Environment
+
+from pydump.testing.readers import read_elf
+
+PLUGINS = [project.name for project in PROJECTS if project.parent.name == "plugins"]
+
+#: Each architecture's ``e_machine``. Source: the ELF specification's list of machines, as in Linux's elf-em.h.
+MACHINES = {
+    "arch-aarch64": {"aarch64": 183, "arm": 40},
+    "arch-ppc64": {"ppc64": 21, "ppc64le": 21},
+    "arch-riscv": {"riscv64": 243, "riscv32": 243},
+    "arch-s390x": {"s390x": 22},
+    "arch-x86-64": {"x86_64": 62, "i386": 3},
+}
+#: Each compressor's options, and the library that then does the work.
+PRODUCERS = {
+    "compressor-isal": ("zlib", {"level": 1}, "isal"),
+    "compressor-lzo": ("lzo", {}, "lzallright"),
+    "compressor-snappy": ("snappy", {}, "cramjam"),
+    "compressor-zlib": ("zlib", {}, "zlib-ng"),
+    "compressor-zstd": ("zstd", {}, "zstandard"),
+}
+ROUND_TRIP = """
+import json, sys
+from pydump.registry import installed
+name, options = json.loads(sys.argv[1])
+compressor = installed().compressor(name, options)
+page = bytes(range(256)) * 16
+stream = compressor.compress(page)
+print(compressor.decompress(stream, len(page)) == page, len(stream) < 4096, compressor.producer)
+"""
 
 
 @pytest.fixture
-def elf(tmp_path: Path) -> Path:
+def elf(qemu: object) -> Path:
     """QEMU's ELF dump of a small guest."""
-    path = tmp_path / "elf"
-    path.write_bytes(lzma.decompress((ROOT / "tests/data/qemu/nano-x86_64/elf.xz").read_bytes()))
-    return path
+    return qemu("nano-x86_64", "elf")  # type: ignore[operator,no-any-return]
 
 
-def test_what_is_missing_is_named_and_works_once_installed(tmp_path: Path, elf: Path) -> None:
-    environment = Environment(tmp_path / "venv")
-    environment.install("core", "plugins/format-elf", "plugins/arch-x86-64")
+@pytest.fixture
+def environment(tmp_path: Path, wheels: Path) -> Environment:
+    """An empty one."""
+    return Environment(tmp_path / "venv", wheels)
 
-    refused = environment.pydump("dump", elf, tmp_path / "out", "--format", "kdump")
-    assert refused.returncode == 2
-    assert "pip install pydump-format-kdump" in refused.stderr
 
-    environment.install("plugins/format-kdump")
-    refused = environment.pydump("dump", elf, tmp_path / "out", "--compression", "lzo")
-    assert refused.returncode == 2
-    assert (
-        refused.stderr == "pydump: error: unknown compressor 'lzo': known are none; pip install pydump-compressor-lzo\n"
-    )
+def works(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command printed that had nothing to complain of."""
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def listed(environment: Environment) -> dict[str, str]:
+    """``pydump plugins``: each one's name, and the distribution and classes behind it."""
+    lines = works(environment.pydump("plugins")).splitlines()
+    return {name: " ".join(rest.split()) for name, _, rest in (line.partition(" ") for line in lines)}
+
+
+def test_core_alone_works_and_says_what_it_needs(environment: Environment, elf: Path, tmp_path: Path) -> None:
+    environment.install("pydump-core")
+    assert listed(environment).keys() == {"core"}
+    assert "Usage: pydump" in works(environment.pydump("--help"))
+    assert "7f 45 4c 46" in works(environment.pydump("read", f"raw:{elf}@0x1000", "0x1000", "4", "--hex"))
+    for arguments, code, hint in (
+        (("info", elf), 1, "pip install pydump-format-elf"),
+        (("dump", f"raw:{elf}@0", tmp_path / "out"), 2, "pip install pydump-format-kdump"),
+        (("--arch", "riscv32"), 2, "pip install pydump-arch-riscv"),
+        (("info", "qmp:/run/vm.sock"), 2, "pip install pydump-source-qemu"),
+    ):
+        refused = environment.pydump(*arguments)
+        assert (refused.returncode, refused.stderr.count("\n")) == (code, 1), refused.stderr
+        assert hint in refused.stderr
     assert not (tmp_path / "out").exists()
 
-    environment.install("plugins/compressor-lzo")
-    done = environment.pydump("dump", elf, tmp_path / "out", "--compression", "lzo")
-    assert done.returncode == 0, done.stderr
-    assert environment.pydump("compare", elf, tmp_path / "out").returncode == 0
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_core_and_one_plugin(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
+    environment.install(f"pydump-{plugin}")
+    others = listed(environment)
+    assert others.pop("core")
+    if plugin == "compressor-isal":  # it has no code: with it, compressor-zlib takes ISA-L
+        plugin_listed = others.pop("compressor-zlib")
+    else:
+        plugin_listed = others.pop(plugin)
+        assert plugin_listed.startswith(f"pydump-{plugin} ")
+    assert "broken" not in plugin_listed
+    assert not others
+
+    role = plugin.partition("-")[0]
+    {"arch": an_architecture, "compressor": a_compressor, "format": a_format, "source": a_source}[role](
+        plugin, environment, elf, tmp_path
+    )
 
 
-def test_without_the_architecture_a_dump_converts_with_a_warning(tmp_path: Path, elf: Path) -> None:
-    environment = Environment(tmp_path / "venv")
-    environment.install("core", "plugins/format-elf", "plugins/format-kdump")
-    done = environment.pydump("dump", elf, tmp_path / "out", "--compression", "none")
+def an_architecture(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
+    """It tells an architecture's facts; to write a dump it takes a format."""
+    for name, machine in MACHINES[plugin].items():
+        assert json.loads(works(environment.pydump("--arch", name, "--json")))["machine"] == machine
+        refused = environment.pydump("dump", f"raw:{elf}@0", tmp_path / "out", "--format", "elf", "--arch", name)
+        assert refused.stderr == "pydump: error: unknown format 'elf': known are none; pip install pydump-format-elf\n"
+
+
+def a_compressor(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
+    """It compresses a page; to write a dump it takes a format."""
+    name, options, library = PRODUCERS[plugin]
+    said = works(environment.run("python", "-c", ROUND_TRIP, json.dumps([name, options])))
+    assert said.startswith("True True ")
+    assert library in said
+    refused = environment.pydump("dump", f"raw:{elf}@0", tmp_path / "out", "--compression", name)
+    assert refused.stderr == "pydump: error: unknown format 'kdump': known are none; pip install pydump-format-kdump\n"
+
+
+def a_format(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
+    """It writes and reads its files, and says which compressor is missing."""
+    source = elf
+    options = ("--format", plugin.removeprefix("format-"), "--compression", "none")
+    if plugin == "format-kdump":
+        refused = environment.pydump("dump", elf, tmp_path / "out")
+        assert refused.stderr.endswith("pip install pydump-format-elf\n")
+        source = tmp_path / "source"
+        subprocess.run([sys.executable, "-m", "pydump", "-q", "dump", elf, source, *options], check=True, timeout=120)
+        refused = environment.pydump("dump", source, tmp_path / "out")
+        assert refused.stderr == (
+            "pydump: error: unknown compressor 'zlib': known are none; pip install pydump-compressor-zlib\n"
+        )
+    done = environment.pydump("dump", source, tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
+    works(environment.pydump("verify", tmp_path / "out"))
+    works(environment.pydump("compare", source, tmp_path / "out"))
+    read = environment.run("pydump", "read", tmp_path / "out", "0xf0000", "64", "--hex")
+    assert works(read).split()[1:17] == [f"{byte:02x}" for byte in read_elf(elf.read_bytes()).read(0xF0000, 16)]
+
+
+def a_source(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
+    """Nobody listens at the socket, and it says how somebody would."""
+    assert "--qemu-access" in works(environment.pydump("dump", "--help"))
+    refused = environment.pydump("dump", f"qmp:{tmp_path}/vm.sock", tmp_path / "out")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"pydump: error: cannot connect to {tmp_path}/vm.sock: No such file or directory")
+
+
+def test_every_plugin_here_has_a_case() -> None:
+    assert {*MACHINES, *PRODUCERS, "format-elf", "format-kdump", "source-qemu"} == set(PLUGINS)
+
+
+def test_what_is_missing_is_named_and_works_once_installed(environment: Environment, elf: Path, tmp_path: Path) -> None:
+    environment.install("pydump-format-elf", "pydump-format-kdump")
+    done = environment.pydump("dump", elf, tmp_path / "plain", "--compression", "none")
+    assert done.returncode == 0
     assert done.stderr.startswith("pydump: warning: no architecture plugin knows this guest (e_machine 62)")
-    assert environment.pydump("verify", tmp_path / "out").returncode == 0
-    back = environment.pydump("dump", tmp_path / "out", tmp_path / "back", "--format", "elf")
+    back = environment.pydump("dump", tmp_path / "plain", tmp_path / "back", "--format", "elf")
     assert back.returncode == 2  # an ELF file names its machine, and a kdump's name for it takes the plugin to read
     assert "--arch" in back.stderr
 
+    refused = environment.pydump("dump", elf, tmp_path / "out", "--compression", "lzo")
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(
+        "pydump: error: unknown compressor 'lzo': known are none; pip install pydump-compressor-lzo\n"
+    )
+    assert not (tmp_path / "out").exists()
+    environment.install("pydump-compressor-lzo", "pydump-arch-x86-64")
+    works(environment.pydump("dump", elf, tmp_path / "out", "--compression", "lzo"))
+    works(environment.pydump("compare", elf, tmp_path / "out"))
 
-def test_core_alone_says_what_it_needs(tmp_path: Path, elf: Path) -> None:
-    environment = Environment(tmp_path / "venv")
-    environment.install("core")
-    assert environment.pydump("--help").returncode == 0
-    assert "raw" in environment.pydump("plugins").stdout
-    refused = environment.pydump("info", elf)
-    assert refused.returncode == 1
-    assert "pip install pydump-format-elf" in refused.stderr
-    assert shutil.which("pydump", path=str(tmp_path / "venv/bin"))
+
+def test_everything(environment: Environment, qemu: object, tmp_path: Path) -> None:
+    elf = qemu("linux-x86_64", "elf")  # type: ignore[operator]
+    environment.install("pydump-suite", "pydump-compressor-isal")
+    found = listed(environment)
+    assert found.keys() == {"core", *PLUGINS} - {"compressor-isal"}
+    for name in ("zlib", "lzo", "snappy", "zstd", "none"):
+        out = tmp_path / name
+        works(environment.pydump("dump", elf, out, "--compression", name))
+        works(environment.pydump("compare", elf, out))
+    works(environment.pydump("dump", tmp_path / "zstd", tmp_path / "back", "--format", "elf"))
+    works(environment.pydump("verify", tmp_path / "back"))
+    works(environment.pydump("map", elf, "-o", tmp_path / "map.png"))
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+BROKEN = {
+    "pyproject.toml": """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "pydump-compressor-broken"
+version = "1.0"
+dependencies = ["pydump-core"]
+
+[project.entry-points.pydump]
+compressor-broken = "pydump_compressor_broken"
+""",
+    "pydump_compressor_broken.py": 'raise ImportError("libbroken.so.1: cannot open shared object file")\n',
+}
+
+
+def test_a_broken_plugin_beside_good_ones(environment: Environment, elf: Path, tmp_path: Path) -> None:
+    for name, text in BROKEN.items():
+        (tmp_path / "broken").mkdir(exist_ok=True)
+        (tmp_path / "broken" / name).write_text(text)
+    environment.install("pydump-suite", tmp_path / "broken")
+    reason = "ImportError: libbroken.so.1: cannot open shared object file"
+
+    found = listed(environment)
+    assert reason in found.pop("compressor-broken")
+    assert found.keys() == {"core", *PLUGINS} - {"compressor-isal"}
+    assert not any("ImportError" in rest for rest in found.values())
+
+    done = environment.pydump("dump", elf, tmp_path / "out", "--compression", "zstd")
+    assert done.returncode == 0
+    assert done.stderr == f"pydump: warning: plugin compressor-broken does not work: {reason}\n"
+    assert works(environment.pydump("-q", "compare", elf, tmp_path / "out")) == ""
+
+    refused = environment.pydump("dump", elf, tmp_path / "again", "--compression", "broken")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].endswith(f"it is installed but broken: {reason}")
+
+    strict = environment.pydump("dump", elf, tmp_path / "again", PYDUMP_STRICT_PLUGINS="1")
+    assert strict.returncode == 1
+    assert strict.stderr == (
+        f"pydump: error: plugin compressor-broken: {reason}; pip uninstall pydump-compressor-broken, or mend it\n"
+    )
+    assert not (tmp_path / "again").exists()

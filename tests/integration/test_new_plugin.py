@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from environments import ROOT, Environment, build_wheel
+from environments import Environment
 
 #: Role to name, one of two words among them.
 NEW = {"arch": "abacus", "compressor": "squeeze", "format": "drawer_2", "source": "tape"}
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def environment(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
     """An environment with pydump and all four new plugins, which lie beside it."""
     directory = tmp_path_factory.mktemp("new")
-    made = Environment(directory / "venv")
-    made.install_wheels(f"{build_wheel(ROOT / 'core', directory)}[testing]")
+    made = Environment(directory / "venv", wheels)
+    made.install("pydump-core[testing]")
     for role, name in NEW.items():
         done = made.pydump("new-plugin", role, name, cwd=directory)
         assert (done.returncode, done.stderr) == (0, "")
         dashed = f"pydump-{role}-{name.replace('_', '-')}"
         assert done.stdout.startswith(f"{dashed}: pip install -e './{dashed}[test]'")
-        made.install_wheels(build_wheel(directory / dashed, directory))
+        made.install(directory / dashed)
     return made
 
 
