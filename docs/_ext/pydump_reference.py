@@ -56,7 +56,7 @@ def commands() -> Iterator[str]:
                 continue
             flags = ", ".join(f"`{flag}`" for flag in (*param.opts, *param.secondary_opts))
             yield f"{flags}{value_of(param)}"
-            yield f": {param.help or ''}"
+            yield f": {help_of(param)}"
             yield ""
 
 
@@ -68,6 +68,15 @@ def value_of(param: Any) -> str:
     if choices:
         return " " + "|".join(f"*{choice}*" for choice in choices)
     return f" *{(param.metavar or param.type.name).upper()}*"
+
+
+def help_of(param: Any) -> str:
+    """What an option is for, and what holds where it is not given."""
+    text = param.help or ""
+    default = getattr(param.default, "value", param.default)
+    if param.is_flag or default in (None, "") or "Default:" in text:
+        return text
+    return f"{text} Default: {default}."
 
 
 def command_tree() -> Iterator[tuple[str, Any]]:

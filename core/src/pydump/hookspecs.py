@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pydump.interfaces.sink import Sink
     from pydump.interfaces.source import Source
 
+#: Marks the hooks below.
 hookspec = pluggy.HookspecMarker("pydump")
+#: ``@hookimpl`` before a function says: this is my implementation of the hook that has this name.
 hookimpl = pluggy.HookimplMarker("pydump")
 
 

@@ -18,6 +18,7 @@ class Compressor(ABC):
         options: An instance of the class's ``Options``.
     """
 
+    #: Its registry name: ``--compression zstd``.
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
 

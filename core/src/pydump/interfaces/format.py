@@ -123,6 +123,7 @@ class Writer(ABC):
 class Format(ABC):
     """A kind of vmcore."""
 
+    #: Its registry name: ``--format kdump``.
     name: ClassVar[str]
     #: Other names people know, each with the settings it implies: ``{"kdump-lzo": {"compression": "lzo"}}``.
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

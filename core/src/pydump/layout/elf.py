@@ -10,19 +10,19 @@ from typing import Final
 
 from pydump.layout.struct import U16, U32, U64, Bytes1, Bytes4, Bytes7, Bytes16, Layout
 
-ELFMAG: Final = b"\x7fELF"
-ELFCLASS32: Final = 1
-ELFCLASS64: Final = 2
-ELFDATA2LSB: Final = 1
-ELFDATA2MSB: Final = 2
-EV_CURRENT: Final = 1
-ET_CORE: Final = 4
-PT_LOAD: Final = 1
-PT_NOTE: Final = 4
-SHT_NULL: Final = 0
-SHT_PROGBITS: Final = 1
-SHT_STRTAB: Final = 3
-SHT_NOBITS: Final = 8
+ELFMAG: Final = b"\x7fELF"  #: What every ELF file begins with.
+ELFCLASS32: Final = 1  #: ``ei_class``: headers of 32 bits.
+ELFCLASS64: Final = 2  #: ``ei_class``: headers of 64 bits.
+ELFDATA2LSB: Final = 1  #: ``ei_data``: little-endian.
+ELFDATA2MSB: Final = 2  #: ``ei_data``: big-endian.
+EV_CURRENT: Final = 1  #: ``e_version``.
+ET_CORE: Final = 4  #: ``e_type``: a core file.
+PT_LOAD: Final = 1  #: ``p_type``: memory.
+PT_NOTE: Final = 4  #: ``p_type``: notes.
+SHT_NULL: Final = 0  #: ``sh_type``: none.
+SHT_PROGBITS: Final = 1  #: ``sh_type``: bytes of the file.
+SHT_STRTAB: Final = 3  #: ``sh_type``: names of sections.
+SHT_NOBITS: Final = 8  #: ``sh_type``: takes no room in the file.
 #: e_phnum's value when the true count stands in section header 0's sh_info.
 PN_XNUM: Final = 0xFFFF
 

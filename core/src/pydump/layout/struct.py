@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
     from pydump.model.guest import ByteOrder
 
-U8 = Annotated[int, "B"]
-U16 = Annotated[int, "H"]
-U32 = Annotated[int, "I"]
-U64 = Annotated[int, "Q"]
-I32 = Annotated[int, "i"]
-I64 = Annotated[int, "q"]
+U8 = Annotated[int, "B"]  #: A field of 8 bits.
+U16 = Annotated[int, "H"]  #: A field of 16 bits.
+U32 = Annotated[int, "I"]  #: A field of 32 bits.
+U64 = Annotated[int, "Q"]  #: A field of 64 bits.
+I32 = Annotated[int, "i"]  #: A field of 32 bits, signed.
+I64 = Annotated[int, "q"]  #: A field of 64 bits, signed.
 
 _PREFIX = {"little": "<", "big": ">"}
 
 
-# Fields of bytes; shorter values are padded with zeros. A module that needs another length declares its own.
-Bytes1 = Annotated[bytes, "1s"]
-Bytes2 = Annotated[bytes, "2s"]
-Bytes4 = Annotated[bytes, "4s"]
-Bytes7 = Annotated[bytes, "7s"]
-Bytes8 = Annotated[bytes, "8s"]
-Bytes16 = Annotated[bytes, "16s"]
+# Shorter values are padded with zeros. A module that needs another length declares its own.
+Bytes1 = Annotated[bytes, "1s"]  #: A field of 1 byte.
+Bytes2 = Annotated[bytes, "2s"]  #: A field of 2 bytes.
+Bytes4 = Annotated[bytes, "4s"]  #: A field of 4 bytes.
+Bytes7 = Annotated[bytes, "7s"]  #: A field of 7 bytes.
+Bytes8 = Annotated[bytes, "8s"]  #: A field of 8 bytes.
+Bytes16 = Annotated[bytes, "16s"]  #: A field of 16 bytes.
 
 
 def prefix(byte_order: ByteOrder) -> str:

@@ -10,12 +10,22 @@ from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
 
+#: Of the guest, and so of everything in its dump.
 ByteOrder = Literal["little", "big"]
 
 
 @dataclass(frozen=True, slots=True)
 class Utsname:
-    """The guest kernel's ``struct new_utsname``; a field that is not known is empty."""
+    """The guest kernel's ``struct new_utsname``; a field that is not known is empty.
+
+    Attributes:
+        sysname: ``Linux``.
+        nodename: The guest's host name.
+        release: Of the kernel, as ``6.1.0-50-amd64``.
+        version: When and how it was built.
+        machine: What ``uname -m`` says: ``x86_64``.
+        domainname: The NIS domain, mostly ``(none)``.
+    """
 
     sysname: str = ""
     nodename: str = ""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+#: Whose bytes to write, where not the right ones.
 Compat = Literal["qemu"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+#: Bytes of a page where nothing else is said.
 PAGE = 4096
 
 
