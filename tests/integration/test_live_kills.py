@@ -53,7 +53,7 @@ def watchdogs(directory: Path) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             ours = f"{MARK}={directory}\0".encode() in (process / "environ").read_bytes()
-            if ours and b"pydump_source_qemu/watchdog.py" in (process / "cmdline").read_bytes():
+            if ours and b"watchdog.py" in (process / "cmdline").read_bytes():
                 found.append(process.name)
         except OSError:
             continue

@@ -110,7 +110,7 @@ def run_dump(
     report = _report(planned, label, output, executor, began, outcome, size, flattened=opened.flattened)
     if isinstance(source, Live):
         report = replace(report, paused_seconds=source.paused_seconds, consistent=source.consistent)
-    return report
+    return replace(report, warnings=(*report.warnings, *source.warnings()))
 
 
 class _Opened:

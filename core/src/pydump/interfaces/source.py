@@ -89,6 +89,10 @@ class Source(ABC):
         """``(label, value)`` lines about the source itself, for ``pydump info``."""
         return ()
 
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of how reading went, a line each; asked for when all has been read."""
+        return ()
+
     def close(self) -> None:
         """Let go of files and connections. Reading afterwards is an error."""
 

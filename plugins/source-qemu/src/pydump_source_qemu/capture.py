@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,9 +16,11 @@ from pydump.model.report import Progress, ProgressCallback
 from pydump_source_qemu.guard import Guard
 from pydump_source_qemu.head import Head, read_head
 from pydump_source_qemu.host import Host, ImpossibleError, Layout, Region
+from pydump_source_qemu.mark import UNMARK, mark
 from pydump_source_qemu.monitor import CommandError, Monitor
-from pydump_source_qemu.pipe import elf_stream, opened, widen
+from pydump_source_qemu.pipe import Pipe, await_resumed, elf_stream, opened, widen
 from pydump_source_qemu.store import Store, room_for
+from pydump_source_qemu.watchdog import resume
 
 if TYPE_CHECKING:
     from pydump_source_qemu.source import QemuOptions, Readable
@@ -31,6 +32,12 @@ MAX_THREADS: Final = 4
 #: Bytes a second that a snapshot may send: no limit.
 BANDWIDTH: Final = 1 << 40
 CONT: Final[dict[str, Any]] = {"execute": "cont"}
+#: What QEMU says of a snapshot that it cannot take, and what to do then.
+NO_SNAPSHOT: Final = {
+    "host kernel": "QEMU needs userfaultfd (sysctl vm.unprivileged_userfaultfd=1, or root); or take --pause copy",
+    "memory configuration": "it takes memory that lies in no file; take --pause copy",
+    "migration": "wait until the migration has ended, or take --pause copy",
+}
 
 _log = logging.getLogger("pydump.qmp")
 
@@ -53,6 +60,7 @@ class Capture:
 
     Attributes:
         consistent: Is all of memory of one moment?
+        warnings: What the user should know of how it went, a line each.
     """
 
     def __init__(self, monitor: Monitor, options: QemuOptions) -> None:
@@ -60,13 +68,14 @@ class Capture:
         self._options = options
         self._host: Host | None = None
         self._guard: Guard | None = None
-        self._lock: socket.socket | None = None
         self._stores: list[Store] = []
         self._stopped = False
         #: Must nobody let the guest run, and how often had it begun to run before.
         self._watched = False
         self._resumes = 0
+        self._paused = 0.0
         self.consistent = True
+        self.warnings: list[str] = []
 
     @classmethod
     def connect(cls, address: str, options: QemuOptions) -> Self:
@@ -76,33 +85,41 @@ class Capture:
             SourceError: There is none, or its guest cannot be captured now.
         """
         monitor = Monitor.connect(address, options.connect_timeout)
+        capture = cls(monitor, options)
         try:
-            capture = cls(monitor, options)
             capture._check_state()
             capture._lock_out_others()
-            return capture
         except BaseException:
-            monitor.close()
+            capture.close()
             raise
+        return capture
 
     def _check_state(self) -> None:
-        if self._monitor.command("query-dump")["status"] == "active":
+        try:
+            dump = self._monitor.command("query-dump")["status"]
+        except CommandError as error:
+            if "machine initialization" not in error.why:
+                raise
+            raise SourceError(
+                "the guest is not made yet: QEMU was started with --preconfig", hint="x-exit-preconfig lets it go on"
+            ) from None
+        if dump == "active":
             raise SourceError("QEMU dumps this guest already", hint="wait until it has ended: query-dump says when")
         if self._monitor.command("query-status")["status"] == "inmigrate":
             raise SourceError("the guest has not arrived yet: QEMU waits for an incoming migration")
 
     def _lock_out_others(self) -> None:
-        """Two of us would see each other's pause as the guest's own. The lock vanishes with its last holder."""
-        if not self._monitor.pid:
-            return
-        self._lock = socket.socket(socket.AF_UNIX)
-        try:
-            self._lock.bind(f"\0pydump-qmp-{self._monitor.pid}")
-        except OSError:
-            self._lock.close()
-            raise SourceError(
-                f"another pydump captures the guest of process {self._monitor.pid}", hint="wait until it has ended"
-            ) from None
+        self._guard = Guard(self._monitor.socket)
+        if mark(self._monitor, self._guard) and not self._runs():
+            self._warn("an earlier pydump was killed with its watchdog: the guest may be paused because of that")
+
+    def _warn(self, line: str) -> None:
+        _log.info("%s", line)
+        self.warnings.append(line)
+
+    def _runs(self) -> bool:
+        """Does the guest run, or will when a dump that has just ended has been put away?"""
+        return await_resumed(self._monitor) in ("running", "save-vm")
 
     def facts(self) -> Guest:
         """The guest's facts, at the price of a millisecond's stop.
@@ -123,7 +140,7 @@ class Capture:
             PlanError: The options do not go together, or not with this guest.
             SourceError: It failed. :meth:`close` puts right what was done until then.
         """
-        running = bool(self._monitor.command("query-status")["running"])
+        running = self._runs()
         pause, access = self._options.pause, self._options.access
         if pause == "none" and access == "stream":
             raise PlanError("QEMU stops the guest while it streams: --pause none needs --qemu-access shared or process")
@@ -137,24 +154,32 @@ class Capture:
         if not running:
             _log.info("the guest is paused, and stays so")
         if pause == "snapshot" and running:
-            return self._snapshot(wanted, tell)
+            captured = self._snapshot(wanted, tell)
+            self._hang_up()
+            return captured
         layout, access = self._locate(wanted, access)
         if layout is None:
-            return self._stream(wanted, tell)
+            captured = self._stream(wanted, running, tell)
+            self._hang_up()
+            return captured
         if pause == "none" and running:
             self.consistent = False
             _log.info("memory by way of %s; the guest runs on", access)
             return self._where_it_lies(wanted, access)
         room = Ranges.of(piece for region in layout.regions for piece in region.data_ranges(region.paddr, region.size))
         why_not = room_for(room.size, self._scratch)
-        if pause == "copy" and why_not:
+        if pause in ("auto", "copy") and running and why_not and (pause == "copy" or self._scratch):
             raise SourceError(f"no room for a copy of guest memory: {why_not}", hint="--scratch DIR, or --pause full")
         if not running or pause == "full" or why_not:
-            _log.info("memory by way of %s; %s", access, why_not or "it is read where it lies")
+            _log.info("memory by way of %s; it is read where it lies", access)
+            if running and pause != "full":
+                self._warn(f"no room for a copy, so the guest stands still for the whole dump: {why_not}")
             self._stop(running)
             return self._where_it_lies(wanted, access)
         _log.info("memory by way of %s, %d MiB are copied", access, room.size >> 20)
-        return self._copy(wanted, access, room, tell)
+        captured = self._copy(wanted, access, room, tell)
+        self._hang_up()
+        return captured
 
     @property
     def _scratch(self) -> str | None:
@@ -180,8 +205,11 @@ class Capture:
             except ImpossibleError as error:
                 _log.info("not by way of %s: %s", way, error.message)
                 failure = error
-        if failure is not None and (access != "auto" or self._options.pause == "none"):
+        if failure is not None and self._options.pause == "none":
             raise failure
+        if failure is not None and access != "auto":
+            hint = "; or ".join(filter(None, (failure.hint, "take --qemu-access stream")))
+            raise ImpossibleError(failure.message, hint=hint)
         return None, "stream"
 
     def _where_it_lies(self, wanted: MemoryMap, access: str) -> Captured:
@@ -233,13 +261,17 @@ class Capture:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _stream(self, wanted: MemoryMap, tell: Callable[[int], None]) -> Captured:
+    def _stream(self, wanted: MemoryMap, running: bool, tell: Callable[[int], None]) -> Captured:
         """Memory that QEMU sends, together with the facts; it stops the guest meanwhile, and lets it run again."""
         store = self._roomy_store(wanted)
-        _log.info("memory by way of QEMU's stream")
+        _log.info("memory by way of QEMU's stream; the guest stands still while it comes")
         window = wanted.ranges()
         whole = window == self.facts().memory.ranges()
+        if running:  # QEMU lets it run by itself, unless somebody else's dump comes between
+            self._guarded(CONT)
         done = 0
+        buffer = memoryview(bytearray(STEP))
+        data: list[tuple[int, int]] = []
         with elf_stream(self._monitor, None if whole else (wanted.start, wanted.end - wanted.start)) as pipe:
             widen(pipe)
             head = _within(read_head(pipe), wanted)
@@ -248,20 +280,24 @@ class Capture:
                     pipe.skip_to(load.offset + start - load.paddr)
                     for at in range(start, end, STEP):
                         size = min(STEP, end - at)
-                        pipe.read_into(store.part(at, size))
+                        pipe.read_into(buffer[:size])
+                        data += store.take(at, buffer[:size])
                         done += size
                         tell(done)
             pipe.drain()
+        store.only(data)
+        self._unguarded()
         self._monitor.settle()
         return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
 
     def _snapshot(self, wanted: MemoryMap, tell: Callable[[int], None]) -> Captured:
         """Memory that QEMU sends while the guest runs on: it keeps each page until it is sent from being written to."""
-        from pydump_source_qemu.migration import RamStream, places
-
         if not self._monitor.local:
             raise PlanError("--pause snapshot needs QEMU's UNIX socket")
         store = self._roomy_store(wanted)
+        if self._scratch:
+            store.reserve(wanted.ranges())
+        _log.info("a snapshot by QEMU, which sends memory as it is now while the guest runs on")
         limit = self._monitor.command("query-migrate-parameters")["max-bandwidth"]
         switch = {"capability": "background-snapshot", "state": False}
         back: list[dict[str, Any]] = [
@@ -271,38 +307,49 @@ class Capture:
         with opened(self._monitor) as (pipe, uri):
             # A snapshot that has begun must end: where its reader goes away or it is cancelled, QEMU 7.2 never lets go
             # of the pages, and the guest stands still at its next write. So the watchdog reads what we do not.
-            guard = self._guarded(
-                {"execute": "closefd", "arguments": {"fdname": uri.removeprefix("fd:")}, "once": True},
-                {"drain": pipe.fd},
-                *back,
-                CONT,
-                keep=pipe.fd,
-            )
+            close = {"execute": "closefd", "arguments": {"fdname": uri.removeprefix("fd:")}, "once": True}
+            self._guarded(close, {"drain": True}, *back, CONT, pipe=pipe.fd)
             try:
-                self._monitor.command("migrate-set-capabilities", capabilities=[{**switch, "state": True}])
-            except CommandError as error:
-                raise SourceError(
-                    f"QEMU cannot take a snapshot of this guest: {error.why}",
-                    hint="it takes QEMU 6.0 and userfaultfd (sysctl vm.unprivileged_userfaultfd=1); or --pause copy",
-                ) from None
-            self._monitor.command("migrate-set-parameters", max_bandwidth=BANDWIDTH)
-            self._monitor.command("stop")
-            head = _within(self._head(), wanted)
-            parts = places(self._monitor.human("info mtree -f"))
-            self._monitor.command("migrate", uri=uri)
-            widen(pipe)
-            try:
-                RamStream(pipe.fd, parts, store.write, tell).read()
-                pipe.drain()
-            except EOFError:
-                raise SourceError(f"QEMU's snapshot broke off: {self._migration_error()}") from None
-        if why := self._migration_error():
-            raise SourceError(f"QEMU's snapshot failed: {why}")
+                head = self._snapped(switch, pipe, uri, wanted, store, tell)
+            except BaseException:
+                self._hang_up()  # while there still is a pipe
+                raise
         for command in back:
             self._monitor.command(command["execute"], **command["arguments"])
-        guard.undo_with()
+        self._unguarded()
         self._monitor.settle()
         return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
+
+    def _snapped(
+        self,
+        switch: dict[str, Any],
+        pipe: Pipe,
+        uri: str,
+        wanted: MemoryMap,
+        store: Store,
+        tell: Callable[[int], None],
+    ) -> Head:
+        from pydump_source_qemu.migration import RamStream, places
+
+        try:
+            self._monitor.command("migrate-set-capabilities", capabilities=[{**switch, "state": True}])
+        except CommandError as error:
+            hint = next((hint for words, hint in NO_SNAPSHOT.items() if words in error.why), "take --pause copy")
+            raise SourceError(f"QEMU cannot take a snapshot of this guest: {error.why}", hint=hint) from None
+        self._monitor.command("migrate-set-parameters", max_bandwidth=BANDWIDTH)
+        self._monitor.command("stop")
+        head = _within(self._head(), wanted)
+        parts = places(self._monitor.human("info mtree -f"))
+        self._monitor.command("migrate", uri=uri)
+        widen(pipe)
+        try:
+            RamStream(pipe.fd, parts, store.write, tell).read()
+            pipe.drain()
+        except EOFError:
+            raise SourceError(f"QEMU's snapshot broke off: {self._migration_error()}") from None
+        if why := self._migration_error():
+            raise SourceError(f"QEMU's snapshot failed: {why}")
+        return head
 
     def _migration_error(self) -> str:
         """Why the migration failed; empty if it did not."""
@@ -324,12 +371,17 @@ class Capture:
         self._monitor.settle()
         self._watched, self._resumes = True, self._monitor.resumes
 
-    def _guarded(self, *undo: dict[str, Any], keep: int | None = None) -> Guard:
-        if self._guard is None:
-            kept = [self._lock.fileno() if self._lock else None, keep]
-            self._guard = Guard(self._monitor.socket.fileno(), [fd for fd in kept if fd is not None])
-        self._guard.undo_with(*undo)
-        return self._guard
+    def _guarded(self, *undo: dict[str, Any], pipe: int = -1) -> None:
+        """From now on the guest depends on us."""
+        assert self._guard is not None
+        self._guard.undo_with(*undo, UNMARK, pipe=pipe)
+        self._guard.hold()
+
+    def _unguarded(self) -> None:
+        """It depends on us no longer."""
+        assert self._guard is not None
+        self._guard.undo_with(UNMARK)
+        self._guard.let_go()
 
     def _look(self, wanted: MemoryMap, access: str) -> tuple[Head, Layout]:
         """The facts, and where memory lies now: firmware may have moved some since it was planned."""
@@ -372,27 +424,52 @@ class Capture:
                 f"no room for guest memory, which comes as a stream: {why_not}",
                 hint="--scratch DIR on a disk with room",
             )
-        store = self._store(wanted, self._scratch)
-        if self._scratch:
-            store.reserve(wanted.ranges())
-        return store
+        return self._store(wanted, self._scratch)
 
     def release(self) -> None:
-        """Let the guest run again if we stopped it.
+        """Let the guest run again if we stopped it; nothing more is needed of QEMU.
 
         Raises:
-            SourceError: QEMU refuses.
+            SourceError: QEMU is gone.
         """
+        if self._guard is None:
+            return
         if self._watched:
             self._monitor.settle()
             self.consistent = self._monitor.resumes == self._resumes
             self._watched = False
-        if self._stopped:
-            self._monitor.command("cont")
-            assert self._guard is not None
-            self._guard.undo_with()
-            self._stopped = False
+        done = not self._stopped or self._let_run()
+        self._stopped = False
+        self._hang_up(wait=done)
+
+    def _let_run(self) -> bool:
+        """Is there nothing left to do? If QEMU is busy with what somebody else has begun, the watchdog waits for it."""
+        came = resume(self._ask)
+        if came.done:
+            self._unguarded()
             self._monitor.settle()
+            if came.why:
+                self._warn(came.why)
+        else:
+            self._guarded(CONT)
+            self._warn(f"the guest does not run yet, but will as soon as QEMU lets it: {came.why}")
+        return came.done
+
+    def _ask(self, name: str) -> dict[str, Any]:
+        try:
+            return {"return": self._monitor.command(name)}
+        except CommandError as error:
+            return {"error": {"desc": error.why}}
+
+    def _hang_up(self, *, wait: bool = True) -> None:
+        """Others may have the monitor, when the watchdog has undone what is left to undo."""
+        if self._guard is None:
+            return
+        self._paused = self._monitor.paused_seconds
+        # In this order: of two that read the connection, one would miss what the other gets.
+        self._monitor.close()
+        self._guard.close(wait=wait)
+        self._guard = None
 
     @property
     def holds(self) -> bool:
@@ -402,7 +479,7 @@ class Capture:
     @property
     def paused_seconds(self) -> float:
         """How long the guest has stood still since we connected."""
-        return self._monitor.paused_seconds
+        return self._paused if self._guard is None else self._monitor.paused_seconds
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         """Lines for ``pydump info``."""
@@ -411,18 +488,13 @@ class Capture:
 
     def close(self) -> None:
         """Undo what is not undone, and let go of everything."""
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
+        self._hang_up()
         self._monitor.close()
         if self._host is not None:
             self._host.close()
         for store in self._stores:
             store.close()
         self._stores = []
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
 
 def _within(head: Head, wanted: MemoryMap) -> Head:

@@ -2,58 +2,129 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
 from pathlib import Path
 from typing import Any, Final
 
+from pydump.errors import SourceError
+from pydump.signals import put_off
+from pydump_source_qemu.watchdog import undo
+
 #: Seconds that undoing may take before this process goes on without knowing; the watchdog stays at it.
 PATIENCE: Final = 10
+#: What stops a process that has a terminal.
+STOPPING: Final = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Guard:
     """A watchdog process beside this one, and what it has to undo.
 
-    A QMP socket serves one client at a time, so the watchdog holds a duplicate of the connection that is there.
+    A QMP socket serves one client at a time, so the watchdog gets a duplicate of the connection that is there.
 
     Args:
-        connection: File descriptor of the QMP connection.
-        keep: File descriptors that stay open, under their numbers, as long as the watchdog is at work.
+        connection: The QMP connection.
+
+    Raises:
+        SourceError: No process can be started.
     """
 
-    def __init__(self, connection: int, keep: Sequence[int] = ()) -> None:
-        reader, self._lifeline = os.pipe2(os.O_CLOEXEC)
-        script = Path(__file__).with_name("watchdog.py")
+    def __init__(self, connection: socket.socket) -> None:
+        # What is left when the connection has been closed: with it, what the watchdog cannot do is done here.
+        self._connection = connection.dup()
+        self._commands: tuple[dict[str, Any], ...] = ()
+        self._pipe = -1
+        self._heard: dict[int, Any] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Who ends all that belongs to pydump, by group, control group or name, must not end the watchdog before it has
+        # done its work: no signal that can be blocked reaches it, from its first moment on, and its command line says
+        # nothing of pydump. It has a session of its own, too, so that it outlives the terminal.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(script), str(connection), str(reader)],
-                pass_fds=[connection, reader, *keep],
-                stdin=subprocess.DEVNULL,
+                [os.path.realpath(sys.executable), "-I", "-S", "watchdog.py"],
+                cwd=str(Path(__file__).parent),
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                cwd="/",
             )
+        except OSError as error:
+            self._lifeline.close()
+            raise SourceError(f"cannot start the process that watches over the guest: {error.strerror}") from None
         except BaseException:
-            os.close(self._lifeline)
+            self._lifeline.close()
             raise
         finally:
-            os.close(reader)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
 
-    def undo_with(self, *commands: dict[str, Any]) -> None:
-        """These commands, as watchdog.py knows them, undo what is done from now on; none: there is nothing to undo."""
-        os.write(self._lifeline, json.dumps(commands).encode() + b"\n")
+    @property
+    def pid(self) -> int:
+        """The watchdog process."""
+        return self._process.pid
 
-    def close(self) -> None:
-        """Undo what is left, and end the watchdog."""
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+    def undo_with(self, *commands: dict[str, Any], pipe: int = -1) -> None:
+        """These commands, as watchdog.py knows them, undo what is done from now on; none: there is nothing to undo.
+
+        Args:
+            commands: The commands.
+            pipe: What "drain" reads from; it is held open as long as it may be needed.
+
+        Raises:
+            SourceError: The watchdog has been killed, and no other can be started.
+        """
+        self._commands, self._pipe = commands, pipe
         try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.returncode = 0  # it goes on by itself; say nothing of it at exit
+            self._send()
+        except (BrokenPipeError, ConnectionResetError):
+            self._process.wait()
+            self._lifeline.close()
+            if commands:
+                self._start()
+                self._send()
+
+    def _send(self) -> None:
+        fds = [self._connection.fileno(), *([self._pipe] if self._pipe >= 0 else [])] if self._commands else []
+        socket.send_fds(self._lifeline, [json.dumps(self._commands).encode()], fds)
+
+    def hold(self) -> None:
+        """The guest waits for this process: Ctrl-Z must not stop it."""
+        if not self._heard and threading.current_thread() is threading.main_thread():
+            self._heard = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+
+    def let_go(self) -> None:
+        """The guest waits no longer."""
+        for number, handler in self._heard.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._heard = {}
+
+    def close(self, *, wait: bool = True) -> None:
+        """Undo what is left, and end the watchdog. Nobody else may use the connection now.
+
+        Args:
+            wait: Wait until that has been done, though not for ever.
+        """
+        if self._lifeline.fileno() >= 0:
+            with put_off():
+                with contextlib.suppress(OSError):  # its other end may be gone; a child of ours may hold this one
+                    self._lifeline.shutdown(socket.SHUT_RDWR)
+                self._lifeline.close()
+                try:
+                    failed = self._process.wait(PATIENCE if wait else 0)
+                except subprocess.TimeoutExpired:
+                    self._process.returncode = failed = 0  # it goes on by itself; say nothing of it at exit
+                if failed:  # somebody has killed it
+                    undo(self._connection, list(self._commands), self._pipe)
+        with contextlib.suppress(OSError):
+            self._connection.close()
+        self.let_go()

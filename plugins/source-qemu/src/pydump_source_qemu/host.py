@@ -132,7 +132,7 @@ class Host:
         if not self.pid:
             raise ImpossibleError(
                 "QEMU is not to be seen from here: its monitor is no UNIX socket, or it runs in another container",
-                hint="run pydump where QEMU runs, or take --qemu-access stream",
+                hint="run pydump where QEMU runs",
             )
         self._open: dict[tuple[int, int], int] = {}
         self._mem = self._pagemap = -1
@@ -242,7 +242,7 @@ class Host:
     def _denied(self, what: str, error: OSError) -> ImpossibleError:
         return ImpossibleError(
             f"cannot open /proc/{self.pid}/{what} of QEMU: {error.strerror}",
-            hint="run pydump as root, or as QEMU's user with kernel.yama.ptrace_scope=0; or --qemu-access stream",
+            hint="run pydump as root, or as QEMU's user with kernel.yama.ptrace_scope=0",
         )
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import stat
 import struct
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
@@ -27,10 +28,13 @@ T = TypeVar("T")
 
 #: Seconds that QEMU may take to answer a command.
 COMMAND_TIMEOUT: Final = 60
+#: The highest number of a TCP port.
+MAX_PORT: Final = 65535
 #: Seconds after which a signal that came during a command is looked at.
 SLICE: Final = 0.1
 #: What every capture needs.
 NEEDED: Final = ("query-status", "stop", "cont", "dump-guest-memory", "query-dump")
+NO_QMP: Final = "it takes a monitor made with -qmp, not QEMU's human one or another server"
 
 
 class CommandError(SourceError):
@@ -56,7 +60,7 @@ class Monitor:
         version: QEMU's, as "7.2.22".
     """
 
-    def __init__(self, address: str, connected: socket.socket, timeout: float) -> None:
+    def __init__(self, address: str, connected: socket.socket, timeout: float, deadline: float) -> None:
         self.address = address
         self.socket = connected
         self.socket.setblocking(False)
@@ -70,7 +74,7 @@ class Monitor:
         #: How often the guest began to run.
         self.resumes = 0
         try:
-            self._greet(timeout)
+            self._greet(timeout, deadline)
         except BaseException:
             self.close()
             raise
@@ -86,16 +90,14 @@ class Monitor:
         Raises:
             SourceError: It failed; the message says why.
         """
-        return cls(address, _connected(address, timeout), timeout)
+        deadline = time.monotonic() + timeout
+        return cls(address, _connected(address, timeout), timeout, deadline)
 
-    def _greet(self, timeout: float) -> None:
-        if not select.select([self.socket], [], [], timeout)[0]:
-            raise SourceError(
-                f"{self.address} says nothing in {timeout:g} s: another client has this monitor, or it is none of QMP",
-                hint="let the other client go, or give QEMU one more: -qmp unix:PATH,server=on,wait=off",
-            )
+    def _greet(self, timeout: float, deadline: float) -> None:
+        if not select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise self._silent(timeout)
         try:
-            self._run(self._client.connect(self.socket), timeout)
+            self._run(self._client.connect(self.socket), deadline)
         except (ConnectError, QMPError, TimeoutError) as error:
             cause = error.exc if isinstance(error, ConnectError) else error
             if isinstance(cause, EOFError | ConnectionError):
@@ -104,13 +106,13 @@ class Monitor:
                 why = f"{self.address} does not speak QMP"
             else:
                 why = f"{self.address}: {cause}"
-            raise SourceError(why, hint="it takes a monitor made with -qmp, not QEMU's human one or another") from None
+            raise SourceError(why, hint=NO_QMP) from None
         greeting = self._client.greeting
         with contextlib.suppress(AttributeError, KeyError, TypeError):
             version: Any = greeting.QMP.version  # type: ignore[union-attr]  # None counts among what is suppressed
             self.version = "{major}.{minor}.{micro}".format(**version["qemu"])
         try:
-            known = {entry["name"] for entry in self.command("query-commands")}
+            known = {entry["name"] for entry in self._execute("query-commands", {}, timeout, deadline)}
         except (CommandError, KeyError, TypeError):
             known = set()
         missing = [name for name in NEEDED if name not in known]
@@ -119,6 +121,17 @@ class Monitor:
                 f"{self.address} is no QEMU that can be dumped: it has no {', '.join(missing)}",
                 hint="connect to the monitor of a virtual machine",
             )
+
+    def _silent(self, timeout: float) -> SourceError:
+        """Nobody speaks: QEMU leaves a second client waiting, another server takes it and says nothing."""
+        accepted = _is_accepted(self.socket)
+        if accepted:
+            return SourceError(f"{self.address} says nothing in {timeout:g} s: it is no QMP monitor", hint=NO_QMP)
+        why = "another client has this monitor" + ("" if accepted is False else ", or it is none of QMP")
+        return SourceError(
+            f"{self.address} says nothing in {timeout:g} s: {why}",
+            hint="let the other client go, or give QEMU one more: -qmp unix:PATH,server=on,wait=off",
+        )
 
     @property
     def local(self) -> bool:
@@ -144,13 +157,18 @@ class Monitor:
             CommandError: QEMU refused it.
             SourceError: QEMU is gone, or does not answer.
         """
+        return self._execute(name, arguments, COMMAND_TIMEOUT, time.monotonic() + COMMAND_TIMEOUT)
+
+    def _execute(self, name: str, arguments: dict[str, Any], timeout: float, deadline: float) -> Any:
+        if self._loop.is_closed():
+            raise SourceError(f"the connection to {self.address} is closed")
         message = {key.replace("_", "-"): value for key, value in arguments.items()}
         try:
-            return self._run(self._client.execute(name, message or None), COMMAND_TIMEOUT)
+            return self._run(self._client.execute(name, message or None), deadline)
         except ExecuteError as error:
             raise CommandError(name, str(error)) from None
         except TimeoutError:
-            raise SourceError(f"QEMU has not answered {name} in {COMMAND_TIMEOUT} s") from None
+            raise SourceError(f"QEMU has not answered {name} in {timeout:g} s") from None
         except (QMPError, OSError, EOFError) as error:
             raise SourceError(f"the connection to QEMU broke at {name}: did QEMU end?") from error
 
@@ -202,13 +220,12 @@ class Monitor:
                     self._paused += at - self._stopped_at
                     self._stopped_at = None
 
-    def _run(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
-        """Drive the connection until ``work`` is done.
+    def _run(self, work: Coroutine[Any, Any, T], deadline: float) -> T:
+        """Drive the connection until ``work`` is done, or by the monotonic clock the ``deadline`` is past.
 
         Signals wait meanwhile: an exception that a handler raises within the library would break the connection.
         """
         task = self._loop.create_task(work)
-        deadline = time.monotonic() + timeout
         try:
             while not task.done():
                 with put_off():
@@ -239,14 +256,41 @@ class Monitor:
             self.socket.close()
 
 
+def _is_accepted(connection: socket.socket) -> bool | None:
+    """Has the server taken a connection, or has it only the kernel's? None: it cannot be seen from here.
+
+    Source: proc_net_tcp.rst; unix_seq_show in net/unix/af_unix.c: the other end of a connection has the state 2
+    (SS_CONNECTING) or the inode 0 until it is accepted.
+    """
+    try:
+        if connection.family == socket.AF_UNIX:
+            name = connection.getpeername()
+            lines = [line.split(None, 7) for line in Path("/proc/net/unix").read_text().splitlines()]
+            states = {fields[5] for fields in lines if fields[7:] == [name]}
+            return "02" not in states if states & {"02", "03"} else None
+        ours, theirs = connection.getsockname()[1], connection.getpeername()[1]
+        for table in ("tcp", "tcp6"):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[1].endswith(f":{theirs:04X}") and fields[2].endswith(f":{ours:04X}"):
+                    return fields[9] != "0"
+    except (OSError, UnicodeError):
+        pass
+    return None
+
+
 def _connected(address: str, timeout: float) -> socket.socket:
     host, colon, port = address.rpartition(":")
-    if colon and port.isdigit() and "/" not in address and not os.path.exists(address):
+    if colon and port.isascii() and port.isdigit() and "/" not in address and not os.path.exists(address):
+        if int(port) > MAX_PORT:
+            raise SourceError(f"cannot connect to {address}: ports end at {MAX_PORT}", hint="qmp:HOST:PORT")
         try:
             return socket.create_connection((host.strip("[]") or "localhost", int(port)), timeout)
-        except (OSError, OverflowError) as error:
+        except UnicodeError:  # what a name would be in the DNS
+            raise SourceError(f"cannot connect to {address}: {host} is no host name", hint="qmp:HOST:PORT") from None
+        except OSError as error:
             raise SourceError(
-                f"cannot connect to {address}: {getattr(error, 'strerror', None) or error}",
+                f"cannot connect to {address}: {error.strerror or error}",
                 hint="start QEMU with -qmp tcp:HOST:PORT,server=on,wait=off",
             ) from None
     hint: str | None = "start QEMU with -qmp unix:PATH,server=on,wait=off"

@@ -25,12 +25,17 @@ PATIENCE: Final = 30
 class Pipe:
     """The reading end.
 
+    Args:
+        fd: Its file descriptor.
+        directory: Where it has a name, or None.
+
     Attributes:
         fd: Its file descriptor, or -1 when it is closed.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, directory: str | None = None) -> None:
         self.fd = fd
+        self._directory = directory
         self._at = 0
 
     def read(self, size: int) -> bytes:
@@ -62,6 +67,12 @@ class Pipe:
         """Read to the end."""
         while os.read(self.fd, 1 << 20):
             pass
+
+    def unname(self) -> None:
+        """QEMU has opened it, and nobody else shall; so nothing is left of it, however this process ends."""
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
 
     def close(self) -> None:
         """Read no more; QEMU's next write fails."""
@@ -97,19 +108,18 @@ def opened(monitor: Monitor) -> Iterator[tuple[Pipe, str]]:
             pipe.close()
         return
     directory = tempfile.mkdtemp(prefix="pydump-")
+    pipe = Pipe(-1, directory)
     try:
         path = os.path.join(directory, "pipe")
         os.mkfifo(path)
         os.chmod(path, 0o622)  # QEMU may run as another user; only we may read
         os.chmod(directory, 0o711)
-        pipe = Pipe(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        try:
-            os.set_blocking(pipe.fd, True)
-            yield pipe, f"file:{path}"
-        finally:
-            pipe.close()
+        pipe.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(pipe.fd, True)
+        yield pipe, f"file:{path}"
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        pipe.unname()
+        pipe.close()
 
 
 def widen(pipe: Pipe) -> None:
@@ -132,6 +142,9 @@ def elf_stream(monitor: Monitor, window: tuple[int, int] | None = None) -> Itera
         SourceError: QEMU refuses to dump, or fails.
     """
     filtered = {} if window is None else {"begin": window[0], "length": window[1]}
+    if await_resumed(monitor) == "save-vm":
+        # A dump that begins now would make QEMU forget that the guest ran before the one that has just ended.
+        raise SourceError("somebody saves or dumps this guest", hint="wait until it has ended")
     with opened(monitor) as (pipe, protocol):
         try:
             # Detached, because else QEMU would answer nobody while its pipe is full.
@@ -141,6 +154,7 @@ def elf_stream(monitor: Monitor, window: tuple[int, int] | None = None) -> Itera
                 with contextlib.suppress(SourceError):
                     monitor.command("closefd", fdname=protocol.removeprefix("fd:"))
             raise _refused(monitor, error) from None
+        pipe.unname()
         try:
             yield pipe
         except EOFError:
@@ -161,6 +175,20 @@ def _await_end(monitor: Monitor) -> None:
         if time.monotonic() > deadline:
             raise SourceError("QEMU goes on with a dump that nobody reads")
         time.sleep(POLL)
+    if await_resumed(monitor) == "save-vm":
+        raise SourceError("QEMU does not let the guest run after a dump")
+
+
+def await_resumed(monitor: Monitor) -> str:
+    """The guest's run state. QEMU says that a dump has ended a moment before it lets the guest run again.
+
+    Returns:
+        The state; it is "save-vm" if that does not end.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while (status := str(monitor.command("query-status")["status"])) == "save-vm" and time.monotonic() < deadline:
+        time.sleep(POLL)
+    return status
 
 
 def _refused(monitor: Monitor, error: CommandError) -> SourceError:
@@ -172,6 +200,7 @@ def _refused(monitor: Monitor, error: CommandError) -> SourceError:
     hints = {
         "dump in process": "wait until it has ended: query-dump says when",
         "incoming migration": "wait until the guest has arrived",
+        "machine initialization": "it was started with --preconfig: x-exit-preconfig lets it go on",
     }
     return SourceError(
         f"QEMU does not dump this guest: {error.why}",

@@ -131,6 +131,9 @@ class QemuSource(Source):
             yield at, stop, held
             at = stop
 
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(self._capture.warnings)
+
     def describe(self) -> tuple[tuple[str, str], ...]:
         return self._capture.describe()
 

@@ -23,6 +23,7 @@ MADV_POPULATE_WRITE: Final = 23
 #: Memory that is left to others, at least.
 RESERVE: Final = 256 << 20
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
 
 class Store:
@@ -100,6 +101,29 @@ class Store:
         for start, end in self._memory.clip(paddr, paddr + len(data)):
             np.frombuffer(self.part(start, end - start), np.uint8)[:] = data[start - paddr : end - paddr]
 
+    def take(self, paddr: int, data: memoryview) -> list[tuple[int, int]]:
+        """Keep ``data``, a range that lies in one piece, but its pages of zeros, which take no room.
+
+        Returns:
+            ``(start, end)`` in paddr of what is kept.
+
+        Raises:
+            SourceError: The disk is full.
+        """
+        import numpy as np
+
+        from pydump.layout.zero import zero_pages
+
+        whole = len(data) // mmap.PAGESIZE * mmap.PAGESIZE
+        kept = np.concatenate([[False], ~zero_pages(data[:whole], mmap.PAGESIZE), [whole < len(data)], [False]])
+        edges = np.flatnonzero(kept[1:] != kept[:-1]) * mmap.PAGESIZE
+        runs = [(paddr + start, paddr + min(end, len(data))) for start, end in edges.reshape(-1, 2).tolist()]
+        if self._fd >= 0:
+            self.reserve(runs)
+        for start, end in runs:
+            self.part(start, end - start)[:] = data[start - paddr : end - paddr]
+        return runs
+
     def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
         """``(start, end)`` in paddr of what may hold data within the range; the rest is zero."""
         yield from self._data.clip(paddr, paddr + size)
@@ -148,11 +172,27 @@ def spare_memory() -> int:
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             spare = int(value.split()[0]) << 10
-    with contextlib.suppress(OSError, ValueError):
-        group = _CGROUPS / Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
-        while group.is_relative_to(_CGROUPS):
-            with contextlib.suppress(OSError, ValueError):
-                limit = int((group / "memory.max").read_text())
-                spare = min(spare, limit - int((group / "memory.current").read_text()))
-            group = group.parent
+    with contextlib.suppress(OSError):
+        return min([spare, *_limits(_MEMBERSHIP.read_text())])
     return spare
+
+
+def _limits(membership: str) -> Iterator[int]:
+    """What each memory limit on this process leaves. Source: cgroup-v2.rst, cgroup-v1/memory.rst, cgroups(7).
+
+    Args:
+        membership: /proc/self/cgroup: lines ``number:controllers:path``; version 2 has neither number nor controllers.
+    """
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, most, used = _CGROUPS, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            top, most, used = _CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        while group.is_relative_to(top):
+            with contextlib.suppress(OSError, ValueError):
+                yield int((group / most).read_text()) - int((group / used).read_text())
+            group = group.parent

@@ -1,11 +1,12 @@
 """A process of its own that undoes what was done to a guest, when the process that did it is gone.
 
-It is run as a script, ``python watchdog.py SOCKET LIFELINE``, with two inherited file descriptors: a duplicate of the
-QMP connection, and the reading end of a pipe. Each line that comes through the pipe is a JSON list of commands, and
-replaces the one before. When the other end of the pipe is closed, however that happens, the last list is carried out.
+It is run as a script whose standard input is its lifeline, a socket. Each message that comes through it is a JSON list
+of commands with file descriptors beside it, and replaces the one before: first a duplicate of the QMP connection, then
+the pipe that is to be drained, if there is one. When the other end is closed, however that happens, the last list is
+carried out.
 
 A command is one of QMP's, which is repeated until QEMU accepts it (or, with ``"once": true``, is not); or
-``{"drain": FD}``, to read from an inherited file descriptor to its end.
+``{"drain": true}``, to read from the pipe to its end. ``cont`` is only sent where it does no harm: see :func:`resume`.
 
 Nothing of pydump is imported: it has to be there at once, and to be small.
 """
@@ -16,64 +17,150 @@ import json
 import os
 import select
 import socket
-import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 #: Seconds after which a command that QEMU refuses is given up. A stream that has lost its reader, for instance, ends at
 #: QEMU's next write, and only then does it take other commands.
 PATIENCE = 30
-#: Seconds between two attempts.
-PAUSE = 0.02
+#: Seconds between two attempts: the first, and the most that it grows to.
+PAUSE, MAX_PAUSE = 0.02, 1.0
+#: Migrations that are over, by query-migrate's status; with any other one is under way.
+OVER = ("none", "completed", "failed", "cancelled")
+#: The run states of a guest that somebody has stopped, and nothing has happened to it since.
+STOPPED = ("paused", "save-vm", "finish-migrate", "postmigrate")
+MIGRATED = "the guest has been migrated while it was held; let it run at its destination"
+
+#: Runs a QMP command and gives QEMU's reply, with "return" or "error".
+Ask = Callable[[str], dict[str, Any]]
+
+
+class Resumed(NamedTuple):
+    """What came of an attempt to let a guest run.
+
+    Attributes:
+        done: There is nothing more to do.
+        why: Why the guest was not let run; empty when it was, or runs.
+        busy: Something is under way that ends.
+    """
+
+    done: bool
+    why: str = ""
+    busy: bool = False
+
+
+def resume(ask: Ask) -> Resumed:
+    """Let a guest run that we have stopped, unless somebody else has a say in it by now.
+
+    A guest that was migrated away meanwhile runs elsewhere: here it must never run again. One that panicked or runs has
+    been let run by somebody else, so its state is no work of ours.
+
+    Args:
+        ask: Runs a QMP command.
+    """
+    status = ask("query-status").get("return", {}).get("status", "")
+    migration = ask("query-migrate").get("return", {}).get("status", "none")
+    if status not in STOPPED:
+        return Resumed(True)
+    if migration not in OVER:
+        return Resumed(False, "it is being migrated", busy=True)
+    if status == "postmigrate" and migration == "completed":
+        return Resumed(True, MIGRATED)
+    answer = ask("cont")
+    if "return" in answer:
+        return Resumed(True)
+    dumping = ask("query-dump").get("return", {}).get("status") == "active"
+    return Resumed(False, str(answer["error"].get("desc")), busy=dumping)
 
 
 def main() -> None:
     """Wait for the end of the lifeline, then undo."""
-    connection, lifeline = int(sys.argv[1]), int(sys.argv[2])
-    data = b""
-    while piece := os.read(lifeline, 65536):
-        data += piece
-        whole, end, rest = data.rpartition(b"\n")
-        data = whole.rpartition(b"\n")[2] + end + rest
-    last = data.rpartition(b"\n")[0]
-    commands: list[dict[str, Any]] = json.loads(last) if last else []
-    if commands:
-        with socket.socket(fileno=connection) as qmp:
-            undo(qmp, commands)
-
-
-def undo(qmp: socket.socket, commands: list[dict[str, Any]]) -> None:
-    """Run the commands, one after the other."""
-    replies = _Replies(qmp)
-    for number, command in enumerate(commands):
-        if "drain" in command:
-            while os.read(command["drain"], 1 << 20):
-                pass
-            continue
-        once = command.pop("once", False)
-        deadline = time.monotonic() + PATIENCE
-        for attempt in range(1 << 30):
-            name = f"pydump-undo-{number}-{attempt}"
-            try:
-                qmp.setblocking(True)
-                qmp.sendall(json.dumps({**command, "id": name}).encode() + b"\n")
-                answer = replies.get(name, deadline)
-            except OSError:
-                return  # QEMU is gone
-            if answer is None:
-                return
-            if "return" in answer or once or time.monotonic() > deadline:
+    os.chdir("/")
+    commands: list[dict[str, Any]] = []
+    held: list[int] = []
+    with socket.socket(fileno=0) as lifeline:
+        while True:
+            data, came, _, _ = socket.recv_fds(lifeline, 1 << 16, 2)
+            if not data:
                 break
-            time.sleep(PAUSE)
+            for fd in held:
+                os.close(fd)
+            commands, held = json.loads(data), came
+    if commands:
+        with socket.socket(fileno=held[0]) as connection:
+            undo(connection, commands, held[1] if len(held) > 1 else -1)
 
 
-class _Replies:
-    def __init__(self, qmp: socket.socket) -> None:
-        self._qmp = qmp
+def undo(connection: socket.socket, commands: list[dict[str, Any]], pipe: int) -> None:
+    """Run the commands, one after the other.
+
+    Args:
+        connection: The QMP connection.
+        commands: As above.
+        pipe: What "drain" reads from.
+    """
+    qmp = _Qmp(connection)
+    try:
+        for command in commands:
+            if "drain" in command:
+                while os.read(pipe, 1 << 20):
+                    pass
+            elif command["execute"] == "cont":
+                _insist(partial(resume, qmp.ask))
+            else:
+                _insist(partial(_accepted, qmp, command))
+    except (OSError, EOFError):
+        return  # QEMU is gone
+
+
+def _accepted(qmp: _Qmp, command: dict[str, Any]) -> Resumed:
+    answer = qmp.ask(command["execute"], command.get("arguments"))
+    return Resumed("return" in answer or command.get("once", False))
+
+
+def _insist(attempt: Callable[[], Resumed]) -> None:
+    """Until it is done; not for ever, but as long as QEMU is busy."""
+    deadline, pause = time.monotonic() + PATIENCE, PAUSE
+    while not (came := attempt()).done:
+        if came.busy:
+            deadline = time.monotonic() + PATIENCE
+        elif time.monotonic() > deadline:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, MAX_PAUSE)
+
+
+class _Qmp:
+    """The connection, whoever has used it before."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._connection.setblocking(True)
         self._rest = b""
+        self._asked = 0
 
-    def get(self, name: str, deadline: float) -> dict[str, Any] | None:
-        """The reply to the command that was sent as ``name``; None when QEMU has hung up or is silent."""
+    def ask(self, name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run a command, however long QEMU takes.
+
+        Raises:
+            OSError, EOFError: QEMU has hung up.
+        """
+        message: dict[str, Any] = {"execute": name}
+        if arguments:
+            message["arguments"] = arguments
+        while True:
+            self._asked += 1
+            message["id"] = f"undo-{os.getpid()}-{self._asked}"
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+            answer = self._answer(message["id"])
+            if answer is not None:
+                return answer
+
+    def _answer(self, number: str) -> dict[str, Any] | None:
+        """The reply to a command; None when none comes: another process may have begun to read it."""
+        deadline = time.monotonic() + PATIENCE
         while True:
             line, end, rest = self._rest.partition(b"\n")
             if end:
@@ -82,14 +169,14 @@ class _Replies:
                     message = json.loads(line)
                 except ValueError:
                     continue  # the rest of a reply that the other process had begun to read
-                if isinstance(message, dict) and message.get("id") == name:
+                if isinstance(message, dict) and message.get("id") == number:
                     return message
                 continue
-            if not select.select([self._qmp], [], [], max(0, deadline - time.monotonic()))[0]:
+            if not select.select([self._connection], [], [], max(0, deadline - time.monotonic()))[0]:
                 return None
-            piece = self._qmp.recv(1 << 16)
+            piece = self._connection.recv(1 << 16)
             if not piece:
-                return None
+                raise EOFError
             self._rest += piece
 
 
