@@ -274,7 +274,7 @@ def dump(
         )
 
     if detach:
-        _detach(source, output, work, dry_run=dry_run)
+        _detach(source, output, work, dry_run=dry_run, as_json=as_json or _say.json)
         return
     with shown(ProgressStyle.none if _say.quiet or dry_run else progress) as tell:
         report = work(tell)
@@ -291,7 +291,7 @@ def dump(
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
-def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_run: bool) -> None:
+def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_run: bool, as_json: bool) -> None:
     """Leave a job behind, and say which."""
     from pydump.builtin.sinks import names_descriptor
     from pydump.cli.detach import detached
@@ -302,7 +302,7 @@ def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_ru
     if started.error is not None:
         raise typer.Exit(_fail(started.error, started.exit_code))
     with _afterwards():
-        if _say.json:
+        if as_json:
             print(json.dumps({"job": started.job}))
         elif not _say.quiet:
             print(f"job {started.job}: the guest is captured; pydump status {started.job} tells of the rest")

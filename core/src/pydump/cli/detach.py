@@ -47,8 +47,12 @@ def detached(source: str, output: str, work: Callable[[ProgressCallback, Callabl
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        os.close(reader)
-        os._exit(_child(parent, writer, source, output, work))
+        code = 1
+        try:
+            os.close(reader)
+            code = _child(parent, writer, source, output, work)
+        finally:  # whatever else comes, such as one more signal, this process must not go on as if it were its parent
+            os._exit(code)
     os.close(writer)
     try:
         with open(reader, "rb") as pipe:
@@ -90,6 +94,8 @@ def _child(parent: int, writer: int, source: str, output: str, work: Callable[..
         job.end(0 if report.complete else 3, report=asdict(report))
         return 0
     except BaseException as error:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it ends already
+            signal.signal(number, signal.SIG_IGN)
         code, message = _told_as(error)
         if job is not None and told:
             job.end(code, error=message)
@@ -122,4 +128,5 @@ def _leave() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(nothing, fd)
-    os.close(nothing)
+    if nothing > 2:  # else one of these was closed, and is it now
+        os.close(nothing)

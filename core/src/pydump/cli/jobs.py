@@ -6,6 +6,7 @@ process that dumps. Status, completed and total are those of QEMU's query-dump.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -20,6 +21,8 @@ Status = Literal["active", "completed", "failed"]
 
 #: Seconds between two writes of how far a job is.
 INTERVAL = 0.5
+#: Seconds between two attempts to write how a job has ended, and how many there are.
+PAUSE, ATTEMPTS = 1, 30
 #: Jobs that have ended are shown until as many others have ended after them.
 KEPT = 50
 
@@ -95,22 +98,27 @@ class JobFile:
             self.job = Job(
                 number, os.getpid(), _started(os.getpid()) or 0, source, os.path.abspath(output), began=time.time()
             )
-            self._write()
+            try:
+                self._write()
+            except BaseException:
+                self.remove()
+                raise
         except OSError as error:
             raise PydumpError(
                 f"cannot keep a job in {where}: {error.strerror}", hint="set XDG_STATE_HOME, or leave --detach out"
             ) from None
 
     def tell(self, progress: Progress) -> None:
-        """How far it is."""
+        """How far it is. That this cannot be written down is no reason to end it."""
         now = time.monotonic()
         if now >= self._next or progress.phase != self.job.phase:
             self._next = now + INTERVAL
             self.job = replace(self.job, phase=progress.phase, completed=progress.done, total=progress.total)
-            self._write()
+            with contextlib.suppress(OSError):
+                self._write()
 
     def end(self, exit_code: int, *, report: dict[str, Any] | None = None, error: str | None = None) -> None:
-        """It has ended."""
+        """It has ended. Where that cannot be written down yet, there may be room in a moment."""
         self.job = replace(
             self.job,
             status="failed" if error else "completed",
@@ -120,16 +128,25 @@ class JobFile:
             error=error,
             report=report,
         )
-        self._write()
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(OSError):
+                self._write()
+                return
+            time.sleep(PAUSE)
 
     def remove(self) -> None:
         """It never became a job."""
         self._path.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
+
+    @property
+    def _temporary(self) -> Path:
+        return self._path.with_suffix(".new")
 
     def _write(self) -> None:
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(json.dumps(asdict(self.job)))
-        temporary.replace(self._path)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have tidied up
+        self._temporary.write_text(json.dumps(asdict(self.job)))
+        self._temporary.replace(self._path)
 
 
 def jobs() -> list[Job]:
@@ -141,9 +158,21 @@ def jobs() -> list[Job]:
         except (OSError, ValueError, TypeError):
             continue  # it is being made, or was made by another version
         if job.status == "active" and _started(job.pid) != job.pid_started:
-            job = replace(job, status="failed", exit_code=1, error="its process was ended; its output was never there")
+            job = _lost(job)
         found.append(job)
     return sorted(found, key=lambda job: job.number)
+
+
+def _lost(job: Job) -> Job:
+    """A job whose process has gone without saying how it ended: what became of its output, by looking."""
+    try:
+        there = os.stat(job.output).st_ctime >= job.began
+    except OSError:
+        there = False
+    if not there:
+        return replace(job, status="failed", exit_code=1, error="its process was ended; its output is not there")
+    # An output is there as a whole or not at all.
+    return replace(job, status="completed", completed=job.total)
 
 
 def job_of(name: str) -> Job:

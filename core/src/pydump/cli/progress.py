@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pydump.model.report import Progress, ProgressCallback
 
 #: A run shorter than this many seconds draws nothing.
 PATIENCE = 0.5
+#: Seconds between two drawings.
+INTERVAL = 0.1
 
 
 @contextmanager
@@ -30,12 +33,20 @@ def shown(style: str) -> Iterator[ProgressCallback | None]:
         yield None
 
 
+def _is_writable() -> bool:
+    """Would writing not wait? A guest may stand still while progress is told: a terminal's ^S must not prolong that."""
+    try:
+        return bool(select.select([], [sys.stderr], [], 0)[1])
+    except (OSError, ValueError):  # it has no file descriptor
+        return True
+
+
 def _lines(style: str) -> ProgressCallback:
     state = {"next": 0.0}
 
     def tell(progress: Progress) -> None:
         now = time.monotonic()
-        if now < state["next"] and progress.done < progress.total:
+        if (now < state["next"] and progress.done < progress.total) or not _is_writable():
             return
         state["next"] = now + 1
         if style == "json":
@@ -51,11 +62,14 @@ def _lines(style: str) -> ProgressCallback:
 @contextmanager
 def _bar() -> Iterator[ProgressCallback]:
     began = time.monotonic()
+    drawn = 0.0
     bar: Any = None
     tasks: dict[str, Any] = {}
 
     def tell(progress: Progress) -> None:
-        nonlocal bar
+        nonlocal bar, drawn
+        if not _is_writable():
+            return
         if bar is None:
             if time.monotonic() - began < PATIENCE:
                 return
@@ -64,6 +78,9 @@ def _bar() -> Iterator[ProgressCallback]:
         if progress.phase not in tasks:
             tasks[progress.phase] = bar.add_task(progress.phase, total=progress.total)
         bar.update(tasks[progress.phase], completed=progress.done)
+        if time.monotonic() >= drawn + INTERVAL:
+            drawn = time.monotonic()
+            bar.refresh()
 
     try:
         yield tell
@@ -102,4 +119,5 @@ def _rich_bar() -> Any:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        auto_refresh=False,  # the thread that does it would wait, and hold a lock meanwhile
     )
