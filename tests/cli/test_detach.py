@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +80,7 @@ def test_a_job_that_is_killed(slow: tuple[str, ...], run: Run, tmp_path: Path) -
     assert run(*slow).code == 0
     os.kill(json.loads(run("status", "1", "--json").out)["pid"], signal.SIGKILL)
     told = ended(run, "1")
-    assert (told["status"], told["error"]) == ("failed", "its process was ended; its output was never there")
+    assert (told["status"], told["error"]) == ("failed", "its process was ended; its output is not there")
     assert not (tmp_path / "out").exists()
     assert "failed" in run("status").out
 
@@ -93,7 +95,7 @@ def test_a_job_that_is_ended(slow: tuple[str, ...], run: Run, tmp_path: Path) ->
 
 def test_two_jobs(slow: tuple[str, ...], run: Run) -> None:
     assert run(*slow).code == 0
-    assert run("--json", *slow[:2], "other", *slow[3:]).out == '{"job": 2}\n'
+    assert run(*slow[:2], "other", *slow[3:], "--json").out == '{"job": 2}\n'
     assert [job["number"] for job in json.loads(run("status", "--json").out)] == [1, 2]
     assert ended(run, "other")["number"] == 2
     ended(run, "1")
@@ -119,3 +121,63 @@ def test_its_output_is_not_held_open(
     assert told["status"] == "active", f"it ended within {time.monotonic() - began:.1f} s"
     os.kill(told["pid"], signal.SIGTERM)
     ended(run, "1")
+
+
+def test_a_job_whose_state_directory_goes(slow: tuple[str, ...], run: Run, tmp_path: Path, state: Path) -> None:
+    """Nothing can be written there, as on a full disk; the dump goes on, and how it ended is said once it can be."""
+    with (tmp_path / "ram").open("r+b") as ram:
+        ram.truncate(16 << 20)
+    assert run(*slow).code == 0
+    shutil.rmtree(state / "pydump")
+    (state / "pydump").write_text("in the way")
+    for _ in range(600):
+        if (tmp_path / "out").exists():
+            break
+        time.sleep(0.1)
+    (state / "pydump").unlink()
+    for _ in range(600):
+        if run("status").out:
+            break
+        time.sleep(0.1)
+    told = ended(run, "1")
+    assert (told["status"], told["error"]) == ("completed", None)
+    assert run("verify", "out").code == 0
+
+
+def test_a_job_that_is_killed_when_its_output_is_there(slow: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    assert run(*slow).code == 0
+    job = json.loads(run("status", "1", "--json").out)
+    os.kill(job["pid"], signal.SIGKILL)
+    assert ended(run, "1")["status"] == "failed"
+    (tmp_path / "out").write_text("renamed into its place just before")
+    assert ended(run, "1")["status"] == "completed"
+    os.utime(tmp_path / "out", (1, 1))
+    assert ended(run, "1")["status"] == "completed"  # its times may be the guest's; when it came here is not
+
+
+CHILD = """
+import os, signal
+from pydump.cli import detach
+
+def work(tell, captured):
+    raise KeyboardInterrupt
+
+def remove(job):
+    {what}
+
+detach.JobFile.remove = remove
+print(detach.detached("source", "output", work).error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("os.kill(os.getpid(), signal.SIGINT)", "interrupted; nothing was left at the output"),
+        ("raise KeyboardInterrupt", "the process that dumps ended with 1"),
+    ],
+)
+def test_interrupted_once_more_while_it_ends(what: str, error: str) -> None:
+    """One line is said, by one process: the other never returns to what its parent does."""
+    done = subprocess.run([sys.executable, "-c", CHILD.format(what=what)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{error}\n", "")

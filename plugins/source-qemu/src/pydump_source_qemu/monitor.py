@@ -102,7 +102,7 @@ class Monitor:
             cause = error.exc if isinstance(error, ConnectError) else error
             if isinstance(cause, EOFError | ConnectionError):
                 why = f"{self.address} hung up without a word"
-            elif isinstance(cause, GreetingError | NegotiationError | TimeoutError):
+            elif isinstance(cause, GreetingError | NegotiationError | TimeoutError | ValueError):  # or endless
                 why = f"{self.address} does not speak QMP"
             else:
                 why = f"{self.address}: {cause}"

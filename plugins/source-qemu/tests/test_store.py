@@ -1,0 +1,63 @@
+"""Room for captured memory, and how much of it there is."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from pydump.model.memory import Ranges
+from pydump_source_qemu import store
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_zeros_of_a_stream_take_no_room(tmp_path: Path, on_disk: bool) -> None:
+    random_page, zeros = random.Random(1).randbytes(4096), bytes(4096)
+    data = zeros + random_page * 2 + zeros * 3 + random_page + zeros + b"end"
+    kept = store.Store(Ranges.of([(0x800, 0x800 + MIB)]), str(tmp_path) if on_disk else None)
+    try:
+        assert kept.take(0x800, memoryview(data)) == [(0x1800, 0x3800), (0x6800, 0x7800), (0x8800, 0x8803)]
+        buffer = bytearray(len(data))
+        kept.read_into(0x800, memoryview(buffer))
+        assert buffer == data
+        if on_disk:
+            assert os.fstat(kept._fd).st_blocks * 512 < MIB // 2
+    finally:
+        kept.close()
+
+
+#: Names of cgroups(7), cgroup-v1/memory.rst and cgroup-v2.rst.
+GROUPS = {
+    "version 1": (
+        "12:pids:/job\n4:memory:/job/a\n1:name=systemd:/job/a\n",
+        "memory/job/memory.limit_in_bytes",
+        "memory/job/memory.usage_in_bytes",
+    ),
+    "with others": ("5:cpu,memory:/job\n", "memory/job/memory.limit_in_bytes", "memory/job/memory.usage_in_bytes"),
+    "version 2": ("0::/job/a\n", "job/memory.max", "job/memory.current"),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_a_limit_of_the_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    membership, limit, usage = GROUPS[kind]
+    (tmp_path / "membership").write_text(membership)
+    for name, value in ((limit, 5 * MIB), (usage, 2 * MIB)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{value}\n")
+    monkeypatch.setattr(store, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(store, "_MEMBERSHIP", tmp_path / "membership")
+    assert store.spare_memory() == 3 * MIB
+
+
+def test_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "membership").write_text("0::/job\n")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "memory.max").write_text("max\n")
+    monkeypatch.setattr(store, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(store, "_MEMBERSHIP", tmp_path / "membership")
+    assert store.spare_memory() > 3 * MIB
