@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.live import Live, live_guest, wait_for
+from lab.live import Live, free_port, heavy_guest, require_snapshots, wait_for, watchdog_of
 
 import pydump as api
 
-#: How often it is killed in each way of capture, with each signal.
-ROUNDS = 5
 #: Whose memory it is, and how it is captured.
 WAYS = {
     "full": ("private", "--pause", "full", "--workers", "1"),
@@ -27,20 +25,28 @@ WAYS = {
     "none": ("private", "--pause", "none"),
     "stream": ("private", "--qemu-access", "stream"),
     "shared": ("shared", "--qemu-access", "shared", "--pause", "full"),
+    "by TCP": ("tcp",),
 }
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+#: How often it is killed in each way of capture: a hundred times in all, not counting those that came too late.
+KILLS = -(-100 // len(WAYS))
+#: With what, and whom: pydump, all of its process group, or pydump and the watchdog, as what stops a service does.
+HITS = (
+    (signal.SIGKILL, "pydump"),
+    (signal.SIGTERM, "both"),
+    (signal.SIGINT, "group"),
+    (signal.SIGKILL, "group"),
+    (signal.SIGTERM, "pydump"),
+)
 
 
 @pytest.fixture(scope="module")
-def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A running guest with something in its memory."""
+def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, str]]:
+    """A running guest with something in its memory, and what pydump calls it."""
+    port = free_port()
+    tcp = ("-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off")
     directory = tmp_path_factory.mktemp(request.param)
-    contents = directory / "contents"
-    contents.write_bytes(random.Random(1).randbytes(48 << 20))
-    load = ("-device", f"loader,file={contents},addr=0x4000000,force-raw=on")
-    with live_guest(directory, memory=128, shared=request.param == "shared", arguments=load) as guest:
-        assert guest.is_running()
-        yield guest
+    with heavy_guest(directory, shared=request.param == "shared", arguments=tcp) as guest:
+        yield guest, f"qmp:127.0.0.1:{port}" if request.param == "tcp" else guest.source
 
 
 #: What tells the processes of one test from those of another that runs beside it.
@@ -60,10 +66,24 @@ def watchdogs(directory: Path) -> list[str]:
     return found
 
 
+def hit(dump: subprocess.Popen[bytes], number: signal.Signals, whom: str) -> None:
+    """Send a signal."""
+    if whom == "group":
+        os.killpg(dump.pid, number)
+        return
+    watchdog = watchdog_of(dump.pid) if whom == "both" else None
+    if watchdog:
+        os.kill(watchdog, number)
+    dump.send_signal(number)
+
+
 @pytest.mark.parametrize(("live", "way"), [(kind, way) for way, (kind, *_) in WAYS.items()], indirect=["live"])
-def test_a_killed_capture(live: Live, tmp_path: Path, way: str) -> None:
+def test_a_killed_capture(live: tuple[Live, str], tmp_path: Path, way: str) -> None:
+    if way == "snapshot":
+        require_snapshots()
+    guest, source = live
     output = tmp_path / "vmcore"
-    command = [sys.executable, "-m", "pydump", "dump", "--no-sync", *WAYS[way][1:], live.source, str(output)]
+    command = [sys.executable, "-m", "pydump", "dump", "--no-sync", *WAYS[way][1:], source, str(output)]
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -72,6 +92,7 @@ def test_a_killed_capture(live: Live, tmp_path: Path, way: str) -> None:
             env={**os.environ, MARK: str(tmp_path)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     before = time.monotonic()
@@ -80,23 +101,28 @@ def test_a_killed_capture(live: Live, tmp_path: Path, way: str) -> None:
     output.unlink()
     dice = random.Random(way)
     killed = 0
-    for number, sent in enumerate(SIGNALS * ROUNDS):
+    for attempt in range(4 * KILLS):
+        sent, whom = HITS[killed % len(HITS)]
         dump = start()
         try:
-            if number % 2:
-                time.sleep(dice.uniform(0.15, 1) * duration)
+            if attempt % 2:
+                time.sleep(dice.uniform(0.1, 0.95) * duration)
             else:  # while it stands still, which may be short
-                wait_for(lambda: not live.qmp.command("query-status")["running"], duration)
+                wait_for(lambda: not guest.qmp.command("query-status")["running"], duration)
                 time.sleep(dice.uniform(0, 0.01))
-            os.kill(dump.pid, sent)
+            hit(dump, sent, whom)
         finally:
             code = dump.wait(60)
-        killed += code != 0
-        assert wait_for(live.is_running), f"{sent!r}: it stands still"
-        if code == 0 or (sent == signal.SIGKILL and output.exists()):  # killed when all was done
+        what = f"{sent!r} to {whom}"
+        assert wait_for(guest.is_running, 30), f"{what}: it stands still"
+        if output.exists() or code == 0:  # when all was done
             assert api.verify(output).ok
             output.unlink()
-        assert not list(tmp_path.iterdir()), f"{sent!r}: something is left"
-        assert wait_for(lambda: not live.leftovers()), f"{sent!r}: {live.leftovers()} is changed in QEMU"
-        assert wait_for(lambda: not watchdogs(tmp_path)), f"{sent!r}: a watchdog stays"
-    assert killed >= ROUNDS
+        else:
+            killed += 1
+        assert not list(tmp_path.iterdir()), f"{what}: something is left"
+        assert wait_for(lambda: not guest.leftovers(), 30), f"{what}: {guest.leftovers()} is changed in QEMU"
+        assert wait_for(lambda: not watchdogs(tmp_path), 30), f"{what}: a watchdog stays"
+        if killed == KILLS:
+            break
+    assert killed == KILLS

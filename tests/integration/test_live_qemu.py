@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from judges import require
-from lab.live import SWEEP, Live, in_step, live_guest, swept, wait_for
+from lab.live import (
+    SLOW,
+    SWEEP,
+    Live,
+    free_port,
+    heavy_guest,
+    in_step,
+    live_guest,
+    require_snapshots,
+    swept,
+    wait_for,
+    watchdog_of,
+)
 
 import pydump as api
 
@@ -39,6 +53,32 @@ def guest(tmp_path: Path) -> Iterator[Live]:
     with live_guest(tmp_path) as running:
         assert running.is_running()
         yield running
+
+
+@pytest.fixture
+def heavy(tmp_path: Path) -> Iterator[Live]:
+    """A running guest whose memory takes seconds to compress."""
+    with heavy_guest(tmp_path) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def held(live: Live, output: Path, *how: str | Path, started_by: tuple[str, ...] = ()) -> Iterator[Any]:
+    """pydump at work on a guest that it has stopped; it has ended when the block has."""
+    how = how or ("--pause", "full")
+    command = [*started_by, sys.executable, "-m", "pydump", "dump", *map(str, how), *SLOW, live.source, str(output)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as dump:
+        try:
+            assert wait_for(live.stands, 30)
+            yield dump
+        finally:
+            dump.kill()
+
+
+def ended(dump: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit code, and what was said."""
+    said = dump.communicate(timeout=120)[1]
+    return dump.returncode, said
 
 
 def assert_same(ours: Path, qemus: Path) -> None:
@@ -97,6 +137,8 @@ def test_other_architectures(tmp_path: Path, pydump: Pydump, arch: str) -> None:
 
 @pytest.mark.parametrize("pause", ["copy", "full", "snapshot"])
 def test_memory_and_registers_are_of_one_moment(live: Live, tmp_path: Path, pause: str) -> None:
+    if pause == "snapshot":
+        require_snapshots()
     for number in range(5):
         vmcore = str(tmp_path / f"{pause}{number}")
         report = api.dump(live.source, vmcore, options={"qmp": {"pause": pause}})
@@ -134,6 +176,8 @@ def test_the_stream_of_a_running_guest(guest: Live, tmp_path: Path, pydump: Pydu
 
 @pytest.mark.parametrize("pause", ["copy", "snapshot"])
 def test_a_copy_on_disk(guest: Live, tmp_path: Path, pydump: Pydump, pause: str) -> None:
+    if pause == "snapshot":
+        require_snapshots()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     pydump("dump", "--pause", pause, "--scratch", scratch, guest.source, tmp_path / "vmcore")
@@ -188,16 +232,57 @@ def test_somebody_lets_a_paused_guest_run_meanwhile(guest: Live, tmp_path: Path)
     assert not report.consistent
 
 
-def test_tcp(tmp_path: Path, pydump: Pydump) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_tcp(tmp_path: Path, pydump: Pydump, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
     with live_guest(tmp_path, arguments=("-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off")) as live:
         assert live.is_running()
         pydump("dump", f"qmp:127.0.0.1:{port}", tmp_path / "vmcore")
         with api.open(str(tmp_path / "vmcore")) as dump:
             assert in_step(swept(dump.read))
         assert live.is_running()
+        temporary = tmp_path / "temporary"
+        temporary.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(temporary))
+        left: list[Path] = []
+
+        def look(progress: Any) -> None:  # what a SIGKILL now would leave
+            left.extend(temporary.iterdir())
+
+        api.dump(f"qmp:127.0.0.1:{port}", str(tmp_path / "other"), progress=look)
+    assert not left
+
+
+def test_two_at_once_by_tcp(tmp_path: Path, pydump: Pydump) -> None:
+    port = free_port()
+    with live_guest(tmp_path, arguments=("-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off")) as live:
+        with api.open(f"qmp:127.0.0.1:{port}"):
+            said = pydump("dump", live.source, tmp_path / "no", expect=1).stderr
+        assert "another pydump" in said
+        with api.open(live.source):
+            said = pydump("dump", f"qmp:127.0.0.1:{port}", tmp_path / "no", expect=1).stderr
+        assert "another pydump" in said
+        assert live.is_running()
+
+
+def test_the_mark_of_a_killed_pydump(guest: Live, tmp_path: Path, pydump: Pydump) -> None:
+    """Both of its processes are gone. Of one that another system has made nobody knows whether it is at work."""
+
+    def leave(system: str) -> None:
+        identity = f"{system} 4194305:1 4194306:1"  # above any pid: proc(5), pid_max
+        guest.qmp.command("object-add", qom_type="authz-simple", id="pydump", identity=identity)
+
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    here = f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    leave(here)
+    pydump("dump", guest.source, tmp_path / "vmcore")
+    assert not guest.leftovers()
+    leave(here)
+    guest.qmp.command("stop")
+    assert "may be paused because of that" in pydump("dump", guest.source, tmp_path / "paused").stderr
+    leave("another")
+    said = pydump("dump", guest.source, tmp_path / "no", expect=1).stderr
+    assert "another pydump" in said and "object-del" in said
+    guest.qmp.command("object-del", id="pydump")
 
 
 def test_two_at_once(guest: Live, tmp_path: Path, pydump: Pydump) -> None:
@@ -294,20 +379,177 @@ def test_qemu_dies(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_watchdog_that_is_killed(heavy: Live, tmp_path: Path, number: int) -> None:
+    """The process does the watchdog's work, or starts another one; its dump is as good."""
+    with held(heavy, tmp_path / "vmcore") as dump:
+        watchdog = watchdog_of(dump.pid)
+        assert watchdog
+        os.kill(watchdog, number)
+        if number == signal.SIGKILL:
+            assert ended(dump) == (0, "")
+    assert wait_for(heavy.is_running)
+    assert not heavy.leftovers()
+    if number == signal.SIGKILL:
+        with api.open(tmp_path / "vmcore") as vmcore:
+            assert in_step(swept(vmcore.read))
+        with held(heavy, tmp_path / "no") as dump:
+            os.kill(watchdog_of(dump.pid) or 0, signal.SIGKILL)
+            dump.terminate()
+            assert ended(dump)[0] == 130
+        assert wait_for(heavy.is_running)
+        assert not heavy.leftovers()
+
+
+def test_a_watchdog_that_is_killed_in_a_snapshot(heavy: Live, tmp_path: Path) -> None:
+    require_snapshots()
+    for moment in (0, 0.05, 0.1):
+        with held(heavy, tmp_path / "no", "--pause", "snapshot") as dump:
+            watchdog = watchdog_of(dump.pid)
+            time.sleep(moment)
+            os.kill(watchdog or 0, signal.SIGKILL)
+            dump.terminate()
+            ended(dump)
+        assert wait_for(heavy.is_running)
+        assert wait_for(lambda: not heavy.leftovers())
+
+
+def test_standard_streams_are_closed(heavy: Live, tmp_path: Path) -> None:
+    shell = ("sh", "-c", 'exec "$@" <&- >&-', "sh")
+    with held(heavy, tmp_path / "no", started_by=shell) as dump:
+        dump.kill()
+    assert wait_for(heavy.is_running)
+    assert wait_for(lambda: not heavy.leftovers())
+
+
+def test_it_cannot_be_suspended_while_the_guest_waits(heavy: Live, tmp_path: Path) -> None:
+    with held(heavy, tmp_path / "vmcore") as dump:
+        for number in (signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN):
+            dump.send_signal(number)
+        assert ended(dump) == (0, "")
+    assert heavy.is_running()
+
+
+def read_late(live: Live, fifo: Path) -> Any:
+    """A dump by somebody else, which goes on until its reader is closed."""
+    os.mkfifo(fifo)
+    opened: list[Any] = []
+    reader = threading.Thread(target=lambda: opened.append(fifo.open("rb")))
+    reader.start()
+    live.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{fifo}", detach=True)
+    reader.join(10)
+    return opened[0]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_somebody_dumps_it_meanwhile(heavy: Live, tmp_path: Path, killed: bool) -> None:
+    """QEMU does not let a guest run while it dumps: that is waited for, and the finished dump is kept."""
+    with held(heavy, tmp_path / "vmcore", "--pause", "full", "--progress", "plain") as dump:
+        assert dump.stderr.readline().startswith("pydump: dump")  # the registers have been taken
+        reader = read_late(heavy, tmp_path / "fifo")
+        if killed:
+            dump.kill()
+            dump.wait(60)
+        else:
+            code, said = ended(dump)
+            assert code == 0
+            assert "warning: the guest does not run yet" in said and "dump in process" in said
+    assert heavy.stands()
+    assert heavy.qmp.command("query-dump")["status"] == "active"
+    reader.close()
+    assert wait_for(heavy.is_running)
+    assert wait_for(lambda: not heavy.leftovers())
+    if not killed:
+        with api.open(tmp_path / "vmcore") as vmcore:
+            assert in_step(swept(vmcore.read))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_somebody_migrates_it_meanwhile(heavy: Live, tmp_path: Path, killed: bool) -> None:
+    """It runs at its destination: here it must never run again."""
+    with held(heavy, tmp_path / "vmcore", "--pause", "full", "--progress", "plain") as dump:
+        assert dump.stderr.readline().startswith("pydump: dump")  # the registers have been taken
+        heavy.qmp.command("migrate", uri="exec:cat >/dev/null")
+        assert wait_for(lambda: heavy.qmp.command("query-migrate")["status"] == "completed", 30)
+        watchdog = watchdog_of(dump.pid)
+        if killed:
+            dump.kill()
+            dump.wait(60)
+        else:
+            code, said = ended(dump)
+            assert code == 0
+            assert "warning: the guest has been migrated while it was held" in said
+    assert wait_for(lambda: not Path(f"/proc/{watchdog}").exists(), 30)
+    assert heavy.qmp.command("query-status")["status"] == "postmigrate"
+
+
+def test_others_have_the_monitor_once_the_guest_is_captured(guest: Live, tmp_path: Path) -> None:
+    greetings = []
+
+    def connect(progress: Any) -> None:
+        if progress.phase == "dump" and not greetings:
+            with socket.socket(socket.AF_UNIX) as other:
+                other.settimeout(10)
+                other.connect(str(guest.socket))
+                greetings.append(other.recv(7))
+
+    report = api.dump(guest.source, str(tmp_path / "vmcore"), workers=1, progress=connect)
+    assert greetings == [b'{"QMP":']
+    assert 0 < report.paused_seconds < report.seconds
+
+
+def test_no_room_for_a_copy(guest: Live, tmp_path: Path, pydump: Pydump, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = tmp_path / "missing"
+    said = pydump("dump", "--scratch", missing, guest.source, tmp_path / "no", expect=1).stderr
+    assert str(missing) in said
+    monkeypatch.setattr("pydump_source_qemu.capture.room_for", lambda size, where: "none at all")
+    report = api.dump(guest.source, str(tmp_path / "vmcore"))
+    assert "stands still for the whole dump: none at all" in report.warnings[-1]
+
+
+def test_a_snapshot_of_memory_in_a_file(tmp_path: Path, pydump: Pydump) -> None:
+    require_snapshots()
+    backend = f"memory-backend-file,id=ram,size=64M,mem-path={tmp_path}/ram"
+    with live_guest(tmp_path, arguments=("-object", backend, "-machine", "memory-backend=ram")) as live:
+        said = pydump("dump", "--pause", "snapshot", live.source, tmp_path / "no", expect=1).stderr
+        assert "lies in no file" in said and "userfaultfd" not in said
+        assert live.is_running()
+        assert not live.leftovers()
+
+
+def test_before_there_is_a_guest(tmp_path: Path, pydump: Pydump) -> None:
+    with live_guest(tmp_path, arguments=("--preconfig",)) as live:
+        said = pydump("dump", live.source, tmp_path / "no", expect=1).stderr
+    assert "--preconfig" in said and "x-exit-preconfig" in said
+
+
+def test_no_permission(guest: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydump_source_qemu.host import Host
+
+    def refused(host: Any) -> int:
+        raise host._denied("mem", PermissionError(errno.EPERM, "Operation not permitted"))
+
+    monkeypatch.setattr(Host, "_open_mem", refused)
+    output = str(tmp_path / "no")
+    with pytest.raises(api.errors.SourceError, match="ptrace_scope=0$"):  # the stream would stop it
+        api.dump(guest.source, output, options={"qmp": {"pause": "none"}})
+    with pytest.raises(api.errors.SourceError, match="take --qemu-access stream$"):
+        api.dump(guest.source, output, options={"qmp": {"access": "process"}})
+    assert guest.is_running()
+
+
 def test_the_reasons_are_said(guest: Live, tmp_path: Path, pydump: Pydump) -> None:
     said = pydump("-v", "dump", guest.source, tmp_path / "vmcore").stderr
     assert "not by way of shared" in said
     assert "by way of process" in said
+    require_snapshots()
+    assert "a snapshot by QEMU" in pydump("-v", "dump", "--pause", "snapshot", guest.source, tmp_path / "other").stderr
 
 
 def test_detached_when_the_guest_runs_again(tmp_path: Path, pydump: Pydump, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    contents = tmp_path / "contents"
-    contents.write_bytes(random.Random(1).randbytes(48 << 20))
-    load = ("-device", f"loader,file={contents},addr=0x4000000,force-raw=on")
     slow = ("--compression", "zstd", "--zstd-level", "15")
-    with live_guest(tmp_path, memory=128, arguments=load) as live:
-        assert live.is_running()
+    with heavy_guest(tmp_path) as live:
         pydump("dump", live.source, tmp_path / "vmcore", *slow, "--detach")
         assert live.is_running()
         told = json.loads(pydump("status", "1", "--json").stdout)
@@ -315,7 +557,7 @@ def test_detached_when_the_guest_runs_again(tmp_path: Path, pydump: Pydump, monk
         assert wait_for(lambda: json.loads(pydump("status", "1", "--json").stdout)["status"] == "completed", 120)
     with api.open(tmp_path / "vmcore") as dump:
         assert in_step(swept(dump.read))
-        assert dump.read(0x4000000, 48 << 20) == contents.read_bytes()
+        assert dump.read(0x4000000, 48 << 20) == (tmp_path / "contents").read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import shutil
+import socket
 import struct
 import subprocess
 import time
@@ -22,6 +25,8 @@ SWEEP = bytes.fromhex(
 ).ljust(0xF0, b"\0") + bytes.fromhex("e90dff").ljust(16, b"\0")
 #: FIRST, STEP and PAGES of sweep.S.
 SWEPT = range(0x100000, 0x100000 + 48 * 0x100000, 0x100000)
+#: A capture with these takes seconds.
+SLOW = ("--compression", "zstd", "--zstd-level", "19", "--workers", "1", "--no-sync")
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,13 @@ class Live:
         """What a capture must not leave behind in QEMU."""
         capabilities = self.qmp.command("query-migrate-capabilities")
         limit = self.qmp.command("query-migrate-parameters")["max-bandwidth"]
-        return [c["capability"] for c in capabilities if c["state"]] + ([f"{limit}"] if limit != 128 << 20 else [])
+        left = [c["capability"] for c in capabilities if c["state"]] + ([f"{limit}"] if limit != 128 << 20 else [])
+        objects = [child["name"] for child in self.qmp.command("qom-list", path="/objects")]
+        return left + [name for name in objects if "pydump" in name]
+
+    def stands(self) -> bool:
+        """Has somebody stopped it, for longer than the registers take?"""
+        return bool(self.qmp.command("query-status")["status"] == "paused")
 
 
 @contextlib.contextmanager
@@ -97,6 +108,42 @@ def wait_for(condition: Callable[[], object], seconds: float = 10) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+@contextlib.contextmanager
+def heavy_guest(directory: Path, *, shared: bool = False, arguments: tuple[str, ...] = ()) -> Iterator[Live]:
+    """A guest whose memory takes seconds to compress with :data:`SLOW`."""
+    contents = directory / "contents"
+    contents.write_bytes(random.Random(1).randbytes(48 << 20))
+    load = ("-device", f"loader,file={contents},addr=0x4000000,force-raw=on")
+    with live_guest(directory, memory=128, shared=shared, arguments=(*load, *arguments)) as guest:
+        assert guest.is_running()
+        yield guest
+
+
+def free_port() -> int:
+    """A port of this host's that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def require_snapshots() -> None:
+    """Skip where QEMU may not write-protect its own memory."""
+    allowed = os.geteuid() == 0 or Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() == "1"
+    require(allowed, "userfaultfd", "sysctl vm.unprivileged_userfaultfd=1, or run the tests as root")
+
+
+def watchdog_of(pid: int) -> int | None:
+    """The watchdog process that a process has started."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid and b"\0watchdog.py\0" in (process / "cmdline").read_bytes():
+                return int(process.name)
+        except (OSError, IndexError):
+            continue
+    return None
 
 
 def swept(read: Callable[[int, int], bytes]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -130,8 +131,13 @@ class Capture:
         return self._head().guest
 
     def _head(self) -> Head:
-        with elf_stream(self._monitor) as pipe:
+        with self._held_by_qemu(), elf_stream(self._monitor) as pipe:
             return read_head(pipe)
+
+    def _held_by_qemu(self) -> contextlib.AbstractContextManager[None]:
+        """QEMU stops the guest as long as it dumps, and so as long as we read."""
+        assert self._guard is not None
+        return self._guard.holding()
 
     def run(self, wanted: MemoryMap, progress: ProgressCallback | None) -> Captured:
         """Capture ``wanted``.
@@ -395,7 +401,7 @@ class Capture:
             self._read(block.paddr, store.part(block.paddr, block.size))
 
     def _read(self, paddr: int, buffer: memoryview) -> None:
-        with elf_stream(self._monitor, (paddr, len(buffer))) as pipe:
+        with self._held_by_qemu(), elf_stream(self._monitor, (paddr, len(buffer))) as pipe:
             head = read_head(pipe)
             if not head.guest.memory.ranges() == Ranges.of([(paddr, paddr + len(buffer))]):
                 raise ReadError(paddr, len(buffer), "there is no RAM in all or part of it")

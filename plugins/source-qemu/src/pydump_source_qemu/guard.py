@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,6 +102,17 @@ class Guard:
         """The guest waits for this process: Ctrl-Z must not stop it."""
         if not self._heard and threading.current_thread() is threading.main_thread():
             self._heard = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """The guest waits for this process within the block."""
+        held = bool(self._heard)
+        self.hold()
+        try:
+            yield
+        finally:
+            if not held:
+                self.let_go()
 
     def let_go(self) -> None:
         """The guest waits no longer."""
