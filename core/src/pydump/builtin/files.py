@@ -86,6 +86,9 @@ class FileBacking(Backing):
                 return
             if start >= end:
                 return
+            if not at <= start < stop:  # a device's answer: nothing to go by
+                yield at, end
+                return
             yield start, stop
             at = stop
 

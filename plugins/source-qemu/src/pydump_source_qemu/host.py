@@ -279,6 +279,9 @@ def _file_data(fd: int, offset: int, size: int) -> Iterator[tuple[int, int]]:
             return
         if start >= end:
             return
+        if not at <= start < stop:  # a device's answer: nothing to go by
+            yield at, end
+            return
         yield start, stop
         at = stop
 
