@@ -16,6 +16,7 @@ from pydump.builtin.files import FileBacking
 from pydump.errors import FormatError, PlanError, UnsupportedError
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
+from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.testing import guests
 from pydump_format_kdump.layout import (
@@ -90,6 +91,7 @@ class Hand:
     phys_base: bytes = bytes(8)
     lost: tuple[int, ...] = ()
     note: bytes = b""
+    erased: bytes = b""
 
     def build(self) -> bytes:
         o, block = self.order, self.block
@@ -103,18 +105,21 @@ class Hand:
         )
         a, b = self.split or (0, 0)
         note_at, note_size = (block + 200, len(self.note)) if self.note and self.version >= 4 else (0, 0)
+        erased = (block + 2048, len(self.erased)) if self.erased else (0, 0)
         narrow = (min(a, 0xFFFFFFFF), min(b, 0xFFFFFFFF)) if self.version >= 2 else (0, 0)
         split = 1 if self.split else 0
         if self.bits == 64:
             sub = struct.pack(
-                o + "8siiQQQQQQQQQQQ", self.phys_base, 1, split, *narrow, 0, 0, note_at, note_size, 0, 0, a, b, top
+                o + "8siiQQQQQQQQQQQ", self.phys_base, 1, split, *narrow, 0, 0, note_at, note_size, *erased, a, b, top
             )
         elif self.aligned:
             sub = struct.pack(o + "4siiII4x", self.phys_base, 1, split, *narrow)
-            sub += struct.pack(o + "QI4xQI4xQI4x", 0, 0, note_at, note_size, 0, 0) + struct.pack(o + "QQQ", a, b, top)
+            sub += struct.pack(o + "QI4xQI4xQI4x", 0, 0, note_at, note_size, *erased) + struct.pack(
+                o + "QQQ", a, b, top
+            )
         else:
             sub = struct.pack(o + "4siiII", self.phys_base, 1, split, *narrow)
-            sub += struct.pack(o + "QIQIQI", 0, 0, note_at, note_size, 0, 0) + struct.pack(o + "QQQ", a, b, top)
+            sub += struct.pack(o + "QIQIQI", 0, 0, note_at, note_size, *erased) + struct.pack(o + "QQQ", a, b, top)
         if self.version < 6:
             sub = sub[: {64: 80, 32: 72 if self.aligned else 56}[self.bits]]
         first, second = bytearray(half), bytearray(half)
@@ -133,7 +138,8 @@ class Hand:
             offset = 0 if pfn in self.lost else at + len(data)
             descs += struct.pack(o + "qIIQ", offset, len(packed), flag, 0)
             data += packed
-        body = head.ljust(block, b"\0") + (sub.ljust(200, b"\0") + self.note).ljust(block, b"\0")
+        rest = (sub.ljust(200, b"\0") + self.note).ljust(2048, b"\0") + self.erased
+        body = head.ljust(block, b"\0") + rest.ljust(block, b"\0")
         return body + bytes(first) + bytes(second) + descs + data
 
 
@@ -261,6 +267,41 @@ def test_a_lost_page_that_the_header_does_not_admit_is_damage(tmp_path: Path) ->
     with pytest.raises(FormatError, match="pfn 0x5"):
         pydump.dump(source, str(tmp_path / "out"), compression="lzo")
     assert not (tmp_path / "out").exists()
+
+
+ERASED = b"erase task_struct.comm 16\nerase linux_banner nullify\n"
+
+
+@pytest.mark.parametrize(("bits", "aligned"), [(64, True), (32, True), (32, False)])
+def test_what_was_erased_stays_said(bits: int, aligned: bool, tmp_path: Path) -> None:
+    """makedumpfile has it in the sub header of a kdump, and in a note of an ELF file."""
+    arch = "x86_64" if bits == 64 else "arm" if aligned else "i386"
+    note = struct.pack("<III", 5, 4, 7) + b"CORE\0\0\0\0" + b"desc"
+    source = write(tmp_path / "in", Hand(bits=bits, aligned=aligned, pages=PAGES, note=note, erased=ERASED))
+    kdump, elf = tmp_path / "kdump", tmp_path / "elf"
+    pydump.dump(source, str(kdump), arch=arch)
+    pydump.dump(str(kdump), str(elf), format="elf")
+    pydump.dump(str(elf), str(tmp_path / "again"))
+    for path in (source, kdump, elf, tmp_path / "again"):
+        with pydump.open(path, arch=arch) as dump:
+            assert dump.notes[-1] == Note("ERASEINFO", 0, ERASED), path
+            assert len(dump.notes) == 2
+    at = {(64, True): 64, (32, True): 56, (32, False): 44}[bits, aligned]
+    for path in (kdump, tmp_path / "again"):
+        data = path.read_bytes()
+        offset, size = struct.unpack_from("<QQ" if bits == 64 else "<QI", data, 4096 + at)
+        assert data[offset : offset + size] == ERASED
+    assert struct.pack("<III", 10, len(ERASED), 0) + b"ERASEINFO\0\0\0" + ERASED in elf.read_bytes()
+
+
+def test_what_was_erased_of_each_part(tmp_path: Path) -> None:
+    lines = ERASED.splitlines(keepends=True)
+    parts = [
+        write(tmp_path / f"part{i}", Hand(pages=PAGES, split=span, erased=lines[i]))
+        for i, span in enumerate([(0, 5), (5, 4001)])
+    ]
+    with pydump.open(",".join(parts), arch="x86_64") as dump:
+        assert dump.notes == (Note("ERASEINFO", 0, ERASED),)
 
 
 def test_many_runs_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 #: The name of the note that holds the guest kernel's VMCOREINFO text; its type is 0.
 VMCOREINFO_NAME = "VMCOREINFO"
 
+#: What makedumpfile erased from the dump, a line each. Source: makedumpfile's IMPLEMENTATION.
+ERASEINFO_NAME = "ERASEINFO"
+
 
 @dataclass(frozen=True, slots=True)
 class Note:

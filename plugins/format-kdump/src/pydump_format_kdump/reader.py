@@ -18,7 +18,7 @@ from pydump.layout.notes import MAX_NOTES_SIZE, unpack_notes
 from pydump.layout.zero import zero_pages
 from pydump.model.guest import ByteOrder, Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.note import Note
+from pydump.model.note import ERASEINFO_NAME, Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump_format_kdump import SIGNATURES
 from pydump_format_kdump.bitmap import Bitmap, Rank
@@ -174,8 +174,22 @@ class KdumpSource(Source):
                     backing.path, f"{sub.size_vmcoreinfo:#x} bytes of vmcoreinfo", offset=self._block_size
                 )
             text = backing.read(sub.offset_vmcoreinfo, sub.size_vmcoreinfo)
-        others = tuple(note for note in notes if not note.is_vmcoreinfo)
-        return others, None if text is None else Vmcoreinfo(text)
+        others = [note for note in notes if not note.is_vmcoreinfo]
+        erased = self._erase_info()
+        if erased and not any(note.name == ERASEINFO_NAME for note in others):
+            others.append(Note(ERASEINFO_NAME, 0, erased))
+        return tuple(others), None if text is None else Vmcoreinfo(text)
+
+    def _erase_info(self) -> bytes:
+        """What was erased, of all parts: makedumpfile gives each the lines of what it erased in there."""
+        texts: list[bytes] = []
+        for part in self._parts:
+            offset, size = part.sub.offset_eraseinfo, part.sub.size_eraseinfo
+            if size > MAX_NOTES_SIZE:
+                raise FormatError(part.backing.path, f"{size:#x} bytes of eraseinfo", offset=self._block_size)
+            if offset and size and (text := part.backing.read(offset, size)) not in texts:
+                texts.append(text)
+        return b"".join(texts)
 
     def _find_lost(self, dumped: Ranges) -> Ranges:
         """Pages whose descriptor has offset 0; looked for only where the header says the dump is incomplete."""

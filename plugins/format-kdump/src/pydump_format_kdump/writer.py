@@ -14,11 +14,11 @@ from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Batch, Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.source import StoredPages
-from pydump.layout.notes import desc_offset, pack_note, pack_notes
+from pydump.layout.notes import desc_offset, pack_note
 from pydump.layout.zero import zero_pages
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import Ranges
-from pydump.model.note import VMCOREINFO_NAME, Note
+from pydump.model.note import ERASEINFO_NAME, VMCOREINFO_NAME, Note
 from pydump.model.plan import Plan
 from pydump_format_kdump import bitmap
 from pydump_format_kdump.layout import (
@@ -166,7 +166,7 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
     block_size = guest.page_size or 0
     byte_order = guest.byte_order or "little"
     sub_class = _sub_header(plan)
-    notes, vmcoreinfo_at = _notes(guest, byte_order)
+    notes, texts = _notes(guest, byte_order)
     note_at = DISKDUMP_HEADER_BLOCKS * block_size + sub_class.nbytes()
     sub_hdr_size = _blocks(sub_class.nbytes() + len(notes), block_size)
     sub = sub_class(
@@ -176,8 +176,12 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
         size_note=len(notes),
         max_mapnr_64=max_mapnr,
     )
-    if guest.vmcoreinfo and vmcoreinfo_at is not None:
-        sub = replace(sub, offset_vmcoreinfo=note_at + vmcoreinfo_at, size_vmcoreinfo=len(guest.vmcoreinfo.text))
+    if VMCOREINFO_NAME in texts:
+        at, size = texts[VMCOREINFO_NAME]
+        sub = replace(sub, offset_vmcoreinfo=note_at + at, size_vmcoreinfo=size)
+    if ERASEINFO_NAME in texts:
+        at, size = texts[ERASEINFO_NAME]
+        sub = replace(sub, offset_eraseinfo=note_at + at, size_eraseinfo=size)
     uts = guest.utsname
     header = _HEADERS[guest.elf_class or 64](
         sysname=_uts(uts.sysname),
@@ -205,16 +209,21 @@ def _sub_header(plan: Plan) -> type[KdumpSubHeader]:
     return KdumpSubHeader32 if plan.u64_align == 4 or plan.compat == "qemu" else KdumpSubHeader32Aligned
 
 
-def _notes(guest: Guest, byte_order: ByteOrder) -> tuple[bytes, int | None]:
-    """The packed notes, VMCOREINFO last, and where its text begins in them.
+def _notes(guest: Guest, byte_order: ByteOrder) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """The packed notes, VMCOREINFO last, and where in them the text of each name begins and how long it is.
 
-    Readers differ in where they look for the text: in the note, or through offset_vmcoreinfo. This serves both.
+    Readers differ in where they look for VMCOREINFO and ERASEINFO: in the notes, or through the sub header's fields.
+    This serves both.
     """
-    packed = pack_notes(guest.notes, byte_order)
-    if guest.vmcoreinfo is None:
-        return packed, None
-    note = Note(VMCOREINFO_NAME, 0, guest.vmcoreinfo.text)
-    return packed + pack_note(note, byte_order), len(packed) + desc_offset(note)
+    notes = guest.notes
+    if guest.vmcoreinfo is not None:
+        notes += (Note(VMCOREINFO_NAME, 0, guest.vmcoreinfo.text),)
+    packed, texts = b"", {}
+    for note in notes:
+        if note.type == 0:
+            texts[note.name] = (len(packed) + desc_offset(note), len(note.desc))
+        packed += pack_note(note, byte_order)
+    return packed, texts
 
 
 def _pfns(ranges: Ranges, block_size: int) -> Ranges:
