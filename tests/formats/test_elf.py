@@ -228,6 +228,35 @@ def test_a_block_that_was_left_out_whole(tmp_path: Path) -> None:
         assert [(h.p_paddr, h.p_filesz, h.p_memsz) for h in loads(file)] == [(0, 4096, 4096), (1 << 20, 0, 8192)]
 
 
+class Incomplete(pydump.MemorySource):
+    """Has lost the second page of each block, and leaves out the last."""
+
+    def excluded(self) -> Ranges:
+        return Ranges.of((b.end - 4096, b.end) for b in self.guest().memory)
+
+    def unreadable(self) -> Ranges:
+        return Ranges.of((b.paddr + 4096, b.paddr + 8192) for b in self.guest().memory)
+
+
+@pytest.mark.parametrize("arch", ["arm", "s390x"])
+def test_what_was_lost_lies_past_the_end_of_the_file(arch: str, tmp_path: Path) -> None:
+    """As in a file that makedumpfile could not finish, which e_flags says."""
+    source = Incomplete(Guest(MemoryMap(), arch=arch), {0: A * 4, 1 << 20: B * 4})
+    out = tmp_path / "out"
+    assert not pydump.dump(source, str(out), format="elf").complete
+    size = out.stat().st_size
+    with elf(out) as file:
+        assert file.header.e_flags == 1
+        got = [(h.p_paddr, h.p_filesz, h.p_memsz, h.p_offset == size) for h in loads(file)]
+        assert size == loads(file)[0].p_offset + 4 * 4096
+    block = [(0, 4096, 4096, False), (4096, 4096, 4096, True), (8192, 4096, 8192, False)]
+    assert got == block + [((1 << 20) + paddr, *rest) for paddr, *rest in block]
+    with pydump.open(str(out)) as back:
+        assert back.source.unreadable() == source.unreadable()
+        assert back.source.excluded() == source.excluded()
+        assert back.read(8192, 4096) == A
+
+
 def test_sections_of_an_architecture_are_kept(tmp_path: Path) -> None:
     sections = (Section("pv_mem_meta", 1, b"meta" * 10, info=3), Section("pv_compl", 1, b"compl"))
     source = pydump.MemorySource(Guest(MemoryMap(), arch="s390x", sections=sections), {0: b"x" * 8192})

@@ -262,6 +262,40 @@ def test_an_incomplete_dump_says_what_is_lost(tmp_path: Path) -> None:
     assert not pydump.verify(source).ok
 
 
+@pytest.mark.parametrize("dedup", [False, True])
+@pytest.mark.parametrize("compression", ["zlib", "none"])
+def test_what_was_lost_is_lost_in_the_dump_of_it(compression: str, dedup: bool, tmp_path: Path) -> None:
+    """As makedumpfile marks it: status 8, a bit in the 2nd bitmap, and a descriptor with nothing in it."""
+    pages = {**PAGES, 6: guests.zero_page(0), 7: PAGES[0], 8: PAGES[5]}
+    source = write(tmp_path / "in", Hand(pages=pages, excluded=(3,), status=9, lost=(5, 7)))
+    out, elf = tmp_path / "out", tmp_path / "elf"
+    report = pydump.dump(source, str(out), compression=compression, options={"kdump": {"dedup": dedup}})
+    assert (report.unreadable_size, report.excluded_size, report.zero_size) == (8192, 4096, 8192)
+    assert fields(out)["status"] == 8 | (compression == "zlib")
+    descs = dict(zip(sorted(pages), descriptors(out), strict=True))
+    assert [pfn for pfn, desc in descs.items() if desc == (0, 0, 0, 0)] == [5, 7]
+    pydump.dump(str(out), str(elf), format="elf")
+    for path in (out, elf):
+        with pydump.open(path, arch="x86_64") as dump:
+            assert list(dump.source.unreadable()) == [(5 * 4096, 6 * 4096), (7 * 4096, 8 * 4096)]
+            assert list(dump.source.excluded()) == [(3 * 4096, 4 * 4096)]
+            assert all(dump.read(pfn * 4096, 4096) == pages[pfn] for pfn in pages if pfn not in (5, 7))
+        assert pydump.compare(source, str(path)).same
+        assert pydump.verify(str(path)).n_faults == 2
+
+
+def test_a_page_that_is_lost_in_part_is_lost(tmp_path: Path) -> None:
+    """An ELF file that makedumpfile could not finish ends anywhere."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    pydump.dump(small({0: guests.text_page(0) + guests.text_page(1) + guests.text_page(2)}), str(source), format="elf")
+    data = bytearray(source.read_bytes()[:-5000])
+    data[48] = 1  # e_flags
+    source.write_bytes(data)
+    report = pydump.dump(str(source), str(out))
+    assert report.unreadable_size == 8192
+    assert [desc[0] > 0 for desc in descriptors(out)] == [True, False, False]
+
+
 def test_a_lost_page_that_the_header_does_not_admit_is_damage(tmp_path: Path) -> None:
     source = write(tmp_path / "k", Hand(pages=PAGES, lost=(5,)))
     with pytest.raises(FormatError, match="pfn 0x5"):

@@ -287,7 +287,7 @@ def dump(
         elif not _say.quiet:
             render.report(report, stream)
     if not report.complete:
-        _talk(f"incomplete: the source had lost {report.unreadable_size} bytes of guest memory; they read as left out")
+        _talk(f"incomplete: the source had lost {report.unreadable_size} bytes of guest memory; the output says which")
         raise typer.Exit(EXIT_INCOMPLETE)
 
 

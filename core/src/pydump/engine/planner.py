@@ -109,6 +109,9 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         memory, widened = _whole_pages(memory, guest, request)
         warnings += widened
     window = memory.ranges()
+    lost = source.unreadable()
+    if choice.format.whole_pages:  # a page of which a part is lost is lost
+        lost = lost.page_aligned(guest.page_size or DEFAULT_PAGE_SIZE)
     # What VMCOREINFO says of the other facts holds even where it is not written.
     written = None if request.no_vmcoreinfo else guest.vmcoreinfo
     plan = Plan(
@@ -116,7 +119,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         format=choice.format.name,
         compression=compressor.name if compressor else "none",
         excluded=source.excluded().intersect(window),
-        unreadable=source.unreadable().intersect(window),
+        unreadable=lost.intersect(window),
         compat=request.compat,
         options=_format_options(request, choice.format, registry),
         # Who says how to compress wants it done.

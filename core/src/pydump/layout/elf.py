@@ -25,6 +25,9 @@ SHT_STRTAB: Final = 3  #: ``sh_type``: names of sections.
 SHT_NOBITS: Final = 8  #: ``sh_type``: takes no room in the file.
 #: e_phnum's value when the true count stands in section header 0's sh_info.
 PN_XNUM: Final = 0xFFFF
+#: e_flags of a dump that is incomplete: a segment may reach past the file's end, and what lies there is lost.
+#: Source: makedumpfile's IMPLEMENTATION, "incomplete dump".
+DUMP_ELF_INCOMPLETE: Final = 1
 
 
 @dataclass(frozen=True, slots=True)

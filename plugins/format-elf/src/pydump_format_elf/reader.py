@@ -13,6 +13,7 @@ from pydump.errors import FormatError, PlanError, ReadError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.source import Source
 from pydump.layout.elf import (
+    DUMP_ELF_INCOMPLETE,
     ELFCLASS32,
     ELFCLASS64,
     ELFDATA2LSB,
@@ -42,8 +43,6 @@ _CLASSES: Final[dict[int, Any]] = {
     ELFCLASS64: (64, Elf64Ehdr, Elf64Phdr, Elf64Shdr),
 }
 _ORDERS: Final[dict[int, ByteOrder]] = {ELFDATA2LSB: "little", ELFDATA2MSB: "big"}
-#: e_flags of a dump that makedumpfile could not finish. Source: makedumpfile's IMPLEMENTATION, "incomplete dump".
-DUMP_ELF_INCOMPLETE: Final = 1
 #: More RAM than this is not believed.
 MAX_RAM: Final = 1 << 47
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, TypeAlias
 
@@ -14,6 +14,7 @@ from pydump.errors import UnsupportedError
 from pydump.interfaces.format import Batch, Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole
 from pydump.layout.elf import (
+    DUMP_ELF_INCOMPLETE,
     ELFCLASS32,
     ELFCLASS64,
     ELFDATA2LSB,
@@ -65,6 +66,8 @@ HOLE_UNIT: Final = 4096
 VADDR_UNIT: Final = 1 << 16
 #: Bytes of a section that are copied in one go.
 COPY_SIZE: Final = 4 << 20
+#: In place of a position in the stored stream: past the end of the file.
+_NOWHERE: Final = np.uint64((1 << 64) - 1)
 
 
 class ElfWriter(Writer):
@@ -73,7 +76,8 @@ class ElfWriter(Writer):
     The program headers follow the ELF header (makedumpfile looks for them nowhere else), p_align is 0 (crash takes a
     page-aligned first PT_LOAD with another p_align for an old netdump), and section headers exist only where they
     say something: the number of program headers above 65,534, or what an architecture adds. What the source left out
-    is the part of a PT_LOAD by which p_memsz exceeds p_filesz.
+    is the part of a PT_LOAD by which p_memsz exceeds p_filesz. What it had lost has a PT_LOAD whose bytes would lie
+    past the file's end, as they do in the dumps that makedumpfile could not finish, and e_flags says so.
     """
 
     sequential: ClassVar[bool] = True
@@ -98,6 +102,7 @@ class ElfWriter(Writer):
             (Note(VMCOREINFO_NAME, 0, guest.vmcoreinfo.text),) if guest.vmcoreinfo is not None else ()
         )
         self._notes = pack_notes(notes, guest.byte_order)
+        self._lost = plan.unreadable
         self._loads = self._segments(plan)
         self._sections = self._wanted_sections(guest.sections, len(self._loads) + 1)
 
@@ -128,17 +133,22 @@ class ElfWriter(Writer):
             parts = list(plan.guest.memory.ranges().subtract(mapped))
         rows = [
             row
-            for part, runs in zip(parts, self.stored.clips(parts), strict=True)
+            for part, runs in zip(parts, self._runs(parts), strict=True)
             for row in self._block_rows(plan, *part, runs)
         ]
         if plan.mappings is not None:
             rows = _apart(rows, mappings, self._class.limit)
         spans = [(paddr, paddr + size) for _, paddr, size in mappings]
-        for (vaddr, paddr, _), runs in zip(mappings, self.stored.clips(spans), strict=True):
+        for (vaddr, paddr, _), runs in zip(mappings, self._runs(spans), strict=True):
             for start, end in runs:
                 rows.append(((vaddr + start - paddr) % self._class.limit, start, end - start, end - start))
         table = np.array(rows, np.uint64).reshape(-1, 4)
         return np.column_stack([table, self._positions(table)])
+
+    def _runs(self, windows: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+        """What of each window has bytes, here or lost."""
+        for stored, lost in zip(self.stored.clips(windows), self._lost.clips(windows), strict=True):
+            yield sorted(stored + lost)
 
     def _block_rows(self, plan: Plan, paddr: int, block_end: int, runs: list[tuple[int, int]]) -> Iterator[_Row]:
         """The PT_LOADs of a run of RAM: each with what follows it that the source left out, as memory without bytes."""
@@ -149,10 +159,14 @@ class ElfWriter(Writer):
             yield plan.vaddr(start), start, end - start, following - start
 
     def _positions(self, table: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Where in the stored stream the bytes of each row begin; 0 for one without any."""
-        stored = self.stored.array
+        """Where in the stored stream the bytes of each row begin; 0 for one without any, _NOWHERE for lost ones."""
+        stored, lost = self.stored.array, self._lost.array
         positions = np.zeros(len(table), np.uint64)
-        filled = np.flatnonzero(table[:, 2])
+        if len(lost):
+            last = np.searchsorted(lost[:, 0], table[:, 1], side="right") - 1
+            is_lost = (last >= 0) & (table[:, 1] < lost[last, 1]) & (table[:, 2] > 0)
+            positions[is_lost] = _NOWHERE
+        filled = np.flatnonzero((table[:, 2] > 0) & (positions != _NOWHERE))
         sizes = stored[:, 1] - stored[:, 0]
         paddrs = table[filled, 1]
         which = np.searchsorted(stored[:, 0], paddrs, side="right") - 1
@@ -181,6 +195,7 @@ class ElfWriter(Writer):
             e_version=EV_CURRENT,
             e_phoff=self._phoff,
             e_shoff=self._shoff,
+            e_flags=DUMP_ELF_INCOMPLETE if self._lost else 0,
             e_ehsize=self._ehsize(),
             e_phentsize=c.phdr.nbytes(),
             e_phnum=min(n_phdrs, PN_XNUM),
@@ -201,7 +216,8 @@ class ElfWriter(Writer):
         rows = table[1:]
         rows["p_type"] = PT_LOAD
         rows["p_vaddr"], rows["p_paddr"], rows["p_filesz"], rows["p_memsz"] = loads[:, :4].T
-        rows["p_offset"] = np.uint64(self.start) + loads[:, 4]
+        lost = loads[:, 4] == _NOWHERE
+        rows["p_offset"] = np.where(lost, np.uint64(self.size_limit), np.uint64(self.start) + loads[:, 4])
         return table.tobytes()
 
     def _shdrs(self) -> bytes:

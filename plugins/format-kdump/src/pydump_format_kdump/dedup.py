@@ -172,9 +172,9 @@ class DedupKdumpWriter(KdumpWriter):
                 chunks[i] = chunk
         table = _Pages(self._zero_descs(batch), stored, first, digests, chunks, own_flags)
         # How much of it is written shows when it is placed.
-        kept_size = len(stored) * self.unit
-        taken_size = kept_size if flags is not None else 0
-        return Encoded(batch.position, 0, None, table, batch.size, batch.size - kept_size, taken_size)
+        taken_size = len(stored) * self.unit if flags is not None else 0
+        zero_size = self._zero_size(batch, len(stored))
+        return Encoded(batch.position, 0, None, table, batch.size, zero_size, taken_size)
 
     def place(self, encoded: Encoded, start: int) -> Encoded:
         pages = encoded.table

@@ -29,6 +29,7 @@ from pydump_format_kdump.layout import (
     UTS_LEN,
     DiskDumpHeader32,
     DiskDumpHeader64,
+    DumpDh,
     KdumpSubHeader,
     KdumpSubHeader32,
     KdumpSubHeader32Aligned,
@@ -66,13 +67,17 @@ class KdumpWriter(Writer):
                 hint="leave it out with --begin and --length, or write --format elf",
             )
         self._present = _pfns(memory.ranges(), block_size)
-        self._dumped = _pfns(plan.readable(), block_size)
+        lost = _pfns(plan.unreadable, block_size)
+        # As makedumpfile has it: a page that is lost has a descriptor, which says so.
+        self._dumped = _pfns(plan.readable(), block_size).union(lost)
+        self._lost = _numbers(lost, self._dumped)
         self.stored = Ranges(self._dumped.array * np.uint64(block_size))
         max_mapnr = memory.end // block_size if plan.compat == "qemu" else memory.max_mapnr(block_size)
         self._bitmap_bits = _blocks(-(-max_mapnr // 8), block_size) * block_size * 8
         self.n_pages = self._dumped.size
 
-        headers = _headers(plan, max_mapnr, self._bitmap_bits // 8 // block_size * 2, int(self._flag))
+        status = int(self._flag) | (DumpDh.COMPRESSED_INCOMPLETE if lost else 0)
+        headers = _headers(plan, max_mapnr, self._bitmap_bits // 8 // block_size * 2, status)
         self._headers = headers
         bitmaps = len(headers)
         self._descs = bitmaps + 2 * self._bitmap_bits // 8
@@ -96,7 +101,7 @@ class KdumpWriter(Writer):
         if batch.stored is not None:
             return self._taken(batch, batch.stored, table)
         if batch.data is None:
-            return Encoded(batch.position, 0, None, (table, None), batch.size, batch.size)
+            return Encoded(batch.position, 0, None, (table, None), batch.size, self._zero_size(batch, 0))
         stored = np.flatnonzero(~zero_pages(batch.data, block_size))
         payload: bytes | memoryview
         if self._compressor is None:
@@ -112,15 +117,23 @@ class KdumpWriter(Writer):
         ends = np.cumsum(sizes)
         table["offset"][stored] = ends - sizes
         table["size"][stored] = sizes
-        zero_size = batch.size - len(stored) * block_size
+        zero_size = self._zero_size(batch, len(stored))
         return Encoded(batch.position, len(payload), payload, (table, stored), batch.size, zero_size)
 
     def _zero_descs(self, batch: Batch) -> NDArray[Any]:
-        """A descriptor for each page of a batch, as if all were zero."""
+        """A descriptor for each page of a batch, as if all were zero but those that are lost."""
         table = np.zeros(batch.size // self.unit, PageDesc.dtype(self._byte_order))
         table["offset"] = self._zero
         table["size"] = self.unit
+        first = batch.position // self.unit
+        for start, end in self._lost.clip(first, first + len(table)):
+            table[start - first : end - first] = 0
         return table
+
+    def _zero_size(self, batch: Batch, n_stored: int) -> int:
+        """Bytes of a batch in pages of zeros, when ``n_stored`` pages have data."""
+        first, last = batch.position // self.unit, (batch.position + batch.size) // self.unit
+        return (last - first - n_stored - self._lost.clip(first, last).size) * self.unit
 
     def _compressed(self, data: memoryview, pages: NDArray[np.int64]) -> tuple[list[Any], NDArray[np.uint32]]:
         """What is stored of some pages of ``data``, and their flags; a page that does not shrink is stored as it is."""
@@ -229,6 +242,14 @@ def _notes(guest: Guest, byte_order: ByteOrder) -> tuple[bytes, dict[str, tuple[
 def _pfns(ranges: Ranges, block_size: int) -> Ranges:
     """The pages that hold a byte of ``ranges``, as ranges of pfns."""
     return Ranges(ranges.page_aligned(block_size).array // np.uint64(block_size))
+
+
+def _numbers(pages: Ranges, among: Ranges) -> Ranges:
+    """Where ``pages`` stand among those of ``among``, which holds them all."""
+    sizes = among.array[:, 1] - among.array[:, 0]
+    which = np.searchsorted(among.array[:, 0], pages.array[:, 0], side="right") - 1
+    shift = (np.cumsum(sizes) - sizes)[which] - among.array[which, 0]
+    return Ranges(pages.array + shift[:, None])
 
 
 def _blocks(size: int, block_size: int) -> int:
