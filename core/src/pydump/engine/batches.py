@@ -48,8 +48,8 @@ class Batches:
         self._readable = readable
         self._knows_holes = source if isinstance(source, KnowsHoles) else None
         # A window may cut a page, whose rest is then zero, and a page may be lost: those are filled in.
-        self._whole = not writer.stored.subtract(readable)
-        self._takes = writer.takes if self._whole and isinstance(source, HoldsStoredPages) else None
+        self._ragged = writer.stored.subtract(readable)
+        self._takes = writer.takes if isinstance(source, HoldsStoredPages) else None
         self.total = self._stored.size
 
     def specs(self) -> Iterator[Spec]:
@@ -91,12 +91,13 @@ class Batches:
         """
         if not spec.runs:
             return Batch(spec.position, spec.size, None)
-        if self._takes is not None:
+        ragged = bool(self._ragged.clip(spec.runs[0][0], spec.runs[-1][1]))
+        if self._takes is not None and not ragged:
             assert isinstance(self._source, HoldsStoredPages)
             stored = self._source.stored_pages(spec.runs, self._unit, self._takes)
             if stored is not None:
                 return Batch(spec.position, spec.size, None, stored)
-        if self._whole:
+        if not ragged:
             self._source.read_runs(spec.runs, buffer[: spec.size])
         else:
             at = 0
