@@ -231,7 +231,9 @@ def test_an_elf_file_without_memory(tmp_path: Path, refuse: Refuse) -> None:
 def test_parts_of_different_formats(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
     for name in ("elf", "kdump"):
         (tmp_path / name).write_bytes(files[name])
-    assert "of different formats: elf, kdump" in refuse(2, "info", "elf,kdump")
+    (tmp_path / "other").write_bytes(b"something else")
+    assert "different formats: elf is elf, kdump is kdump" in refuse(2, "info", "elf,kdump")
+    assert "other: it is of no format that is installed" in refuse(1, "info", "elf,other")
 
 
 def test_a_storm_of_damage_ends_in_errors_only(files: dict[str, bytes], tmp_path: Path) -> None:

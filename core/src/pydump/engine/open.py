@@ -57,7 +57,7 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
 def _open_backing(path: str, registry: Registry) -> Backing:
     def accept(head: bytes) -> None:
         if not is_flattened(head):
-            _format_of([head], path, registry)
+            _format_of([head], [path], registry)
 
     backing: Backing = FileBacking.open(path, accept)
     if is_flattened(backing.read(0, min(HEAD_SIZE, backing.size))):
@@ -72,30 +72,29 @@ def _open_backing(path: str, registry: Registry) -> Backing:
 def _detect(backings: list[Backing], registry: Registry) -> type[Format]:
     """The one format that all the files are of."""
     heads = [backing.read(0, min(HEAD_SIZE, backing.size)) for backing in backings]
-    return _format_of(heads, backings[0].path, registry)
+    return _format_of(heads, [backing.path for backing in backings], registry)
 
 
-def _format_of(heads: list[bytes], path: str, registry: Registry) -> type[Format]:
-    """The one format of files that begin with ``heads``."""
-    path = "standard input" if path == "-" else path
-    if not heads[0]:
-        raise SourceError(f"{path} is empty")
+def _format_of(heads: list[bytes], paths: list[str], registry: Registry) -> type[Format]:
+    """The one format of the files ``paths``, which begin with ``heads``."""
+    paths = ["standard input" if path == "-" else path for path in paths]
+    if b"" in heads:
+        raise SourceError(f"{paths[heads.index(b'')]} is empty")
     found = [cls for cls in registry.formats() if all(cls.detect(head) for head in heads)]
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(cls.name for cls in found)
-        raise FormatError(path, f"more than one format claims it: {names}", hint="uninstall one of their plugins")
+        raise FormatError(paths[0], f"more than one format claims it: {names}", hint="uninstall one of their plugins")
     each = [next((cls.name for cls in registry.formats() if cls.detect(head)), None) for head in heads]
     if None not in each:
-        raise PlanError(
-            f"{path} and the files named with it are of different formats: {', '.join(map(str, each))}",
-            hint="name the parts of one dump",
-        )
+        kinds = ", ".join(f"{path} is {name}" for path, name in zip(paths, each, strict=True))
+        raise PlanError(f"the files are of different formats: {kinds}", hint="name the parts of one dump")
+    unknown = each.index(None)
     known = ", ".join(registry.names("format")) or "none"
-    needed = next((distribution for head, distribution in _KNOWN_HEADS if heads[0].startswith(head)), None)
+    needed = next((distribution for head, distribution in _KNOWN_HEADS if heads[unknown].startswith(head)), None)
     raise FormatError(
-        path,
+        paths[unknown],
         f"it is of no format that is installed: known are {known}",
         hint=f"pip install {needed}" if needed else "bare memory is read with raw:PATH@PADDR",
     )

@@ -207,8 +207,8 @@ def _pieces(source: Source, memory: MemoryMap) -> Iterator[tuple[int, int]]:
         first, last = -(-block.paddr // ALIGNMENT) * ALIGNMENT, block.end // ALIGNMENT * ALIGNMENT
         if first >= last:
             continue
-        ask = knows_holes is not None and last - first >= PIECE
-        ranges = knows_holes.data_ranges(first, last - first) if knows_holes and ask else [(first, last)]
+        asked = knows_holes if last - first >= PIECE else None
+        ranges = [(first, last)] if asked is None else asked.data_ranges(first, last - first)
         done = first
         for data_start, data_end in ranges:
             start = max(done, data_start // ALIGNMENT * ALIGNMENT)
