@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.parametrize("role", ["arch", "compressor", "format", "source"])
+@pytest.mark.parametrize("role", ["arch", "compressor", "format", "source", "sink"])
 def test_every_name_is_the_new_one(role: str, run: Callable[..., Any], tmp_path: Path) -> None:
     assert run("new-plugin", role, "lz_fast2").code == 0
     folder = tmp_path / f"pydump-{role}-lz-fast2"
@@ -41,12 +41,13 @@ def test_names_that_are_none(name: str, refuse: Callable[..., str]) -> None:
 
 def test_a_role_that_is_none(refuse: Callable[..., str]) -> None:
     assert refuse(2, "new-plugin", "codec", "tape") == (
-        "no template for a plugin of role 'codec'; roles are arch, format, compressor, source"
+        "no template for a plugin of role 'codec'; roles are arch, format, compressor, source, sink"
     )
 
 
 @pytest.mark.parametrize(
-    ("role", "name"), [("compressor", "zlib"), ("compressor", "none"), ("arch", "amd64"), ("source", "raw")]
+    ("role", "name"),
+    [("compressor", "zlib"), ("compressor", "none"), ("arch", "amd64"), ("source", "raw"), ("sink", "fd")],
 )
 def test_a_name_that_is_taken(role: str, name: str, refuse: Callable[..., str]) -> None:
     assert refuse(2, "new-plugin", role, name) == f"the {role} name {name!r} is taken; pydump plugins lists the names"

@@ -8,12 +8,12 @@ import pytest
 from environments import Environment
 
 #: Role to name, one of two words among them.
-NEW = {"arch": "abacus", "compressor": "squeeze", "format": "drawer_2", "source": "tape"}
+NEW = {"arch": "abacus", "compressor": "squeeze", "format": "drawer_2", "source": "tape", "sink": "shelf"}
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
-    """An environment with pydump and all four new plugins, which lie beside it."""
+    """An environment with pydump and all five new plugins, which lie beside it."""
     directory = tmp_path_factory.mktemp("new")
     made = Environment(directory / "venv", wheels)
     made.install("pydump-core[testing]")
@@ -44,6 +44,9 @@ def test_they_work_together(environment: Environment, tmp_path: Path) -> None:
     assert environment.pydump("verify", "out", cwd=tmp_path).returncode == 0
     assert environment.pydump("compare", "out", "tape:ram", "--arch", "abacus", cwd=tmp_path).returncode == 0
     assert (tmp_path / "out").read_bytes().endswith(ram)
+    shelved = environment.pydump("dump", "out", "shelf:shelved", "--format", "drawer_2", cwd=tmp_path)
+    assert (shelved.returncode, shelved.stderr) == (0, "")
+    assert (tmp_path / "shelved").read_bytes() == (tmp_path / "out").read_bytes()
     refused = environment.pydump(
         "dump", "out", "again", "--format", "drawer_2", "--compression", "squeeze", cwd=tmp_path
     )

@@ -468,7 +468,9 @@ def plugins(as_json: Json = False) -> None:
 
 @app.command("new-plugin", epilog=EPILOG)
 def new_plugin(
-    role: Annotated[str, Argument(metavar="ROLE", help="arch, format, compressor or source.", autocompletion=_roles)],
+    role: Annotated[
+        str, Argument(metavar="ROLE", help="arch, format, compressor, source or sink.", autocompletion=_roles)
+    ],
     name: Annotated[
         str,
         Argument(

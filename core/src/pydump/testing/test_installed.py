@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from pydump.plugins import PluginInfo
 from pydump.registry import installed
 from pydump.testing import pytest_plugin, readers
 from pydump.testing.arch import ArchTests
 from pydump.testing.compressor import CompressorTests
 from pydump.testing.format import FormatTests
+from pydump.testing.sink import SinkTests
 from pydump.testing.source import SourceTests
 
 _KITS: dict[str, type] = {
@@ -18,20 +20,23 @@ _KITS: dict[str, type] = {
     "compressor": CompressorTests,
     "format": FormatTests,
     "source": SourceTests,
+    "sink": SinkTests,
 }
 #: Readers that share nothing with the format of that name.
 _READERS = {"elf": readers.read_elf, "kdump": readers.read_kdump}
 
 
+def _plugins() -> list[PluginInfo]:
+    """The plugins that are tested, those that do not work among them."""
+    wanted = pytest_plugin.wanted
+    return [p for p in installed().plugins if p.name != "core" and (not wanted or p.name in wanted)]
+
+
 def _classes() -> dict[str, type]:
     """A test class for each class that is tested."""
     made = {}
-    for plugin in installed().plugins:
-        if plugin.name == "core" or (pytest_plugin.wanted and plugin.name not in pytest_plugin.wanted):
-            continue
+    for plugin in _plugins():
         for role, cls in plugin.classes:
-            if role not in _KITS:
-                continue
             attributes: dict[str, Any] = {role: cls}
             if role == "format" and cls.name in _READERS:
                 attributes["independent"] = staticmethod(_READERS[cls.name])
@@ -43,6 +48,12 @@ def _classes() -> dict[str, type]:
 globals().update(_classes())
 
 
+@pytest.mark.parametrize("plugin", _plugins(), ids=lambda plugin: plugin.name)
+def test_it_loads(plugin: PluginInfo) -> None:
+    if plugin.error:
+        pytest.fail(f"plugin {plugin.name} does not work: {plugin.error}", pytrace=False)
+
+
 def test_something_is_tested() -> None:
     if not _classes():
-        pytest.fail("no plugin has an architecture, compressor, format or source to test")
+        pytest.fail("there is no plugin to test")
