@@ -10,6 +10,8 @@ and add what only they can know: that the notes are those QEMU writes, and that 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -24,6 +26,8 @@ from pydump.layout.registers import PR_PID, Register
 from pydump.model.guest import ByteOrder, Cpu, Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.registry import installed
+from pydump.testing.declared import faults_of_claims
 from pydump.testing.fresh import native_modules
 from pydump.testing.guests import random_page
 from pydump.testing.readers import read_notes
@@ -73,36 +77,56 @@ class ArchTests:
         switches = {kind.when for kind in self.arch.note_kinds}
         return [r for r in self.arch.registers if r.note not in optional and r.name not in switches]
 
+    def others(self) -> list[type[Arch]]:
+        """The architectures that are installed beside it."""
+        return [other for other in installed().arches() if other.name != self.arch.name]
+
     # --- what it is ---
 
     def test_its_numbers_are_such(self) -> None:
         cls = self.arch
-        assert cls.name.isidentifier() and cls.name.islower()
-        assert all(alias == alias.lower() and alias != cls.name for alias in cls.aliases)
+        assert cls.name.isidentifier() and cls.name.islower(), f"{cls.name!r} is no name of an architecture"
+        for alias in cls.aliases:
+            assert alias == alias.lower(), f"alias {alias} is looked up in lower case, and never found"
+            assert [cls.name, *cls.aliases].count(alias) == 1, f"alias {alias} is there twice"
+        assert faults_of_claims("arch", cls) == []
         assert 0 < cls.machine < 1 << 16
         assert cls.elf_class in (32, 64)
         assert cls.byte_order in ("little", "big")
         assert cls.u64_align in (4, 8)
-        assert cls.page_sizes and all(size in (1 << n for n in range(12, 21)) for size in cls.page_sizes)
-        assert all(cls.uts_machine(order) for order in self.orders())
+        assert cls.page_sizes
+        for size in cls.page_sizes:
+            assert size in (1 << n for n in range(12, 21)), f"no page has {size} bytes"
+        for order in self.orders():
+            machine = cls.uts_machine(order)
+            plain = machine.isascii() and machine.isprintable() and " " not in machine and 0 < len(machine) <= 64
+            assert plain, f"uname -m says a word of up to 64 letters, not {machine!r}"
+
+    def test_no_other_has_its_numbers(self) -> None:
+        """e_machine, class and byte order are how a file says whose it is."""
+        cls = self.arch
+        for other in self.others():
+            same = (other.machine, other.elf_class, other.byte_order) == (cls.machine, cls.elf_class, cls.byte_order)
+            assert not same, f"{other.name} has e_machine {cls.machine} too, with the same class and byte order"
 
     def test_importing_it_loads_nothing_native(self) -> None:
         assert native_modules(self.arch) == []
 
     def test_its_notes_are_tables_without_overlaps(self) -> None:
         kinds = self.arch.note_kinds
-        assert len({kind.label for kind in kinds}) == len(kinds)
-        assert len({(kind.name, kind.type) for kind in kinds}) == len(kinds)
+        assert repeated(kind.label for kind in kinds) == [], "two notes have one label"
+        assert repeated((kind.name, kind.type) for kind in kinds) == [], "two notes have one name and type"
         for kind in kinds:
-            assert len({f.register for f in kind.fields}) == len(kind.fields), kind.label
-            places = sorted((f.offset, f.offset + f.size) for f in kind.fields)
+            assert repeated(f.register for f in kind.fields) == [], f"a register is twice in {kind.label}"
             if kind.size is None:
                 continue  # where its registers lie depends on their values
-            assert all(a[1] <= b[0] for a, b in zip(places, places[1:], strict=False)), kind.label
-            assert all(end <= kind.size for _, end in places), kind.label
-            assert all(0 < f.bits <= 8 * f.size for f in kind.fields), kind.label
-        names = [register.name for register in self.arch.registers]
-        assert len(set(names)) == len(names)
+            end, before = 0, "its beginning"
+            for f in sorted(kind.fields, key=lambda f: f.offset):
+                assert f.offset >= end, f"{f.register} overlaps {before} in {kind.label}"
+                assert 0 < f.bits <= 8 * f.size, f"{f.register} of {kind.label} has {f.bits} bits in {f.size} bytes"
+                end, before = f.offset + f.size, f.register
+            assert end <= kind.size, f"{before} reaches beyond the {kind.size} bytes of {kind.label}"
+        assert repeated(register.name for register in self.arch.registers) == [], "two registers have one name"
         assert {register.note for register in self.arch.registers} <= {kind.label for kind in kinds}
 
     # --- registers ---
@@ -162,6 +186,12 @@ class ArchTests:
             assert self.arch.owns(self.guest(order))
             assert self.arch.count_cpus(self.guest(order, 3).notes) == 3
         assert not self.arch.owns(Guest(MemoryMap.of([(0, 4096)]), byte_order=self.arch.byte_order))
+        for other in self.others():
+            notes = other.cpu_notes((Cpu(0, {}),), other.byte_order)
+            guest = Guest(
+                MemoryMap.of([(0, 4096)]), byte_order=other.byte_order, elf_class=other.elf_class, notes=notes
+            )
+            assert not self.arch.owns(guest), f"it claims the guests of {other.name}"
 
     def test_it_fills_in_every_fact(self) -> None:
         for order in self.orders():
@@ -174,7 +204,10 @@ class ArchTests:
             assert settled.n_cpus == 2
             assert settled.utsname.machine
             assert self.arch.settle(settled) == settled
-            assert self.arch.as_qemu(settled).notes
+            as_qemu = self.arch.as_qemu(settled)
+            assert self.arch.count_cpus(as_qemu.notes) == 2, "QEMU writes the notes of every CPU"
+            wrong = self.arch.cpu_notes(self.cpus(2), settled.byte_order, compat="qemu")
+            assert len(as_qemu.notes) == len(wrong), "QEMU writes every note of a CPU"
 
     def test_it_believes_vmcoreinfo_about_the_page_size(self) -> None:
         for size in (*self.arch.page_sizes, 512):  # a size the architecture does not have is damage
@@ -211,3 +244,8 @@ class ArchTests:
         guest = self.arch.settle(Guest(MemoryMap.of([(0, 4096)]), byte_order=self.arch.byte_order))
         assert self.arch.address_space(guest, lambda paddr, size: bytes(size)) is None
         assert self.arch.cpus((), self.arch.byte_order) == ()
+
+
+def repeated(values: Iterable[object]) -> list[object]:
+    """What is there more than once."""
+    return [value for value, n in Counter(values).items() if n > 1]

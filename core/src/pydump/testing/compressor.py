@@ -23,9 +23,11 @@ from hypothesis import strategies as st
 
 from pydump.errors import CompressionError
 from pydump.interfaces.compressor import Compressor
-from pydump.options import option_fields, with_values
+from pydump.options import with_values
+from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.fresh import native_modules
 from pydump.testing.guests import KINDS, random_page, text_page, zero_page
+from pydump.testing.peak import peak_of
 
 PAGE = 4096
 
@@ -33,20 +35,22 @@ PAGE = 4096
 _shared = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.differing_executors])
 
 
-def _mapped(data: bytes) -> memoryview:
+def _mapped(data: bytes) -> mmap.mmap:
     area = mmap.mmap(-1, len(data))
     area.write(data)
-    return memoryview(area)
+    return area
 
 
-#: Ways in which a page's bytes may come.
+#: Ways in which a page's bytes may come: whatever has the buffer protocol.
 BUFFERS: dict[str, Callable[[bytes], Any]] = {
     "bytes": bytes,
     "bytearray": bytearray,
     "memoryview": memoryview,
     "writable memoryview": lambda data: memoryview(bytearray(data)),
     "mmap": _mapped,
-    "numpy": lambda data: np.frombuffer(data, np.uint8).data,
+    "memoryview of mmap": lambda data: memoryview(_mapped(data)),
+    "numpy": lambda data: np.frombuffer(data, np.uint8),
+    "memoryview of numpy": lambda data: np.frombuffer(data, np.uint8).data,
 }
 
 
@@ -68,17 +72,17 @@ class CompressorTests:
     # --- what it is ---
 
     def test_it_has_a_name(self) -> None:
-        assert self.compressor.name.isidentifier() and self.compressor.name.islower()
+        name = self.compressor.name
+        assert name.isidentifier() and name.islower(), f"{name!r} is no name: lower-case letters, digits and _ make one"
+        assert faults_of_claims("compressor", self.compressor) == []
 
     def test_its_options_have_help_and_valid_defaults(self) -> None:
-        fields = option_fields(self.compressor.Options)
-        defaults = {field.name: field.default for field in fields}
-        assert all(field.help for field in fields)
-        assert with_values("it", self.compressor.Options(), defaults) == self.compressor.Options()
+        assert faults_of_options(self.compressor) == []
 
     def test_it_names_its_producer_in_one_line(self) -> None:
         producer = self.make().producer
-        assert producer.strip() == producer and producer.isprintable() and producer
+        plain = producer.strip() == producer and producer.isprintable() and producer
+        assert plain, f"{producer!r} is not a line of text"
 
     def test_importing_it_loads_nothing_native(self) -> None:
         assert native_modules(self.compressor, call=True) == []
@@ -107,8 +111,10 @@ class CompressorTests:
         codec = self.make()
         stream = codec.compress(buffer(page))
         back = codec.decompress(buffer(stream), size)
-        assert type(stream) is bytes and type(back) is bytes
-        assert back == page
+        assert (type(stream), type(back)) == (bytes, bytes)
+        assert back == page, "the page that comes back is another"
+        for other in (codec, self.make()):
+            assert stream == other.compress(page), "the same page gives the same stream, whatever its bytes lie in"
 
     @pytest.mark.parametrize("kind", [zero_page, text_page])
     def test_what_can_shrink_shrinks(self, kind: Callable[[int, int], bytes]) -> None:
@@ -196,6 +202,12 @@ class CompressorTests:
             tracemalloc.stop()
         assert peak < 64 * PAGE + 4 * len(bomb)
 
+    def test_a_stream_of_a_huge_page_takes_no_memory_of_its_library(self) -> None:
+        codec = self.make()
+        bomb = codec.compress(bytes(1 << 26))
+        self.refuses(codec, b"warm up", PAGE)
+        assert peak_of(lambda: self.refuses(codec, bomb, PAGE)) < 1 << 25
+
     # --- for subclasses with vectors of their own ---
 
     def refuses(self, codec: Compressor, data: bytes, size: int) -> None:
@@ -203,7 +215,9 @@ class CompressorTests:
         with pytest.raises(CompressionError) as caught:
             codec.decompress(data, size)
         assert caught.value.compressor == self.compressor.name
-        assert str(caught.value).isprintable() and len(str(caught.value)) > len(self.compressor.name) + 4
+        said = str(caught.value)
+        assert said.isprintable(), f"the error is not a line of text: {said!r}"
+        assert len(said) > len(self.compressor.name) + 4, f"the error says nothing: {said!r}"
 
     def survives(self, codec: Compressor, data: bytes) -> None:
         """``data`` gives a whole page, or raises CompressionError and nothing else."""
@@ -211,4 +225,7 @@ class CompressorTests:
             outcome: bytes | CompressionError = codec.decompress(data, PAGE)
         except CompressionError as error:
             outcome = error
-        assert str(outcome).isprintable() if isinstance(outcome, CompressionError) else len(outcome) == PAGE
+        if isinstance(outcome, CompressionError):
+            assert str(outcome).isprintable(), f"the error is not a line of text: {str(outcome)!r}"
+        else:
+            assert len(outcome) == PAGE

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,11 +35,12 @@ from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
-from pydump.options import option_fields, with_values
 from pydump.plugins import PluginInfo
 from pydump.registry import Registry, installed
 from pydump.testing import guests
+from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.dummy import MemorySink
+from pydump.testing.forks import faults_in_forks
 from pydump.testing.fresh import native_modules
 from pydump.testing.readers import Contents, unflatten
 
@@ -46,6 +48,14 @@ PAGE = 4096
 #: An e_machine that no architecture has: a format must not depend on which are installed.
 MACHINE = 0x7D7D
 TEXT = b"OSRELEASE=6.1.0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\n"
+
+#: The notes of the guests: one is longer than a page, as those of wide vectors are, and one is empty.
+NOTES = (
+    Note("TEST", 0x77, bytes(range(100))),
+    Note("OTHER", 1, b""),
+    Note("CORE", 0x33, guests.random_page(5, 336)),
+    Note("LONG", 0x405, guests.random_page(6, 5001)),
+)
 
 #: How files begin that some format or program has for its own.
 MAGICS = (
@@ -76,7 +86,7 @@ def guest(name: str) -> MemorySource:
         machine=MACHINE,
         byte_order=byte_order,
         elf_class=elf_class,
-        notes=(Note("TEST", 0x77, bytes(range(100))), Note("OTHER", 1, b"")),
+        notes=NOTES,
         vmcoreinfo=Vmcoreinfo(TEXT),
     )
     return MemorySource(facts, {at: bytes(guests.memory(n, seed=at % 97)) for at, n in blocks})
@@ -96,6 +106,16 @@ class _Filtered(MemorySource):
         super().read_into(paddr, buffer)
         for start, end in self._left_out.clip(paddr, paddr + len(buffer)):
             buffer[start - paddr : end - paddr] = bytes(end - start)
+
+
+class _Holed(MemorySource):
+    """A guest that knows, by the MiB, where its memory is zero."""
+
+    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
+        for at in range(paddr, paddr + size, 1 << 20):
+            end = min(at + (1 << 20), paddr + size)
+            if contents(self, at, end - at) != bytes(end - at):
+                yield at, end
 
 
 class _Extents(MemorySink):
@@ -161,13 +181,13 @@ class FormatTests:
 
     def test_it_says_what_it_is(self) -> None:
         cls = self.format
-        assert cls.name.isprintable() and cls.name == cls.name.lower() and " " not in cls.name
-        assert all(set(implied) <= {"compression"} for implied in cls.aliases.values())
-        assert cls.name not in cls.aliases
-        fields = option_fields(cls.Options)
-        assert all(declared.help for declared in fields)
-        defaults = {declared.name: declared.default for declared in fields}
-        assert with_values("it", cls.Options(), defaults) == cls.Options()
+        plain = cls.name.isprintable() and cls.name == cls.name.lower() and " " not in cls.name
+        assert plain, f"{cls.name!r} is no name: it has upper case, spaces or what cannot be printed"
+        for alias, implied in cls.aliases.items():
+            assert set(implied) <= {"compression"}, f"alias {alias} implies more than a compression"
+            assert alias != cls.name, f"{alias} is its name, and no alias"
+        assert faults_of_options(cls) == []
+        assert faults_of_claims("format", cls) == []
 
     def test_importing_it_loads_nothing_native(self) -> None:
         assert native_modules(self.format) == []
@@ -195,6 +215,15 @@ class FormatTests:
                     assert list(back.problems()) == []
                 assert list(back.flaws()) == []
 
+    @pytest.mark.parametrize("kind", [MemorySource, _Holed], ids=["read", "holes"])
+    def test_a_guest_of_several_batches_comes_back(self, kind: type[MemorySource], tmp_path: Path) -> None:
+        source = large(kind)
+        for compression in self.compressions():
+            data = self.write(source, tmp_path / "out", compression=compression)
+            with self.open(tmp_path / "out") as back:
+                self.same(source, back)
+            self.agrees(source, data)
+
     def test_memory_that_was_left_out_stays_out(self, tmp_path: Path) -> None:
         left_out = Ranges.of([(0x104000, 0x120000), (0x120000 + PAGE, 0x130000)])
         source = _Filtered(guest("64-bit, little-endian"), left_out)
@@ -202,6 +231,8 @@ class FormatTests:
         with self.open(tmp_path / "out") as back:
             assert back.excluded() == left_out
             self.same(source, back)
+            for start, end in left_out:
+                assert contents(back, start, end - start) == bytes(end - start), "what was left out reads as zeros"
 
     def test_a_window(self, tmp_path: Path) -> None:
         source = guest("64-bit, little-endian")
@@ -220,22 +251,20 @@ class FormatTests:
                 assert contents(back, 1 << 30, 20 * page_size) == contents(source, 1 << 30, 20 * page_size)
 
     def test_an_independent_reader_agrees(self, tmp_path: Path) -> None:
-        read = type(self).independent
-        if read is None:
+        if type(self).independent is None:
             pytest.skip("there is no other reader of this format")
         for name in GUESTS:
             source = guest(name)
             for compression in self.compressions():
                 for flatten in (False, True):
-                    data = self.write(source, tmp_path / "out", compression=compression, flatten=flatten)
-                    found = read(unflatten(data))
-                    assert (found.byte_order, found.elf_class) == GUESTS[name][:2]
-                    for block in source.guest().memory:
-                        for at in range(block.paddr, block.end, PAGE):
-                            assert found.read(at, PAGE) == contents(source, at, PAGE), hex(at)
-                    if found.notes:
-                        assert ("TEST", 0x77, bytes(range(100))) in found.notes
-                        assert ("VMCOREINFO", 0, TEXT) in found.notes
+                    self.agrees(source, self.write(source, tmp_path / "out", compression=compression, flatten=flatten))
+
+    def test_forked_processes_read_at_once(self, tmp_path: Path) -> None:
+        """Where they shared a file position, each would get what another asked for."""
+        source = guest("64-bit, little-endian")
+        self.write(source, tmp_path / "out")
+        memory = {block.paddr: contents(source, block.paddr, block.size) for block in source.guest().memory}
+        assert faults_in_forks(lambda: self.open(tmp_path / "out"), memory) == []
 
     # --- the same bytes ---
 
@@ -248,14 +277,16 @@ class FormatTests:
             }
             assert len(digests) == 1, compression
 
-    def test_extents_keep_the_rules(self) -> None:
-        source = large()
+    @pytest.mark.parametrize("kind", [MemorySource, _Holed], ids=["read", "holes"])
+    def test_extents_keep_the_rules(self, kind: type[MemorySource]) -> None:
+        source = large(kind)
         for compression in self.compressions():
             planned = make_plan(source, self.request(compression=compression), self.registry)
             writer, sink = planned.writer, _Extents()
-            outcome = SerialExecutor().run(
-                Job(Batches(source, planned.plan.readable(), writer), writer, sink, lambda done: None)
-            )
+            batches, done = Batches(source, planned.plan.readable(), writer), list[int]()
+            outcome = SerialExecutor().run(Job(batches, writer, sink, done.append))
+            assert done == list(accumulate(spec.size for spec in batches.specs())), "Encoded.size is the batch's"
+            assert 0 <= outcome.zero_size <= zeros(source), "Encoded.zero_size is of pages that are zero"
             for extent in writer.finish(outcome.end):
                 sink.write(extent)
             places = [place for place in sink.places if place[1] > place[0]]
@@ -298,13 +329,36 @@ class FormatTests:
         stated, found = source.guest(), back.guest()
         left_out = source.excluded()
         for start, end in stated.memory.ranges().subtract(left_out):
-            assert contents(back, start, end - start) == contents(source, start, end - start), f"{start:#x}..{end:#x}"
+            for at in range(start, end, 1 << 20):
+                size = min(1 << 20, end - at)
+                # Not ==, whose report would take long to make of so many bytes.
+                where = parting(contents(source, at, size), contents(back, at, size))
+                assert where is None, f"memory at {at + where:#x} is not what was written"
         assert found.memory.ranges() == stated.memory.ranges()
         if self.facts:
             assert (found.byte_order, found.elf_class) == (stated.byte_order, stated.elf_class)
             assert found.notes == stated.notes
             assert found.vmcoreinfo is not None and stated.vmcoreinfo is not None
             assert found.vmcoreinfo.text.rstrip(b"\0") == stated.vmcoreinfo.text
+
+    def agrees(self, source: Source, data: bytes) -> None:
+        """An independent reader, where there is one, finds the guest ``source`` in ``data``."""
+        read = type(self).independent
+        if read is None:
+            return
+        found, stated = read(unflatten(data)), source.guest()
+        assert (found.byte_order, found.elf_class) == (stated.byte_order, stated.elf_class)
+        ram = stated.memory.ranges()
+        missing = ram.subtract(Ranges.of((at, at + len(run)) for at, run in found.pages.items()))
+        assert not missing, f"an independent reader does not find {missing}"
+        for at, run in found.pages.items():
+            for start, end in ram.clip(at, at + len(run)):
+                where = parting(contents(source, start, end - start), run[start - at : end - at])
+                assert where is None, f"an independent reader finds something else at {start + where:#x}"
+        if found.notes:
+            for note in stated.notes:
+                assert (note.name, note.type, note.desc) in found.notes, f"{note.name}, {note.type:#x}"
+            assert ("VMCOREINFO", 0, TEXT) in found.notes
 
     def holds_nothing_else(self, path: Path, source: Source) -> None:
         """What ``path`` says it holds of the memory of ``source`` is that memory, or is refused."""
@@ -326,17 +380,32 @@ class FormatTests:
 
 
 def contents(source: Source, paddr: int, size: int) -> bytes:
-    """Guest memory."""
-    buffer = bytearray(size)
+    """Guest memory; what is not filled in is no zero."""
+    buffer = bytearray(b"\xaa" * size)
     source.read_into(paddr, memoryview(buffer))
     return bytes(buffer)
 
 
-def large() -> MemorySource:
+def parting(left: bytes, right: bytes) -> int | None:
+    """The first place at which two runs of bytes differ."""
+    if left == right:
+        return None
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+def zeros(source: Source) -> int:
+    """Bytes of guest memory in pages of zeros."""
+    pages = [
+        contents(source, at, PAGE) for block in source.guest().memory for at in range(block.paddr, block.end, PAGE)
+    ]
+    return PAGE * pages.count(bytes(PAGE))
+
+
+def large(kind: type[MemorySource] = MemorySource) -> MemorySource:
     """A guest whose memory takes several batches, most of it zero."""
     small = guest("64-bit, little-endian")
     memory = bytearray(22 << 20)
     for at in range(0, len(memory), 3 << 20):
         memory[at : at + (64 << 10)] = guests.memory(16, seed=at)
     memory[9 << 20 : 12 << 20] = b"".join(guests.random_page(n, 1 << 20) for n in range(3))
-    return MemorySource(small.guest(), {0: bytes(memory), 1 << 33: bytes(guests.memory(7))})
+    return kind(small.guest(), {0: bytes(memory), 1 << 33: bytes(guests.memory(7))})

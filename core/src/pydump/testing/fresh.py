@@ -25,5 +25,6 @@ def native_modules(cls: type, *, call: bool = False) -> list[str]:
         "    if native and name.split('.')[0] not in sys.stdlib_module_names:\n"
         "        print(name)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, f"it cannot be imported from {cls.__module__}: {run.stderr.splitlines()[-1]}"
     return run.stdout.split()

@@ -107,7 +107,8 @@ def read_kdump(data: bytes) -> Contents:
     bitmap = (1 + sub_hdr_size) * block_size
     half = bitmap_blocks * block_size // 2
     at = bitmap + 2 * half
-    for pfn in range(half * 8):
+    bits = (pfn for byte in range(half) if data[bitmap + half + byte] for pfn in range(8 * byte, 8 * byte + 8))
+    for pfn in bits:
         if not data[bitmap + half + pfn // 8] >> pfn % 8 & 1:
             continue
         offset, size, flags = struct.unpack_from(mark + "qII", data, at)
