@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from pydump_source_qemu.mark import UNMARK, mark
 from pydump_source_qemu.monitor import CommandError, Monitor
 from pydump_source_qemu.pipe import Pipe, await_resumed, elf_stream, opened, widen
 from pydump_source_qemu.store import Store, room_for
-from pydump_source_qemu.watchdog import resume
+from pydump_source_qemu.watchdog import PAUSE, resume
 
 if TYPE_CHECKING:
     from pydump_source_qemu.source import QemuOptions, Readable
@@ -32,6 +33,8 @@ STEP: Final = 8 << 20
 MAX_THREADS: Final = 4
 #: Bytes a second that a snapshot may send: no limit.
 BANDWIDTH: Final = 1 << 40
+#: Seconds that QEMU may refuse to let the guest run before that is left to the watchdog.
+GRACE: Final = 1
 CONT: Final[dict[str, Any]] = {"execute": "cont"}
 #: What QEMU says of a snapshot that it cannot take, and what to do then.
 NO_SNAPSHOT: Final = {
@@ -450,7 +453,9 @@ class Capture:
 
     def _let_run(self) -> bool:
         """Is there nothing left to do? If QEMU is busy with what somebody else has begun, the watchdog waits for it."""
-        came = resume(self._ask)
+        deadline = time.monotonic() + GRACE
+        while not (came := resume(self._ask)).done and time.monotonic() < deadline:
+            time.sleep(PAUSE)
         if came.done:
             self._unguarded()
             self._monitor.settle()
