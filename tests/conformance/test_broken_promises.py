@@ -28,7 +28,7 @@ def run_pytest(*arguments: str, directory: Path) -> subprocess.CompletedProcess[
         env=os.environ | {"PYTHONPATH": str(directory)},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
     )
 
 
