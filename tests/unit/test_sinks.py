@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 
+import pydump
 from pydump.builtin import sinks
+from pydump.builtin.raw import MemorySource
 from pydump.builtin.sinks import DescriptorSink, FileSink, is_stdout, names_descriptor
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole
+from pydump.model.guest import Guest
+from pydump.model.memory import MemoryMap
 
 
 @pytest.fixture(params=["unnamed", "named", "no links"])
@@ -267,3 +271,9 @@ def test_a_dry_run_opens_no_pipe(tmp_path: Path) -> None:
     sink.abort()
     assert poll.poll(0) == []  # a writer that had come and gone would be POLLHUP
     os.close(reader)
+
+
+def test_a_name_no_file_can_have() -> None:
+    source = MemorySource(Guest(MemoryMap(), arch="x86_64"), {0: bytes(4096)})
+    with pytest.raises(PlanError, match="no file has a NUL"):
+        pydump.dump(source, "a\0b")
