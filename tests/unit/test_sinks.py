@@ -275,5 +275,5 @@ def test_a_dry_run_opens_no_pipe(tmp_path: Path) -> None:
 
 def test_a_name_no_file_can_have() -> None:
     source = MemorySource(Guest(MemoryMap(), arch="x86_64"), {0: bytes(4096)})
-    with pytest.raises(PlanError, match="no file has a NUL"):
+    with pytest.raises(SinkError, match="with a NUL in its name"):
         pydump.dump(source, "a\0b")

@@ -44,8 +44,8 @@ class FileSink(Sink):
 
     @classmethod
     def open(cls, argument: str, *, force: bool = False, sync: bool = True) -> Self:
-        if not argument:
-            raise SinkError("cannot write a file without a name")
+        if not argument or "\0" in argument:
+            raise SinkError(f"cannot write a file {'with a NUL in its name' if argument else 'without a name'}")
         if os.path.isdir(argument):
             raise PlanError(f"{argument} is a directory", hint="name a file in it")
         directory = os.path.dirname(argument) or "."
@@ -240,6 +240,8 @@ class DescriptorSink(Sink):
             PlanError: It leads to a descriptor that cannot be had.
             SinkError: It cannot be opened for writing.
         """
+        if "\0" in path:
+            return None
         owner, fd = _behind(path)
         if owner == os.getpid():
             return cls.of(fd, path)

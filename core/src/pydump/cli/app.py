@@ -611,7 +611,8 @@ def _load(arguments: list[str]) -> None:
 def _add_dump(arguments: list[str]) -> None:
     """Register ``dump`` as the first command, with what is installed when it is the one that is run."""
     signature = inspect.signature(dump, eval_str=True)
-    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    # Those of plugins, whose names have "__" in them, are there from the last run in this process.
+    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and "__" not in p.name]
     if "dump" in arguments:
         _say_what_is_installed()
         parameters += _plugin_parameters()

@@ -13,7 +13,6 @@ from pydump.builtin.sinks import DescriptorSink, FileSink
 from pydump.engine.batches import Batches
 from pydump.engine.executors import Executor, Job, Outcome, executor_for
 from pydump.engine.planner import Planned, Request, make_plan
-from pydump.errors import PlanError
 from pydump.interfaces.format import Writer
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Live, Source
@@ -148,8 +147,6 @@ def _flattens(sink: Sink, writer: Writer, output: Output) -> bool:
 
 def _sink(output: Output, registry: Registry, *, dry: bool = False) -> Sink:
     target = output.target
-    if "\0" in target:
-        raise PlanError("no file has a NUL in its name", hint="choose another name")
     if target == "-":
         return DescriptorSink.stdout()
     name, colon, argument = target.partition(":")
