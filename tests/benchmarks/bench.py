@@ -25,7 +25,8 @@ from pathlib import Path
 
 import image
 import qemu
-from codecs_alone import CODECS, Pages
+from codec_calls import CODECS
+from codecs_alone import Pages
 from measure import DISTURBED, CommandError, Others, await_quiet, peak_memory, seconds
 
 PAGE = Path(__file__).parents[2] / "docs/explanation/performance.md"
@@ -131,6 +132,10 @@ def field_of(elf: str, directory: Path) -> Iterator[Contender]:
         yield command(f"pydump {name}", [*pydump, *options, elf, str(output)], output)
     for codec in CODECS:
         yield Contender(f"loop {codec}", lambda codec=codec: pages.seconds(codec))  # type: ignore[misc]
+    bare = [sys.executable, str(Path(__file__).with_name("bare_process.py"))]
+    for codec in CODECS:
+        words = [*bare, codec, elf, *ranges_of(elf)]
+        yield Contender(f"process {codec}", lambda words=words: seconds(words))  # type: ignore[misc]
     copy = directory / "copy"
     yield command("cp", ["cp", elf, str(copy)], copy)
     if shutil.which("makedumpfile"):
@@ -153,6 +158,15 @@ def field_of(elf: str, directory: Path) -> Iterator[Contender]:
         yield Contender("QEMU kdump-zlib", lambda: qemu.seconds(ram, output), output)
     else:
         say(f"without QEMU: {why}")
+
+
+def ranges_of(elf: str) -> list[str]:
+    """Where in the file the guest's memory lies, as ``OFFSET:SIZE``."""
+    from elftools.elf.elffile import ELFFile
+
+    with open(elf, "rb") as file:
+        loads = [segment.header for segment in ELFFile(file).iter_segments("PT_LOAD")]
+    return [f"{load.p_offset}:{load.p_filesz}" for load in loads]
 
 
 def compete(contenders: list[Contender], rounds: int, patience: float) -> None:
@@ -198,19 +212,22 @@ def clear(contender: Contender) -> None:
 def rows(contenders: list[Contender]) -> Iterator[str]:
     """The table, in Markdown."""
     times = {c.name: c.median for c in contenders if c.took}
-    yield "| who | seconds | least to most | of the bare codec | output, MB | peak memory, MiB |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    yield "| who | seconds | least to most | of the bare codec | of a bare process | output, MB | peak memory, MiB |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for c in contenders:
         if c.error:
-            yield f"| {c.name} | failed: {c.error} | | | | |"
+            yield f"| {c.name} | failed: {c.error} | | | | | |"
             continue
-        limit = times.get("cp" if c.name == "pydump elf" else c.name.replace("pydump", "loop"))
-        share = f"{limit / c.median:.0%}" if limit and c.name.startswith("pydump") else ""
+        limits = ("cp", "cp") if c.name == "pydump elf" else (c.name.replace("pydump", w) for w in ("loop", "process"))
+        of_codec, of_process = (
+            f"{times[limit] / c.median:.0%}" if limit in times and c.name.startswith("pydump") else ""
+            for limit in limits
+        )
         size = f"{c.size / 1e6:,.1f}" if c.size else ""
         memory = f"{c.memory / 2**20:.0f}" if c.memory else ""
         spread = f"{min(c.took):.2f} to {max(c.took):.2f}" if len(c.took) > 1 else "run once"
         spread += f"; {c.disturbed} disturbed" if c.disturbed else ""
-        yield f"| {c.name} | {c.median:.2f} | {spread} | {share} | {size} | {memory} |"
+        yield f"| {c.name} | {c.median:.2f} | {spread} | {of_codec} | {of_process} | {size} | {memory} |"
     others = [c for c in contenders if c.took and c.name.startswith(("makedumpfile", "QEMU"))]
     if others:
         yield ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
+
+from codec_calls import CODECS, converter
 
 import pydump
 from pydump.layout.zero import zero_pages
@@ -15,50 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Compress = Callable[[Any], Any]
 #: Pages that a process takes at a time.
 SHARE = 1024
-
-
-def _zlib_ng() -> Compress:
-    from zlib_ng import zlib_ng
-
-    return lambda page: zlib_ng.compress(page, 1)
-
-
-def _isal() -> Compress:
-    from isal import isal_zlib
-
-    return lambda page: isal_zlib.compress(page, 0)
-
-
-def _lzo() -> Compress:
-    import lzo
-
-    return lambda page: lzo.compress(page, 1, False)
-
-
-def _snappy() -> Compress:
-    import cramjam
-
-    compress: Compress = cramjam.snappy.compress_raw
-    return compress
-
-
-def _zstd() -> Compress:
-    from zstandard import ZstdCompressor
-
-    return ZstdCompressor(level=1).compress
-
-
-#: Each codec as ``pydump dump`` uses it.
-CODECS: dict[str, Callable[[], Compress]] = {
-    "zlib by zlib-ng": _zlib_ng,
-    "zlib by ISA-L": _isal,
-    "lzo": _lzo,
-    "snappy": _snappy,
-    "zstd": _zstd,
-}
 
 
 class Pages:
@@ -104,7 +63,7 @@ class Pages:
     def _work(self, codec: str, ready: Any, next_share: Any) -> None:
         compress = CODECS[codec]()
         view, size = memoryview(self.pages).cast("B"), self.page_size
-        convert: Callable[[Any], Any] = bytes if codec == "lzo" else lambda page: page  # python-lzo takes bytes only
+        convert = converter(codec)
         compress(convert(view[:size]))
         ready.wait()
         while True:
