@@ -63,16 +63,22 @@ def heavy(tmp_path: Path) -> Iterator[Live]:
 
 
 @contextlib.contextmanager
-def held(live: Live, output: Path, *how: str | Path, started_by: tuple[str, ...] = ()) -> Iterator[Any]:
-    """pydump at work on a guest that it has stopped; it has ended when the block has."""
-    how = how or ("--pause", "full")
+def at_work(live: Live, output: Path, *how: str | Path, started_by: tuple[str, ...] = ()) -> Iterator[Any]:
+    """pydump at work on a guest; it has ended when the block has."""
     command = [*started_by, sys.executable, "-m", "pydump", "dump", *map(str, how), *SLOW, live.source, str(output)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as dump:
         try:
-            assert wait_for(live.stands, 30)
             yield dump
         finally:
             dump.kill()
+
+
+@contextlib.contextmanager
+def held(live: Live, output: Path, *how: str | Path, started_by: tuple[str, ...] = ()) -> Iterator[Any]:
+    """pydump at work on a guest that it has stopped; it has ended when the block has."""
+    with at_work(live, output, *(how or ("--pause", "full")), started_by=started_by) as dump:
+        assert wait_for(live.stands, 30)
+        yield dump
 
 
 def ended(dump: subprocess.Popen[str]) -> tuple[int, str]:
@@ -394,7 +400,9 @@ def test_a_watchdog_that_is_killed(heavy: Live, tmp_path: Path, number: int) -> 
         with api.open(tmp_path / "vmcore") as vmcore:
             assert in_step(swept(vmcore.read))
         with held(heavy, tmp_path / "no") as dump:
-            os.kill(watchdog_of(dump.pid) or 0, signal.SIGKILL)
+            watchdog = watchdog_of(dump.pid)
+            assert watchdog
+            os.kill(watchdog, signal.SIGKILL)
             dump.terminate()
             assert ended(dump)[0] == 130
         assert wait_for(heavy.is_running)
@@ -404,10 +412,14 @@ def test_a_watchdog_that_is_killed(heavy: Live, tmp_path: Path, number: int) -> 
 def test_a_watchdog_that_is_killed_in_a_snapshot(heavy: Live, tmp_path: Path) -> None:
     require_snapshots()
     for moment in (0, 0.05, 0.1):
-        with held(heavy, tmp_path / "no", "--pause", "snapshot") as dump:
-            watchdog = watchdog_of(dump.pid)
+        with at_work(heavy, tmp_path / "no", "--pause", "snapshot") as dump:
+            pid = dump.pid
+            assert wait_for(lambda: watchdog_of(pid) is not None, 30)  # noqa: B023  (it is called at once)
+            watchdog = watchdog_of(pid)
             time.sleep(moment)
-            os.kill(watchdog or 0, signal.SIGKILL)
+            if watchdog:
+                with contextlib.suppress(ProcessLookupError):  # it was through before
+                    os.kill(watchdog, signal.SIGKILL)
             dump.terminate()
             ended(dump)
         assert wait_for(heavy.is_running)

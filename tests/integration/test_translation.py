@@ -123,7 +123,7 @@ def test_translate_agrees(opened: Opened) -> None:
     arch, info = opened.guest.arch, opened.dump.guest.vmcoreinfo
     assert info is not None
     addresses = sample(opened.mappings)
-    assert len(addresses) >= 140
+    assert len(addresses) >= 100  # i386 has few mappings, and how many differs from boot to boot
     tables = info.symbol("swapper_pg_dir")
     assert tables is not None
     command = [sys.executable, "-c", JUDGES[arch], str(opened.path), hex(tables)]
