@@ -164,6 +164,17 @@ os.register_at_fork(after_in_child=interrupted)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def with_sitecustomize(
+    command: list[str], directory: Path, interrupts: signal.Handlers
+) -> subprocess.CompletedProcess[str]:
+    """Run a command whose interpreter begins with the ``sitecustomize.py`` in ``directory``, SIGINT handled so."""
+    return subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(directory)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts) and None,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("module", ["typer", "pydump.registry", "pydump_format_elf", "numpy"])
 def test_ctrl_c_while_modules_are_loaded(module: str, elf: Path, tmp_path: Path, pydump_command: list[str]) -> None:
     """As one is imported, which may swallow the exception or make another of it."""
@@ -180,11 +191,7 @@ class Interrupts:
                 raise RuntimeError("something odd happened") from None
 sys.meta_path.insert(0, Interrupts())
 """)
-    done = subprocess.run(
-        [*pydump_command, "dump", str(elf), "out"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
-    )  # fmt: skip
+    done = with_sitecustomize([*pydump_command, "dump", str(elf), "out"], tmp_path, signal.SIG_DFL)
     assert (done.returncode, done.stderr) == (130, "pydump: error: interrupted; nothing was left at the output\n")
     assert not (tmp_path / "out").exists()
 
@@ -198,11 +205,7 @@ class Interrupts:
         os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupts())
 """)
-    done = subprocess.run(
-        [*pydump_command, "dump", str(elf), "out"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None,
-    )  # fmt: skip
+    done = with_sitecustomize([*pydump_command, "dump", str(elf), "out"], tmp_path, signal.SIG_IGN)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -453,19 +453,25 @@ def read_late(live: Live, fifo: Path) -> Any:
     return opened[0]
 
 
+def killed_or_done(dump: subprocess.Popen[str], *, killed: bool) -> str:
+    """Kill it, or let it come to a good end, and give what it said then."""
+    if killed:
+        dump.kill()
+        dump.wait(60)
+        return ""
+    code, said = ended(dump)
+    assert code == 0
+    return said
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_somebody_dumps_it_meanwhile(heavy: Live, tmp_path: Path, killed: bool) -> None:
     """QEMU does not let a guest run while it dumps: that is waited for, and the finished dump is kept."""
     with held(heavy, tmp_path / "vmcore", "--pause", "full", "--progress", "plain") as dump:
         assert dump.stderr.readline().startswith("pydump: dump")  # the registers have been taken
         reader = read_late(heavy, tmp_path / "fifo")
-        if killed:
-            dump.kill()
-            dump.wait(60)
-        else:
-            code, said = ended(dump)
-            assert code == 0
-            assert "warning: the guest does not run yet" in said and "dump in process" in said
+        said = killed_or_done(dump, killed=killed)
+        assert killed or ("warning: the guest does not run yet" in said and "dump in process" in said)
     assert heavy.stands()
     assert heavy.qmp.command("query-dump")["status"] == "active"
     reader.close()
@@ -484,13 +490,8 @@ def test_somebody_migrates_it_meanwhile(heavy: Live, tmp_path: Path, killed: boo
         heavy.qmp.command("migrate", uri="exec:cat >/dev/null")
         assert wait_for(lambda: heavy.qmp.command("query-migrate")["status"] == "completed", 30)
         watchdog = watchdog_of(dump.pid)
-        if killed:
-            dump.kill()
-            dump.wait(60)
-        else:
-            code, said = ended(dump)
-            assert code == 0
-            assert "warning: the guest has been migrated while it was held" in said
+        said = killed_or_done(dump, killed=killed)
+        assert killed or ("warning: the guest has been migrated while it was held" in said)
     assert wait_for(lambda: not Path(f"/proc/{watchdog}").exists(), 30)
     assert heavy.qmp.command("query-status")["status"] == "postmigrate"
 

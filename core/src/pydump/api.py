@@ -38,8 +38,7 @@ class Dump:
         self._registry = registry
         self._arch = arch
         self._settled: tuple[Guest, tuple[str, ...]] | None = None
-        self._reader = Reader(source)
-        self._walked: tuple[AddressSpace, int] | None = None
+        self._walked: tuple[AddressSpace, int, Reader] | None = None
         self._held: Ranges | None = None
 
     @property
@@ -78,14 +77,15 @@ class Dump:
         """
         return self._walk()[0]
 
-    def _walk(self) -> tuple[AddressSpace, int]:
-        """The address space, and its page size: that of the VMCOREINFO in memory where the source has none."""
+    def _walk(self) -> tuple[AddressSpace, int, Reader]:
+        """The address space, its page size (that of the VMCOREINFO in memory where the source has none), its reader."""
         if self._walked is None:
             stated = self.stated
             if stated.vmcoreinfo is None:
                 stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry)
             guest, arch, _ = settle(stated, self._arch, self._registry)
-            self._walked = address_space(guest, arch, self._reader), guest.page_size or DEFAULT_PAGE_SIZE
+            read = Reader(self.source)
+            self._walked = address_space(guest, arch, read), guest.page_size or DEFAULT_PAGE_SIZE, read
         return self._walked
 
     def read_virtual(self, vaddr: int, size: int) -> bytes:
@@ -95,7 +95,7 @@ class Dump:
             ReadError: Something in the range is not mapped, or not in the dump.
             PlanError: Too little is known of the guest to walk its page tables.
         """
-        space, page = self._walk()
+        space, page, read = self._walk()
         if size < 0 or vaddr < 0 or vaddr + size > 1 << 64:
             raise ReadError(vaddr, size, "no such range", space="vaddr")
         pieces = []
@@ -104,7 +104,7 @@ class Dump:
             stop = min(end, (at // page + 1) * page)
             paddr = space.translate(at)
             if paddr is None:
-                why = self._reader.missed or f"nothing is mapped at virtual address {at:#x}"
+                why = read.missed or f"nothing is mapped at virtual address {at:#x}"
                 raise ReadError(vaddr, size, why, space="vaddr")
             pieces.append(self.read(paddr, stop - at))
             at = stop

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 
 from pydump.errors import FormatError, SourceError
-from pydump.interfaces.backing import Backing
+from pydump.interfaces.backing import Backing, data_of
 
 #: Bytes at the beginning of a file that tell what it is.
 HEAD_SIZE = 4096
@@ -75,22 +74,7 @@ class FileBacking(Backing):
             done += n
 
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        at, end = offset, offset + size
-        while at < end:
-            try:
-                start = os.lseek(self.fd, at, os.SEEK_DATA)
-                stop = min(os.lseek(self.fd, start, os.SEEK_HOLE), end) if start < end else end
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # ENXIO: no data from here on; anything else: holes are not known
-                    yield at, end
-                return
-            if start >= end:
-                return
-            if not at <= start < stop:  # a device's answer: nothing to go by
-                yield at, end
-                return
-            yield start, stop
-            at = stop
+        return data_of(self.fd, offset, size)
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -66,12 +66,9 @@ def _completes(role: str) -> Callable[[str], list[str]]:
         from pydump.registry import installed
 
         registry = installed()
-        names = list(registry.names(role))
-        if role == "format":
-            names += [alias for cls in registry.formats() for alias in cls.aliases]
-        if role == "compressor":
-            names.append("none")
-        return sorted(name for name in names if name.startswith(incomplete))
+        # Aliases of architectures are for files that say them.
+        offered = registry.names(role) if role == "arch" else registry.words(role)
+        return [word for word in offered if word.startswith(incomplete)]
 
     return complete
 

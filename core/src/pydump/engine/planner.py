@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,12 +87,17 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     choice = registry.format(request.format)
     registry.check_options(request.options)
     compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
-    _check_codec_options(request, compressor.name if compressor else None, registry)
+    codec = compressor.name if compressor else None
+    codecs = (cls for cls in registry.compressors() if cls.name != codec)
+    _refuse_options(
+        request, "compressor", codecs, f"the dump is {f'compressed with {codec}' if codec else 'not compressed'}"
+    )
     if request.paging and request.compat == "qemu":
         raise PlanError(
             "virtual addresses are what QEMU gets wrong: --compat qemu writes none", hint="leave one of the two out"
         )
-    _check_source_options(request, source, registry)
+    sources = (cls for cls in registry.sources() if not isinstance(source, cls))
+    _refuse_options(request, "source", sources, f"the source is {source.name}")
     if request.paging and not choice.format.maps_vaddrs:
         raise UnsupportedError(
             f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
@@ -267,12 +272,13 @@ def _is_running(source: Source, guest: Guest, arch: type[Arch] | None) -> bool:
     names = info.symbol("init_uts_ns") if info else None
     if info is None or info.osrelease is None or names is None or arch is None:
         return False
+    read = Reader(source)
     try:
-        space = arch.address_space(guest, Reader(source))
+        space = arch.address_space(guest, read)
         # Source: struct uts_namespace and new_utsname of Linux; the name's offset is given since 5.11.
         at = space.translate(names + (info.offset("uts_namespace.name") or 0) + 2 * NEW_UTS_LEN) if space else None
         release = info.osrelease.encode() + b"\0"
-        return at is not None and Reader(source)(at, len(release)) == release
+        return at is not None and read(at, len(release)) == release
     except PydumpError:  # what is asked is nonsense, or lies where nothing is
         return False
 
@@ -378,33 +384,27 @@ def _compressor(
     return compressor
 
 
-def _check_codec_options(request: Request, chosen: str | None, registry: Registry) -> None:
-    """Refuse options of a compressor that is not the chosen one: they would say nothing."""
-    for cls in registry.compressors():
-        for declared in option_fields(cls.Options) if cls.name != chosen else ():
-            if declared.name in request.options.get(cls.name, {}):
-                raise PlanError(
-                    f"{declared.flag_of(cls.name)} is of compressor {cls.name}, and the dump is "
-                    + (f"compressed with {chosen}" if chosen else "not compressed")
-                )
+def _refuse_options(
+    request: Request, role: str, others: Iterable[type[Compressor | Format | Source]], instead: str
+) -> None:
+    """Refuse options of plugins that are not the chosen one: they would say nothing.
 
-
-def _check_source_options(request: Request, chosen: Source, registry: Registry) -> None:
-    """Refuse options of a source that is not the chosen one: they would say nothing."""
-    for cls in registry.sources():
-        for declared in option_fields(cls.Options) if not isinstance(chosen, cls) else ():
+    Args:
+        request: What the user asks for.
+        role: Theirs.
+        others: All of that role but the chosen one.
+        instead: What was chosen, in words.
+    """
+    for cls in others:
+        for declared in option_fields(cls.Options):
             if declared.name in request.options.get(cls.name, {}):
-                raise PlanError(
-                    f"{declared.flag_of(cls.name)} is of source {cls.name}, and the source is {chosen.name}"
-                )
+                raise PlanError(f"{declared.flag_of(cls.name)} is of {role} {cls.name}, and {instead}")
 
 
 def _format_options(request: Request, chosen: type[Format], registry: Registry) -> Any:
     """The options of the chosen format; those of another one would say nothing."""
-    for cls in registry.formats():
-        for declared in option_fields(cls.Options) if cls is not chosen else ():
-            if declared.name in request.options.get(cls.name, {}):
-                raise PlanError(f"{declared.flag_of(cls.name)} is of format {cls.name}, and the dump is {chosen.name}")
+    others = (cls for cls in registry.formats() if cls is not chosen)
+    _refuse_options(request, "format", others, f"the dump is {chosen.name}")
     return with_values(chosen.name, chosen.Options(), dict(request.options.get(chosen.name, {})))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
@@ -61,3 +63,29 @@ class Backing(ABC):
 
     def close(self) -> None:
         """Let go of the file."""
+
+
+def data_of(fd: int, offset: int, size: int) -> Iterator[tuple[int, int]]:
+    """``(start, end)`` of what may be data in a range of an open file; the rest of it is holes, which read as zeros.
+
+    Args:
+        fd: The file's descriptor. Its position moves, which is nobody's who reads by offset.
+        offset: Where the range begins.
+        size: Bytes.
+    """
+    at, end = offset, offset + size
+    while at < end:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            stop = min(os.lseek(fd, start, os.SEEK_HOLE), end) if start < end else end
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: no data from here on; anything else: holes are not known
+                yield at, end
+            return
+        if start >= end:
+            return
+        if not at <= start < stop:  # a device's answer: nothing to go by
+            yield at, end
+            return
+        yield start, stop
+        at = stop

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pydump.errors import ReadError, SourceError
+from pydump.interfaces.backing import data_of
 from pydump.model.memory import MemoryMap, RamBlock
 from pydump_source_qemu.monitor import Monitor
 
@@ -99,7 +100,7 @@ class Region:
         """``(start, end)`` in paddr of what may hold data within the range; the rest is zero."""
         base = self.paddr - self.offset
         if self.file:
-            yield from ((base + a, base + b) for a, b in _file_data(self.fd, paddr - base, size))
+            yield from ((base + a, base + b) for a, b in data_of(self.fd, paddr - base, size))
         elif self.pagemap >= 0:
             yield from ((base + a, base + b) for a, b in _process_data(self.pagemap, paddr - base, size))
         else:
@@ -265,25 +266,6 @@ def mapping_of(line: str) -> Mapping:
     start, end, flags, offset, major, minor, inode, path = match.groups()
     device = os.makedev(int(major, 16), int(minor, 16))
     return Mapping(int(start, 16), int(end, 16), flags[3] == "s", int(offset, 16), device, int(inode), path or "")
-
-
-def _file_data(fd: int, offset: int, size: int) -> Iterator[tuple[int, int]]:
-    at, end = offset, offset + size
-    while at < end:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-            stop = min(os.lseek(fd, start, os.SEEK_HOLE), end) if start < end else end
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # ENXIO: no data from here on; anything else: holes are not known
-                yield at, end
-            return
-        if start >= end:
-            return
-        if not at <= start < stop:  # a device's answer: nothing to go by
-            yield at, end
-            return
-        yield start, stop
-        at = stop
 
 
 def _process_data(pagemap: int, address: int, size: int) -> Iterator[tuple[int, int]]:
