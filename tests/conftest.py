@@ -9,6 +9,19 @@ from pathlib import Path
 import pytest
 
 DATA = Path(__file__).parent / "data"
+#: Bytes of which pytest would report every difference where ``CI`` is set, and work for ever.
+LONG = 1 << 14
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """How ``==`` of much memory failed, in a line."""
+    if op != "==" or not isinstance(left, bytes) or not isinstance(right, bytes) or len(left) + len(right) < LONG:
+        return None
+    where = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    return [
+        f"{len(left)} bytes == {len(right)} bytes",
+        f"they part at {where:#x}: {left[where : where + 16].hex()} and {right[where : where + 16].hex()}",
+    ]
 
 
 @pytest.fixture(scope="session")
