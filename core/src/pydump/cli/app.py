@@ -302,7 +302,7 @@ def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_ru
         if as_json:
             print(json.dumps({"job": started.job}))
         elif not _say.quiet:
-            print(f"job {started.job}: the guest is captured; pydump status {started.job} tells of the rest")
+            print(f"job {started.job} goes on in the background; pydump status {started.job} tells how far it is")
 
 
 @app.command(epilog=EPILOG)
