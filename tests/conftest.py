@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import lzma
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# What a shell starts in the background ignores Ctrl-C, and so do its children; tests send it to theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
 #: Bytes of which pytest would report every difference where ``CI`` is set, and work for ever.
