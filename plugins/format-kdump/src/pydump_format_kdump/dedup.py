@@ -21,13 +21,14 @@ from pydump.model.plan import Plan
 from pydump_format_kdump.layout import PageDesc
 from pydump_format_kdump.writer import KdumpWriter
 
-#: Slots of the table of pages at most: 128 MiB, room for 12 GiB of distinct 4 KiB pages.
-MAX_SLOTS: Final = 1 << 22
-#: So much of the table is filled, in quarters; the rest keeps searches short.
-FILLED: Final = 3
-
-#: A page that was written: the two halves of its digest, and its descriptor's fields. An offset of 0: a free slot.
-SLOT: Final = np.dtype([("low", "u8"), ("high", "u8"), ("offset", "i8"), ("size", "u4"), ("flags", "u4")])
+#: Pages that are remembered at most: 128 MiB, and 16 GiB of distinct pages of 4 KiB.
+MAX_PAGES: Final = 1 << 22 // 4 * 3
+#: A page that was written: the two halves of its digest, its offset, and its size with its flags above.
+ENTRY: Final = 4
+#: Numbers of entries that lie side by side, in one line of the processor's cache, and are looked at together.
+BUCKET: Final = 8
+#: The bits of it that hold a number.
+_NUMBER: Final = np.uint64(0xFFFFFFFF)
 
 
 class WrittenPages:
@@ -35,63 +36,75 @@ class WrittenPages:
 
     Only one process may add at a time; one that looks meanwhile may miss what is being added.
 
+    Entries lie one behind the other, and a table of their numbers says where to look: the less memory is touched for the
+    first time, which is what costs, the better. The table is at most half full, so that buckets hardly ever are.
+
     Args:
         n_pages: There will not be more. Of more than fit the first are remembered.
     """
 
     def __init__(self, n_pages: int) -> None:
-        n_slots = min(MAX_SLOTS, max(1024, 1 << (n_pages * 4 // FILLED).bit_length()))
-        self._mask = np.uint64(n_slots - 1)
-        self._limit = n_slots // 4 * FILLED
-        # The first eight bytes count the pages.
-        self._map = mmap.mmap(-1, SLOT.itemsize * (n_slots + 1))
+        self._limit = max(1, min(n_pages, MAX_PAGES))
+        n_buckets = 1 << (self._limit * 2 // BUCKET).bit_length()
+        self._mask = np.uint64(n_buckets - 1)
+        # The first eight bytes count the entries.
+        at = 64 + 8 * BUCKET * n_buckets
+        self._map = mmap.mmap(-1, at + 8 * ENTRY * self._limit)
         self._count = np.frombuffer(self._map, np.int64, 1)
-        self._slots = np.frombuffer(self._map, SLOT, n_slots, SLOT.itemsize)
+        #: By the first half of the digest: numbers of entries, counted from 1, below 32 bits of the second half. Behind
+        #: them zeros.
+        self._buckets = np.frombuffer(self._map, np.uint64, BUCKET * n_buckets, 64).reshape(-1, BUCKET)
+        self._entries = np.frombuffer(self._map, np.uint64, ENTRY * self._limit, at).reshape(-1, ENTRY)
 
     def find(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The slot of each page, or -1.
+        """The number of each page's entry, or 0.
 
         Args:
             digests: Shape (n, 2).
         """
-        found = np.full(len(digests), -1, np.int64)
+        found = np.zeros(len(digests), np.int64)
         left, at = np.arange(len(digests)), digests[:, 0] & self._mask
         while len(left):
-            slots = self._slots[at]
-            same = (slots["low"] == digests[left, 0]) & (slots["high"] == digests[left, 1]) & (slots["offset"] > 0)
-            found[left[same]] = at[same]
-            taken = ~same & (slots["offset"] > 0)
-            left, at = left[taken], (at[taken] + np.uint64(1)) & self._mask
+            buckets = self._buckets[at]
+            rows, columns = np.nonzero((buckets ^ digests[left, 1:2]) <= _NUMBER)
+            if len(rows):
+                numbers = (buckets[rows, columns] & _NUMBER).astype(np.int64)
+                which = left[rows]
+                entries = self._entries[numbers - 1]
+                same = (entries[:, 0] == digests[which, 0]) & (entries[:, 1] == digests[which, 1]) & (numbers > 0)
+                found[which[same]] = numbers[same]
+            full = np.flatnonzero(buckets[:, -1])
+            full = full[found[left[full]] == 0]
+            left, at = left[full], (at[full] + np.uint64(1)) & self._mask
         return found
 
-    def descs(self, slots: NDArray[np.int64]) -> NDArray[Any]:
-        """The entries at ``slots``, with the fields of a descriptor."""
-        entries: NDArray[Any] = self._slots[slots]
+    def entries(self, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """The entries of these numbers, none of them 0, shape (n, 4)."""
+        entries: NDArray[np.uint64] = self._entries[numbers - 1]
         return entries
 
-    def add(self, digests: NDArray[np.uint64], descs: NDArray[Any]) -> None:
+    def add(self, entries: NDArray[np.uint64]) -> None:
         """Remember pages that are not there yet, as far as there is room.
 
         Args:
-            digests: Shape (n, 2), all distinct.
-            descs: Their descriptors, shape (n,).
+            entries: Shape (n, 4), their digests all distinct.
         """
-        room = self._limit - int(self._count[0])
-        digests, descs = digests[:room], descs[:room]
-        self._count[0] += len(digests)
-        left, at = np.arange(len(digests)), digests[:, 0] & self._mask
-        while len(left):
-            # Of those that want the same slot the first gets it, if it is free.
-            wins = np.zeros(len(left), bool)
-            wins[np.unique(at, return_index=True)[1]] = True
-            wins &= self._slots["offset"][at] == 0
-            won, where = left[wins], at[wins]
-            entries = np.empty(len(won), SLOT)
-            entries["low"], entries["high"] = digests[won].T
-            for name in ("offset", "size", "flags"):
-                entries[name] = descs[name][won]
-            self._slots[where] = entries
-            left, at = left[~wins], (at[~wins] + np.uint64(1)) & self._mask
+        count = int(self._count[0])
+        entries = entries[: self._limit - count]
+        self._entries[count : count + len(entries)] = entries
+        self._count[0] = count + len(entries)
+        numbers = np.arange(count + 1, count + 1 + len(entries), dtype=np.uint64) | entries[:, 1] & ~_NUMBER
+        at = entries[:, 0] & self._mask
+        while len(at):
+            filled = np.count_nonzero(self._buckets[at], axis=1)
+            full = filled == BUCKET
+            at[full] = (at[full] + np.uint64(1)) & self._mask
+            free = ~full
+            # Of those that want the same place one gets it, and the others look again.
+            self._buckets[at[free], filled[free]] = numbers[free]
+            others = full
+            others[free] = self._buckets[at[free], filled[free]] != numbers[free]
+            numbers, at = numbers[others], at[others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +114,21 @@ class _Pages:
     Attributes:
         descs: The batch's descriptors, those of zero pages complete.
         stored: Which of them are of pages that are not zero, shape (n,).
-        first: For each of those the first one with the same bytes in this batch, as an index into itself, shape (n,).
-        digests: Of each that is its own first, in order, shape (m, 2).
-        chunks: What is written of each of those, or None where it was there before, m of them.
-        flags: How each of those is compressed, shape (m,).
+        which: For each of those, which of the distinct ones it is, shape (n,).
+        entries: Of each distinct one its digest, and what is known of where it is, shape (m, 4).
+        wanted: Which distinct ones were not there yet, shape (k,).
+        chunks: What is written of those, k of them.
+        sizes: Their lengths, shape (k,).
+        flags: How they are compressed, shape (k,).
     """
 
     descs: NDArray[Any]
     stored: NDArray[np.int64]
-    first: NDArray[np.int64]
-    digests: NDArray[np.uint64]
+    which: NDArray[np.int64]
+    entries: NDArray[np.uint64]
+    wanted: NDArray[np.int64]
     chunks: list[Any]
+    sizes: NDArray[np.int64]
     flags: NDArray[np.uint32]
 
 
@@ -155,52 +172,61 @@ class DedupKdumpWriter(KdumpWriter):
 
         key = self._key
         seen: dict[bytes, int] = {}
-        first = np.array([seen.setdefault(xxh3_128_digest(page, key), i) for i, page in enumerate(pages)], np.int64)
-        digests = np.frombuffer(b"".join(seen), np.uint64).reshape(-1, 2)
-        own = np.fromiter(seen.values(), np.int64, len(seen))
-        wanted = np.flatnonzero(self._written.find(digests) < 0)
-        chunks: list[Any] = [None] * len(own)
-        if flags is not None:
-            for i in wanted.tolist():
-                chunks[i] = pages[own[i]]
-            own_flags = flags[own]
-        else:
-            own_flags = np.zeros(len(own), np.uint32)
+        which = np.array([seen.setdefault(xxh3_128_digest(page, key), len(seen)) for page in pages], np.int64)
+        entries = np.empty((len(seen), ENTRY), np.uint64)
+        entries[:, :2] = np.frombuffer(b"".join(seen), np.uint64).reshape(-1, 2)
+        known = self._written.find(entries)
+        there = np.flatnonzero(known)
+        entries[there] = self._written.entries(known[there])
+        wanted = np.flatnonzero(known == 0)
+        # Each distinct page is numbered when it is first seen.
+        first = np.flatnonzero(np.diff(np.maximum.accumulate(which), prepend=-1))[wanted]
+        if flags is None:
             assert batch.data is not None
-            packed, own_flags[wanted] = self._compressed(batch.data, stored[own[wanted]])
-            for i, chunk in zip(wanted.tolist(), packed, strict=True):
-                chunks[i] = chunk
-        table = _Pages(self._zero_descs(batch), stored, first, digests, chunks, own_flags)
+            chunks, sizes, flags = self._compressed(batch.data, stored[first])
+            taken_size = 0
+        else:
+            chunks, flags = [pages[i] for i in first.tolist()], flags[first]
+            sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
+            taken_size = len(stored) * self.unit
+        table = _Pages(self._zero_descs(batch), stored, which, entries, wanted, chunks, sizes, flags)
         # How much of it is written shows when it is placed.
-        taken_size = len(stored) * self.unit if flags is not None else 0
-        zero_size = self._zero_size(batch, len(stored))
-        return Encoded(batch.position, 0, None, table, batch.size, zero_size, taken_size)
+        return Encoded(batch.position, 0, None, table, batch.size, self._zero_size(batch, len(stored)), taken_size)
 
     def place(self, encoded: Encoded, start: int) -> Encoded:
         pages = encoded.table
         if not isinstance(pages, _Pages):
             return encoded
-        slots = self._written.find(pages.digests)
-        new = np.flatnonzero(slots < 0)
-        chunks = [pages.chunks[i] for i in new.tolist()]
-        sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
+        # Others are in line for this: what can wait for extents() does.
+        entries, wanted, sizes, flags = pages.entries, pages.wanted, pages.sizes, pages.flags
+        chunks = pages.chunks
+        known = self._written.find(entries[wanted])
+        there = np.flatnonzero(known)
+        if len(there):  # they were written meanwhile
+            entries[wanted[there]] = self._written.entries(known[there])
+            new = np.flatnonzero(known == 0)
+            wanted, sizes, flags = wanted[new], sizes[new], flags[new]
+            chunks = [chunks[i] for i in new.tolist()]
         ends = np.cumsum(sizes)
-        descs = self._written.descs(slots)
-        fresh = np.empty(len(new), SLOT)
-        fresh["offset"], fresh["size"], fresh["flags"] = start + ends - sizes, sizes, pages.flags[new]
-        descs[new] = fresh
-        self._written.add(pages.digests[new], fresh)
-        own = np.flatnonzero(pages.first == np.arange(len(pages.first)))
-        of_each = descs[np.searchsorted(own, pages.first)]
-        for name in ("offset", "size", "flags"):
-            pages.descs[name][pages.stored] = of_each[name]
-        return replace(encoded, grows=int(sizes.sum()), table=(pages.descs, chunks))
+        fresh = entries[wanted]
+        fresh[:, 2] = start + ends - sizes
+        fresh[:, 3] = sizes | flags.astype(np.int64) << 32
+        entries[wanted] = fresh
+        self._written.add(fresh)
+        return replace(encoded, grows=int(ends[-1]) if len(ends) else 0, table=replace(pages, chunks=chunks))
 
     def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        descs, chunks = encoded.table
+        pages = encoded.table
+        if not isinstance(pages, _Pages):
+            yield from super().extents(encoded, start)
+            return
+        descs, of_each = pages.descs, pages.entries[pages.which]
+        descs["offset"][pages.stored] = of_each[:, 2]
+        descs["size"][pages.stored] = of_each[:, 3] & _NUMBER
+        descs["flags"][pages.stored] = of_each[:, 3] >> np.uint64(32)
         yield Extent(self._descs + encoded.position // self.unit * PageDesc.nbytes(), descs.view(np.uint8).data)
-        if chunks:
-            yield Extent(start, b"".join(chunks))
+        if pages.chunks:
+            yield Extent(start, b"".join(pages.chunks))
 
 
 def _stored_pages(pages: StoredPages, flag: int) -> tuple[NDArray[np.int64], list[memoryview], NDArray[np.uint32]]:

@@ -111,8 +111,7 @@ class KdumpWriter(Writer):
             else:
                 payload = np.frombuffer(batch.data, np.uint8).reshape(-1, block_size)[stored].reshape(-1).data
         else:
-            chunks, table["flags"][stored] = self._compressed(batch.data, stored)
-            sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
+            chunks, sizes, table["flags"][stored] = self._compressed(batch.data, stored)
             payload = b"".join(chunks)
         ends = np.cumsum(sizes)
         table["offset"][stored] = ends - sizes
@@ -135,19 +134,26 @@ class KdumpWriter(Writer):
         first, last = batch.position // self.unit, (batch.position + batch.size) // self.unit
         return (last - first - n_stored - self._lost.clip(first, last).size) * self.unit
 
-    def _compressed(self, data: memoryview, pages: NDArray[np.int64]) -> tuple[list[Any], NDArray[np.uint32]]:
-        """What is stored of some pages of ``data``, and their flags; a page that does not shrink is stored as it is."""
+    def _compressed(
+        self, data: memoryview, pages: NDArray[np.int64]
+    ) -> tuple[list[Any], NDArray[np.int64], NDArray[np.uint32]]:
+        """What is stored of some pages of ``data``, its sizes, and its flags.
+
+        A page that does not shrink is stored as it is.
+        """
         block_size = self.unit
         offsets: list[int] = (pages * block_size).tolist()
         if self._compressor is None:
-            return [data[at : at + block_size] for at in offsets], np.zeros(len(pages), np.uint32)
-        chunks: list[Any] = self._compressor.compress_batch(data, block_size, offsets)
+            chunks: list[Any] = [data[at : at + block_size] for at in offsets]
+        else:
+            chunks = [*self._compressor.compress_batch(data, block_size, offsets)]
+        sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
+        plain = np.flatnonzero(sizes >= block_size)
+        for i in plain.tolist():
+            chunks[i] = data[offsets[i] : offsets[i] + block_size]
         flags = np.full(len(pages), int(self._flag), np.uint32)
-        for i, chunk in enumerate(chunks):
-            if len(chunk) >= block_size:
-                chunks[i] = data[offsets[i] : offsets[i] + block_size]
-                flags[i] = 0
-        return chunks, flags
+        sizes[plain], flags[plain] = block_size, 0
+        return chunks, sizes, flags
 
     def _taken(self, batch: Batch, pages: StoredPages, table: NDArray[Any]) -> Encoded:
         """Pages that another kdump file holds just so."""
