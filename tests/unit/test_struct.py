@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from pydump.layout.struct import I32, I64, U8, U16, U32, U64, Bytes4, Layout
 from pydump.model.guest import ByteOrder
 
 
-@dataclass(frozen=True, slots=True)
 class Sample(Layout):
     """One field of each kind, none where C would put it."""
 

@@ -7,7 +7,6 @@ the machine. Records may come in any order, and a later one wins over an earlier
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydump.errors import FormatError, UnsupportedError
@@ -27,7 +26,6 @@ HEADER_SIZE: Final = 4096
 END_FLAG: Final = -1
 
 
-@dataclass(frozen=True, slots=True)
 class MakedumpfileHeader(Layout):
     """What a flattened stream begins with."""
 
@@ -36,7 +34,6 @@ class MakedumpfileHeader(Layout):
     version: I64 = VERSION_FLAT_HEADER
 
 
-@dataclass(frozen=True, slots=True)
 class MakedumpfileDataHeader(Layout):
     """What stands before each record's bytes; (-1, -1) ends the stream."""
 

@@ -46,7 +46,6 @@ LOWCORE_OS_INFO: Final = 0xE18
 OS_INFO_MAGIC: Final = b"OSINFOSZ"
 
 
-@dataclass(frozen=True, slots=True)
 class OsInfo(Layout):
     """struct os_info up to its first entry, which is VMCOREINFO's. Source: arch/s390/include/asm/os_info.h."""
 

@@ -5,7 +5,6 @@ Source: System V ABI, chapters 4 and 5; include/uapi/linux/elf.h of the Linux ke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from pydump.layout.struct import U16, U32, U64, Bytes1, Bytes4, Bytes7, Bytes16, Layout
@@ -30,7 +29,6 @@ PN_XNUM: Final = 0xFFFF
 DUMP_ELF_INCOMPLETE: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
 class Ident(Layout):
     """e_ident, the bytes that mean the same in every ELF file."""
 
@@ -43,7 +41,6 @@ class Ident(Layout):
     ei_pad: Bytes7 = b""
 
 
-@dataclass(frozen=True, slots=True)
 class Elf64Ehdr(Layout):
     """Elf64_Ehdr."""
 
@@ -63,7 +60,6 @@ class Elf64Ehdr(Layout):
     e_shstrndx: U16 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Elf32Ehdr(Layout):
     """Elf32_Ehdr."""
 
@@ -83,7 +79,6 @@ class Elf32Ehdr(Layout):
     e_shstrndx: U16 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Elf64Phdr(Layout):
     """Elf64_Phdr."""
 
@@ -97,7 +92,6 @@ class Elf64Phdr(Layout):
     p_align: U64 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Elf32Phdr(Layout):
     """Elf32_Phdr; p_flags stands elsewhere than in Elf64_Phdr."""
 
@@ -111,7 +105,6 @@ class Elf32Phdr(Layout):
     p_align: U32 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Elf64Shdr(Layout):
     """Elf64_Shdr."""
 
@@ -127,7 +120,6 @@ class Elf64Shdr(Layout):
     sh_entsize: U64 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Elf32Shdr(Layout):
     """Elf32_Shdr."""
 
@@ -143,7 +135,6 @@ class Elf32Shdr(Layout):
     sh_entsize: U32 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Nhdr(Layout):
     """Elf32_Nhdr and Elf64_Nhdr, which are the same."""
 

@@ -1,8 +1,7 @@
-"""Every on-disk struct is declared once, as a frozen dataclass whose annotations carry the field's C type.
+"""Every on-disk struct is declared once, as a class whose annotations carry the field's C type.
 
 ::
 
-    @dataclass(frozen=True, slots=True)
     class PageDesc(Layout):
         '''One stored page. Source: makedumpfile diskdump_mod.h, struct page_desc.'''
 
@@ -18,8 +17,8 @@ argument of every call. The same declaration gives a NumPy dtype for tables of m
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Self, get_args, get_type_hints
+from operator import itemgetter
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, dataclass_transform, get_args, get_type_hints
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,9 +49,41 @@ def prefix(byte_order: ByteOrder) -> str:
     return _PREFIX[byte_order]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Base of every declared struct."""
+@dataclass_transform(frozen_default=True)
+class _Declared(type):
+    """Makes a tuple of what is declared. A dataclass would be compiled, and every start would wait for it."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> _Declared:
+        names = tuple(namespace.get("__annotations__", ()))
+        defaults = tuple(namespace[field] for field in names)
+        namespace |= {field: property(itemgetter(i)) for i, field in enumerate(names)}
+        return super().__new__(mcs, name, bases, namespace | {"__slots__": (), "_names": names, "_defaults": defaults})
+
+
+class Layout(tuple[Any, ...], metaclass=_Declared):
+    """Base of every declared struct: its values in their order, and by their names. Each has a default."""
+
+    if TYPE_CHECKING:
+        _names: ClassVar[tuple[str, ...]]
+        _defaults: ClassVar[tuple[Any, ...]]
+
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        names = cls._names
+        rest = [named.pop(names[i], cls._defaults[i]) for i in range(len(values), len(names))]
+        if named or len(values) > len(names):
+            raise TypeError(f"{cls.__name__} has the fields {', '.join(names)}")
+        return super().__new__(cls, (*values, *rest))
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in zip(self._names, self, strict=True))
+        return f"{type(self).__name__}({values})"
+
+    def replace(self, **changes: Any) -> Self:
+        """The struct with other values in some fields."""
+        return type(self)(**dict(zip(self._names, self, strict=True)) | changes)
 
     def pack(self, byte_order: ByteOrder) -> bytes:
         """The struct's bytes.
@@ -60,14 +91,12 @@ class Layout:
         Raises:
             ValueError: A value does not fit its field.
         """
-        codes = _codes(type(self))
-        values = [getattr(self, name) for name, _ in codes]
-        for (name, code), value in zip(codes, values, strict=True):
+        for (name, code), value in zip(_codes(type(self)), self, strict=True):
             # ``struct`` would cut it short without a word.
             if code.endswith("s") and len(value) > int(code[:-1]):
                 raise ValueError(f"{type(self).__name__}.{name} has {code[:-1]} bytes, not {len(value)}")
         try:
-            return _codec(type(self), byte_order).pack(*values)
+            return _codec(type(self), byte_order).pack(*self)
         except struct.error as error:
             raise ValueError(f"{type(self).__name__}: {error}: {self}") from None
 
@@ -123,8 +152,7 @@ class Layout:
 _NUMPY = {"B": "u1", "H": "u2", "I": "u4", "Q": "u8", "i": "i4", "q": "i8"}
 
 
-# What a class's annotations say, worked out once. (functools.cache would do, but mypy takes no class of a frozen
-# dataclass for hashable.)
+# What a class's annotations say, worked out once, when it is first used.
 _fields: dict[type[Layout], tuple[tuple[str, str], ...]] = {}
 _codecs: dict[tuple[type[Layout], ByteOrder], struct.Struct] = {}
 
@@ -133,7 +161,7 @@ def _codes(cls: type[Layout]) -> tuple[tuple[str, str], ...]:
     """``(name, struct code)`` of each field."""
     if cls not in _fields:
         hints = get_type_hints(cls, include_extras=True)
-        _fields[cls] = tuple((f.name, get_args(hints[f.name])[1]) for f in fields(cls))
+        _fields[cls] = tuple((name, get_args(hints[name])[1]) for name in cls._names)
     return _fields[cls]
 
 

@@ -8,7 +8,6 @@ first whatever the byte order of everything else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from pydump.errors import FormatError, PlanError
@@ -26,7 +25,6 @@ Z_NAMES: Final = tuple(numbered("z{}", 32).split())
 P_NAMES: Final = (*numbered("p{}", 16).split(), "ffr")
 
 
-@dataclass(frozen=True, slots=True)
 class SveHeader(Layout):
     """struct user_sve_header. Source: arch/arm64/include/uapi/asm/ptrace.h."""
 

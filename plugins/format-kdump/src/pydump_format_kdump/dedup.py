@@ -36,8 +36,8 @@ class WrittenPages:
 
     Only one process may add at a time; one that looks meanwhile may miss what is being added.
 
-    Entries lie one behind the other, and a table of their numbers says where to look: the less memory is touched for the
-    first time, which is what costs, the better. The table is at most half full, so that buckets hardly ever are.
+    Entries lie one behind the other, and a table of their numbers says where to look: the less memory is touched for
+    the first time, which is what costs, the better. The table is at most half full, so that buckets hardly ever are.
 
     Args:
         n_pages: There will not be more. Of more than fit the first are remembered.

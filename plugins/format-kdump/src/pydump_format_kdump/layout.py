@@ -12,7 +12,6 @@ A file is a sequence of blocks of ``block_size`` bytes::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntFlag
 from typing import Annotated, Final
 
@@ -61,7 +60,6 @@ COMPRESSION_FLAGS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class DiskDumpHeader64(Layout):
     """struct disk_dump_header where long has 64 bits."""
 
@@ -88,7 +86,6 @@ class DiskDumpHeader64(Layout):
     nr_cpus: I32 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class DiskDumpHeader32(Layout):
     """struct disk_dump_header where long has 32 bits."""
 
@@ -115,7 +112,6 @@ class DiskDumpHeader32(Layout):
     nr_cpus: I32 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class KdumpSubHeader64(Layout):
     """struct kdump_sub_header where long has 64 bits. A header version says how far the fields go."""
 
@@ -135,7 +131,6 @@ class KdumpSubHeader64(Layout):
     max_mapnr_64: U64 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class KdumpSubHeader32(Layout):
     """struct kdump_sub_header where long has 32 bits and 64-bit fields are aligned to 4: i386, and all of QEMU's.
 
@@ -158,7 +153,6 @@ class KdumpSubHeader32(Layout):
     max_mapnr_64: U64 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class KdumpSubHeader32Aligned(Layout):
     """struct kdump_sub_header where long has 32 bits and 64-bit fields are aligned to 8: arm, 32-bit ppc and riscv."""
 
@@ -203,7 +197,6 @@ FIELD_SINCE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class PageDesc(Layout):
     """struct page_desc: where a page's bytes are, how many, and how they are compressed. Offset 0: the page is lost."""
 

@@ -569,15 +569,15 @@ def _sub_header(header: DiskDumpHeader, raw: bytes, byte_order: ByteOrder, file_
     version = header.header_version
     absent: dict[str, Any] = {name: 0 for name, since in FIELD_SINCE.items() if version < since}
     if isinstance(header, DiskDumpHeader64):
-        return replace(KdumpSubHeader64.unpack(raw, byte_order), **absent)
+        return KdumpSubHeader64.unpack(raw, byte_order).replace(**absent)
 
     def fits(sub: KdumpSubHeader) -> bool:
         blobs = ((sub.offset_vmcoreinfo, sub.size_vmcoreinfo), (sub.offset_note, sub.size_note))
         sane = all(offset + size <= file_size and (offset == 0) == (size == 0) for offset, size in blobs)
         return sane and (version < 6 or sub.max_mapnr_64 >= header.max_mapnr)
 
-    packed = replace(KdumpSubHeader32.unpack(raw, byte_order), **absent)
-    aligned = replace(KdumpSubHeader32Aligned.unpack(raw, byte_order), **absent)
+    packed = KdumpSubHeader32.unpack(raw, byte_order).replace(**absent)
+    aligned = KdumpSubHeader32Aligned.unpack(raw, byte_order).replace(**absent)
     # Read in the wrong form, notes may well look like none at all; a form in which there are some is the right one.
     blind = not packed.size_note and not packed.size_vmcoreinfo and (aligned.size_note or aligned.size_vmcoreinfo)
     return aligned if fits(aligned) and (blind or not fits(packed)) else packed

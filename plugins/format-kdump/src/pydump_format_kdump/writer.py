@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,10 +196,10 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
     )
     if VMCOREINFO_NAME in texts:
         at, size = texts[VMCOREINFO_NAME]
-        sub = replace(sub, offset_vmcoreinfo=note_at + at, size_vmcoreinfo=size)
+        sub = sub.replace(offset_vmcoreinfo=note_at + at, size_vmcoreinfo=size)
     if ERASEINFO_NAME in texts:
         at, size = texts[ERASEINFO_NAME]
-        sub = replace(sub, offset_eraseinfo=note_at + at, size_eraseinfo=size)
+        sub = sub.replace(offset_eraseinfo=note_at + at, size_eraseinfo=size)
     uts = guest.utsname
     header = _HEADERS[guest.elf_class or 64](
         sysname=_uts(uts.sysname),
