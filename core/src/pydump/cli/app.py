@@ -506,7 +506,7 @@ def run(arguments: list[str]) -> int:
             signal.signal(number, _terminated)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, _interrupted)
-        code = typer.main.get_command(app).main(arguments, prog_name="pydump", standalone_mode=False)
+        code = _command(arguments).main(arguments, prog_name="pydump", standalone_mode=False)
         sys.stdout.flush()
         if code == EXIT_INTERRUPTED:  # typer's answer to Ctrl-C
             raise KeyboardInterrupt
@@ -536,6 +536,18 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("PYDUMP_DEBUG"):
             raise
         return _fail(f"internal error: {type(error).__name__}: {error}; set PYDUMP_DEBUG=1 for the traceback", 1)
+
+
+def _command(arguments: list[str]) -> Any:
+    """What typer makes of the commands, or of the one that is run alone: those with many options take their time."""
+    commands = app.registered_commands
+    word = next((a for a in arguments if a not in LOUDNESS), None)
+    chosen = [c for c in commands if c.callback is not None and c.callback.__name__ == word]
+    app.registered_commands = chosen or commands
+    try:
+        return typer.main.get_command(app)
+    finally:
+        app.registered_commands = commands
 
 
 def _escape_unprintable() -> None:
