@@ -21,8 +21,8 @@ from pydump.model.plan import Plan
 from pydump_format_kdump.layout import PageDesc
 from pydump_format_kdump.writer import KdumpWriter
 
-#: Pages that are remembered at most: 128 MiB, and 16 GiB of distinct pages of 4 KiB.
-MAX_PAGES: Final = 1 << 22 // 4 * 3
+#: Pages that are remembered at most: 160 MiB, and 12 GiB of distinct pages of 4 KiB.
+MAX_PAGES: Final = 3 << 20
 #: A page that was written: the two halves of its digest, its offset, and its size with its flags above.
 ENTRY: Final = 4
 #: Numbers of entries that lie side by side, in one line of the processor's cache, and are looked at together.
@@ -115,8 +115,9 @@ class _Pages:
         descs: The batch's descriptors, those of zero pages complete.
         stored: Which of them are of pages that are not zero, shape (n,).
         which: For each of those, which of the distinct ones it is, shape (n,).
-        entries: Of each distinct one its digest, and what is known of where it is, shape (m, 4).
-        wanted: Which distinct ones were not there yet, shape (k,).
+        entries: Of each distinct one its digest, and room for where it is, shape (m, 4).
+        known: The number of its entry in the table of written pages, or 0, shape (m,).
+        wanted: Which distinct ones have none, shape (k,).
         chunks: What is written of those, k of them.
         sizes: Their lengths, shape (k,).
         flags: How they are compressed, shape (k,).
@@ -126,6 +127,7 @@ class _Pages:
     stored: NDArray[np.int64]
     which: NDArray[np.int64]
     entries: NDArray[np.uint64]
+    known: NDArray[np.int64]
     wanted: NDArray[np.int64]
     chunks: list[Any]
     sizes: NDArray[np.int64]
@@ -176,8 +178,6 @@ class DedupKdumpWriter(KdumpWriter):
         entries = np.empty((len(seen), ENTRY), np.uint64)
         entries[:, :2] = np.frombuffer(b"".join(seen), np.uint64).reshape(-1, 2)
         known = self._written.find(entries)
-        there = np.flatnonzero(known)
-        entries[there] = self._written.entries(known[there])
         wanted = np.flatnonzero(known == 0)
         # Each distinct page is numbered when it is first seen.
         first = np.flatnonzero(np.diff(np.maximum.accumulate(which), prepend=-1))[wanted]
@@ -189,7 +189,7 @@ class DedupKdumpWriter(KdumpWriter):
             chunks, flags = [pages[i] for i in first.tolist()], flags[first]
             sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
             taken_size = len(stored) * self.unit
-        table = _Pages(self._zero_descs(batch), stored, which, entries, wanted, chunks, sizes, flags)
+        table = _Pages(self._zero_descs(batch), stored, which, entries, known, wanted, chunks, sizes, flags)
         # How much of it is written shows when it is placed.
         return Encoded(batch.position, 0, None, table, batch.size, self._zero_size(batch, len(stored)), taken_size)
 
@@ -198,13 +198,13 @@ class DedupKdumpWriter(KdumpWriter):
         if not isinstance(pages, _Pages):
             return encoded
         # Others are in line for this: what can wait for extents() does.
-        entries, wanted, sizes, flags = pages.entries, pages.wanted, pages.sizes, pages.flags
-        chunks = pages.chunks
-        known = self._written.find(entries[wanted])
+        entries, known, wanted = pages.entries, pages.known, pages.wanted
+        chunks, sizes, flags = pages.chunks, pages.sizes, pages.flags
+        known[wanted] = self._written.find(entries[wanted])
         there = np.flatnonzero(known)
-        if len(there):  # they were written meanwhile
-            entries[wanted[there]] = self._written.entries(known[there])
-            new = np.flatnonzero(known == 0)
+        entries[there] = self._written.entries(known[there])
+        new = np.flatnonzero(known[wanted] == 0)
+        if len(new) < len(wanted):  # others were written meanwhile
             wanted, sizes, flags = wanted[new], sizes[new], flags[new]
             chunks = [chunks[i] for i in new.tolist()]
         ends = np.cumsum(sizes)
