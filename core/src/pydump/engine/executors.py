@@ -27,6 +27,12 @@ MAX_PENDING: Final = 3
 SLOTS: Final = 3
 #: Source: sys/prctl.h.
 PR_SET_PDEATHSIG: Final = 1
+#: Source: malloc.h of glibc.
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
+#: What glibc's malloc is to keep rather than give back to the kernel, and to serve from what it keeps.
+KEPT: Final = 64 << 20
+LARGEST_KEPT: Final = 16 << 20
 #: Room for one batch on its way: its payload, which is never longer than the batch, and its descriptors.
 SLOT_SIZE: Final = BATCH_SIZE + (4 << 20)
 
@@ -269,6 +275,7 @@ def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.m
     short = pickle.dumps(("error", PydumpError("out of memory")))  # made while there is some
     try:
         _end_with(parent)
+        _keep_memory()
         for ours, theirs in pipes:  # else nobody would see the end of a pipe whose worker has died
             ours.close()
             if theirs is not pipe:
@@ -350,3 +357,15 @@ def _end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise Cancelled("the parent process is gone")
+
+
+def _keep_memory() -> None:
+    """Have malloc keep what was freed: what a batch needs the next one needs as well.
+
+    Else it may give its memory back to the kernel and get it again, page by page, with each page that is compressed:
+    python-lzo takes 128 KiB for each, the very size at which glibc begins to do so.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, KEPT)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
