@@ -136,6 +136,9 @@ def test_json_is_what_it_says(elf: Path, run: Run) -> None:
     listed = json.loads(run("plugins", "--json").out)
     assert {"compressor zlib", "format kdump", "arch s390x"} <= {p for row in listed for p in row["provides"]}
     assert all(row["error"] is None for row in listed)
+    producers = {name: producer for row in listed for name, producer in row["producers"].items()}
+    assert report["producer"] == producers["lzo"]
+    assert f"compressor lzo by {producers['lzo']}\n" in run("plugins").out
 
 
 def test_differences_are_told_with_their_place(elf: Path, run: Run, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydump.api import Dump
     from pydump.cli.jobs import Job
     from pydump.interfaces.arch import Arch
+    from pydump.interfaces.compressor import Compressor
     from pydump.model.guest import Guest
     from pydump.model.report import CompareReport, DumpReport, VerifyReport
     from pydump.registry import Registry
@@ -272,25 +273,42 @@ def hexdump(data: bytes, paddr: int) -> None:
 
 
 def plugins(registry: Registry, *, as_json: bool) -> None:
-    """What is installed, and what is broken."""
-    rows = [
-        {
-            "plugin": plugin.name,
-            "distribution": plugin.distribution,
-            "version": plugin.version,
-            "provides": [f"{role} {cls.name}" for role, cls in plugin.classes],
-            "error": plugin.error,
-        }
-        for plugin in registry.plugins
-    ]
+    """What is installed, what compresses there, and what is broken."""
+    producers = {cls.name: _producer(cls) for cls in registry.compressors()}
     if as_json:
-        print_json(rows)
+        print_json(
+            [
+                {
+                    "plugin": plugin.name,
+                    "distribution": plugin.distribution,
+                    "version": plugin.version,
+                    "provides": [f"{role} {cls.name}" for role, cls in plugin.classes],
+                    "producers": {
+                        cls.name: producers[cls.name] for role, cls in plugin.classes if role == "compressor"
+                    },
+                    "error": plugin.error,
+                }
+                for plugin in registry.plugins
+            ]
+        )
         return
     lines = []
-    for row in rows:
-        says = f"broken: {row['error']}" if row["error"] else ", ".join(row["provides"] or ())
-        lines.append((str(row["plugin"]), f"{row['distribution']} {row['version']}", says))
+    for plugin in registry.plugins:
+        provides = [
+            f"{role} {cls.name}" + (f" by {producers[cls.name]}" if role == "compressor" else "")
+            for role, cls in plugin.classes
+        ]
+        says = f"broken: {plugin.error}" if plugin.error else ", ".join(provides)
+        lines.append((plugin.name, f"{plugin.distribution} {plugin.version}", says))
     grid(("plugin", "distribution", "provides"), lines)
+
+
+def _producer(compressor: type[Compressor]) -> str:
+    """The library that compresses, or why there is none."""
+    try:
+        return compressor().producer
+    except Exception as error:  # whatever loading a library leads to: the others are still told of
+        return f"nothing that works: {error}"
 
 
 def arch(cls: type[Arch], *, as_json: bool) -> None:
