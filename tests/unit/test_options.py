@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pydump
 from pydump.errors import PlanError
 from pydump.options import NoOptions, OptionField, option, option_fields, with_values
+from pydump_source_qemu.source import QemuSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +79,9 @@ def test_bad_values_are_refused(values: dict[str, Any], message: str) -> None:
 def test_a_plugin_without_options_says_so() -> None:
     with pytest.raises(PlanError, match="lzo has no option 'level': it has none"):
         with_values("lzo", NoOptions(), {"level": 1})
+
+
+def test_options_for_a_source_that_is_open_come_too_late(tmp_path: Path) -> None:
+    source = QemuSource.__new__(QemuSource)  # nothing is asked of it
+    with pytest.raises(PlanError, match="the source qmp is open, and options for it come too late"):
+        pydump.dump(source, tmp_path / "out", options={"qmp": {"pause": "full"}})

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydump.engine.open import open_source
 from pydump.engine.planner import DEFAULT_PAGE_SIZE, Reader, Request, address_space, settle, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
-from pydump.errors import ReadError
+from pydump.errors import PlanError, ReadError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Source
 from pydump.model.guest import Cpu, Guest
@@ -238,6 +238,8 @@ def dump(
     )
     registry = installed()
     own = isinstance(source, Source)
+    if isinstance(source, Source) and request.options.get(source.name):
+        raise PlanError(f"the source {source.name} is open, and options for it come too late")
     opened = source if isinstance(source, Source) else open_source(os.fspath(source), registry, options)
     label = source.name if isinstance(source, Source) else os.fspath(source)
     try:
