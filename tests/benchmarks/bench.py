@@ -191,6 +191,7 @@ def undisturbed(contender: Contender, impatient: float) -> None:
     """Time a run in which nobody else used the machine, if there is one to be had; else the least disturbed."""
     best = (1.0, 0.0)
     for attempt in range(ATTEMPTS):
+        os.sync()  # else what the one before wrote or removed is done while this one runs
         await_quiet(min(WAIT, impatient - time.monotonic()))
         others = Others()
         took = contender.run()
