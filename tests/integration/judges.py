@@ -146,6 +146,20 @@ def _has(module: str) -> bool:
     return _python(f"import {module}").returncode == 0
 
 
+# -- Volatility
+
+
+def volatility_banners(file: Path, work: Path) -> list[tuple[int, str]]:
+    """Where Volatility finds a Linux kernel's banner in physical memory, and what it says."""
+    require(_has("volatility3"), "Volatility", "pip install volatility3")
+    options = ["-q", "-r", "json", "--offline", "--cache-path", str(work), "-f", str(file)]
+    # It looks for options in the name that it is called by, too.
+    script = "import sys; from volatility3.cli import main; sys.argv[0] = 'vol'; main()"
+    done = _python(script, *options, "banners.Banners")
+    assert done.returncode == 0, f"Volatility on {file}: exit code {done.returncode}: {done.stderr[-600:]}"
+    return [(found["Offset"], found["Banner"]) for found in json.loads(done.stdout)]
+
+
 # -- binutils, elfutils and gdb
 
 

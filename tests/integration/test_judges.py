@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from judges import Tasks, crash, drgn_tasks, kdumpfile_pages, makedumpfile, program
+from judges import Tasks, crash, drgn_tasks, kdumpfile_pages, makedumpfile, program, volatility_banners
 from lab.boot import Guest
 
 Pydump = Callable[..., subprocess.CompletedProcess[str]]
@@ -93,6 +93,17 @@ def test_drgn_sees_in_ours_what_it_sees_in_qemus_elf(
         assert drgn_tasks(ours("x86_64", form), g.vmlinux) == theirs
     # It opens no kdump of QEMU's at all, which is why ours matter.
     assert isinstance(drgn_tasks(g.kdump, g.vmlinux), str)
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "i386"])
+def test_volatility_finds_the_kernel_where_it_is_in_qemus_elf(
+    arch: str, guest: Callable[[str], Guest], ours: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    g = guest(arch)
+    release = (g.vmlinux.parent / "release").read_text().strip()
+    found = volatility_banners(ours(arch, "elf"), tmp_path)
+    assert any(banner.startswith(f"Linux version {release} ") for _, banner in found)
+    assert found == volatility_banners(g.elf, tmp_path)
 
 
 # crash reads flattened kdump files, but no flattened ELF.
