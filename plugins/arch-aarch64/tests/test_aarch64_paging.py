@@ -9,6 +9,7 @@ from pydump.model.guest import ByteOrder, Guest
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.testing.ram import SparseRam
 from pydump_arch_aarch64 import Aarch64Arch
+from pydump_arch_aarch64.paging import Aarch64Tables
 
 #: Of descriptors: valid, and table or page rather than block.
 BLOCK, TABLE = 1, 3
@@ -28,6 +29,7 @@ def space_of(
     text: int,
     byte_order: ByteOrder = "little",
     voffset: int = VOFFSET,
+    pa_bits: int | None = None,
 ) -> AddressSpace | None:
     """The address space whose swapper_pg_dir lies at ``tables``, and the kernel's text at ``text``."""
     ram = SparseRam(1 << 24, byte_order)
@@ -40,6 +42,8 @@ def space_of(
         f"NUMBER(VA_BITS)={va_bits}",
         f"NUMBER(kimage_voffset)={voffset:#x}",
     ]
+    if pa_bits is not None:
+        lines.append(f"NUMBER(MAX_PHYSMEM_BITS)={pa_bits}")
     if t1sz is not None:
         lines.append(f"NUMBER(TCR_EL1_T1SZ)={t1sz:#x}")
     guest = Guest(ram.memory, byte_order=byte_order, vmcoreinfo=Vmcoreinfo("\n".join(lines).encode()))
@@ -134,3 +138,53 @@ def test_4k_pages_built_for_52_bits_on_a_cpu_with_48() -> None:
     space = space_of(entries, page_size=4096, va_bits=52, t1sz=16, tables=0x1000, text=0x400000)
     assert space is not None
     assert list(space.mappings()) == [Mapping(VOFFSET + 0x400000, 0x400000, 2 << 20)]
+
+
+#: Granule, bits of address, bits of physical address, top table, the entry that is a block, and the block's size where
+#: the architecture has one. Source: Arm ARM, D8.3.1: 1 GiB and 2 MiB; 32 MiB; 512 MiB; with 52-bit addresses also
+#: 512 GiB; 64 GiB; 4 TiB.
+BLOCK_LEVELS = [
+    (12, 48, 48, 0x1000, [256], None),
+    (12, 48, 52, 0x1000, [256], None),
+    (12, 48, 48, 0x1000, [256, 0], 1 << 30),
+    (12, 48, 48, 0x1000, [256, 0, 0], 2 << 20),
+    (12, 52, 52, 0x1000, [15], None),
+    (12, 52, 52, 0x1000, [15, 256], 512 << 30),
+    (14, 47, 48, 0x4000, [0], None),
+    (14, 47, 48, 0x4000, [0, 0], 32 << 20),
+    (14, 48, 48, 0x4000, [1], None),
+    (14, 48, 48, 0x4000, [1, 0], None),
+    (14, 52, 52, 0x4000, [31], None),
+    (14, 52, 52, 0x4000, [31, 0], 64 << 30),
+    (16, 48, 48, 0x10000, [32], None),
+    (16, 48, 52, 0x10000, [32], 4 << 40),
+    (16, 48, 48, 0x10000, [32, 0], 512 << 20),
+    (16, 52, 52, 0x10000, [0x3E0], 4 << 40),
+]
+
+
+@pytest.mark.parametrize("byte_order", ["little", "big"])
+@pytest.mark.parametrize(("granule", "va_bits", "pa_bits", "root", "path", "size"), BLOCK_LEVELS)
+def test_a_block_at_a_level_that_has_none_is_not_mapped(
+    granule: int, va_bits: int, pa_bits: int, root: int, path: list[int], size: int | None, byte_order: ByteOrder
+) -> None:
+    ram = SparseRam(1 << 24, byte_order)
+    table = root
+    for index in path[:-1]:
+        ram.put(table + 8 * index, table + (1 << granule) | TABLE)
+        table += 1 << granule
+    ram.put(table + 8 * path[-1], BLOCK | ATTRIBUTES & ~(3 << 8))
+    space = Aarch64Tables(
+        ram.read, ram.memory, root, page_size=1 << granule, va_bits=va_bits, pa_bits=pa_bits, byte_order=byte_order
+    )
+    mappings = list(space.mappings())
+    assert [(m.paddr, m.size) for m in mappings] == ([] if size is None else [(0, size)])
+    assert all(space.translate(m.vaddr + m.size - 1) == m.size - 1 for m in mappings)
+
+
+def test_vmcoreinfo_says_whether_a_block_of_4_tib_can_be() -> None:
+    """64 KiB pages: one in the top table is there with 52-bit physical addresses only."""
+    entries = {0x10000 + 8 * 0x20: BLOCK | ATTRIBUTES}
+    for bits, there in ((48, False), (52, True)):
+        space = space_of(entries, page_size=65536, va_bits=48, t1sz=16, tables=0x10000, text=0x400000, pa_bits=bits)
+        assert (space is not None) == there

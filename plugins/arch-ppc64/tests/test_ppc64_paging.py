@@ -77,3 +77,27 @@ def test_the_hash_table_is_not_understood() -> None:
     entries = {0x10000 + 8 * 4096: VALID | 0x60000 | NLS_9}
     assert space_of(entries, 65536) is None
     assert space_of(entries, 16384) is None
+
+
+@pytest.mark.parametrize(("page_size", "last"), [(4096, NLS_9), (65536, NLS_5)])
+@pytest.mark.parametrize("byte_order", ["little", "big"])
+def test_what_the_processor_does_not_have_is_not_mapped(page_size: int, last: int, byte_order: ByteOrder) -> None:
+    """Leaves of 512 GiB, and directory entries that say another size of the next table than the machine's is."""
+    good = {
+        0x10000: VALID | 0x30000 | NLS_9,
+        0x30000: VALID | 0x40000 | NLS_9,
+        0x40000: 0x0 | ATTRIBUTES,
+        0x40008: VALID | 0x50100 | last,
+        0x50100: 0x70000 | ATTRIBUTES,
+    }
+    vaddr = KERNEL + (2 << 20)
+    space = space_of(good, page_size, byte_order)
+    assert space is not None
+    assert space.translate(vaddr) == 0x70000
+    for wrong in (NLS_5 if last == NLS_9 else NLS_9, 0, 31):
+        space = space_of(good | {0x40008: VALID | 0x50100 | wrong}, page_size, byte_order)
+        assert space is not None
+        assert space.translate(vaddr) is None
+        assert [m.size for m in space.mappings()] == [2 << 20]
+    assert space_of(good | {0x10000: VALID | 0x30000 | 13}, page_size, byte_order) is None
+    assert space_of(good | {0x10000: ATTRIBUTES}, page_size, byte_order) is None, "a leaf of 512 GiB"

@@ -10,6 +10,7 @@ from pydump.model.memory import MemoryMap
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.testing.ram import SparseRam
 from pydump_arch_riscv import Riscv32Arch, Riscv64Arch
+from pydump_arch_riscv.paging import RiscvTables
 
 LINK = 0xFFFFFFFF80000000
 #: Valid; valid, readable, writable, executable, accessed, dirty.
@@ -129,3 +130,54 @@ def test_sv32() -> None:
         Mapping(0xFFFFF000, 0x3_FFFF_F000, 0x1000),
     ]
     assert Riscv32Arch.load_aliases(guest) == ()
+
+
+#: An entry of Sv39 and what makes a hart fault on it. Source: the privileged manual's steps 3 to 5 of translation.
+FORBIDDEN = {
+    "a page that may be written and not read": (0x4010, entry(0x5000, LEAF) & ~0b1010),
+    "a page with reserved bits": (0x4010, entry(0x5000, LEAF) | 1 << 54),
+    "a table with the user bit": (0x3008, entry(0x4000, TABLE) | 1 << 4),
+    "a table with the accessed bit": (0x3008, entry(0x4000, TABLE) | 1 << 6),
+    "a table with the dirty bit": (0x3008, entry(0x4000, TABLE) | 1 << 7),
+    "a table with a memory type": (0x3008, entry(0x4000, TABLE) | 1 << 61),
+    "a table that is NAPOT": (0x3008, entry(0x4000, TABLE) | NAPOT),
+    "a 2 MiB page that is not aligned": (0x3008, entry(0x201000, LEAF)),
+    "a 1 GiB page that is not aligned": (0x201FF0, entry(0x200000, LEAF)),
+    "a NAPOT page of no known size": (0x4010, entry(0x74000, LEAF) | NAPOT),
+    "a table in the last level": (0x4010, entry(0x5000, TABLE)),
+}
+
+
+@pytest.mark.parametrize(("at", "value"), FORBIDDEN.values(), ids=FORBIDDEN)
+def test_a_reserved_encoding_is_not_mapped(at: int, value: int) -> None:
+    ram = SparseRam(1 << 24, "little")
+    for paddr, good in {
+        0x201FF0: entry(0x3000, TABLE),
+        0x3000: entry(0x200000, LEAF),
+        0x3008: entry(0x4000, TABLE),
+        0x4010: entry(0x5000, LEAF),
+    }.items():
+        ram.put(paddr, good)
+    space = RiscvTables(ram.read, ram.memory, 0x201000, va_bits=39, byte_order="little")
+    vaddr = LINK + 0x202000
+    assert space.translate(vaddr) == 0x5000
+    ram.put(at, value)
+    assert space.translate(vaddr) is None
+    assert not any(m.vaddr <= vaddr < m.vaddr + m.size for m in space.mappings())
+
+
+def test_an_sv32_page_of_4_mib_that_is_not_aligned_is_not_mapped() -> None:
+    ram = SparseRam(1 << 24, "little")
+    ram.put(0x1C00, entry(0x400000, LEAF), size=4)
+    ram.put(0x1C04, entry(0x401000, LEAF), size=4)
+    space = RiscvTables(ram.read, ram.memory, 0x1000, va_bits=32, byte_order="little")
+    assert list(space.mappings()) == [Mapping(0xC0000000, 0x400000, 4 << 20)]
+
+
+def test_memory_types_are_no_address() -> None:
+    """Svpbmt's bits, and those of T-Head's CPUs: all of 59 to 63."""
+    ram = SparseRam(1 << 24, "little")
+    ram.put(0x1000, entry(0xC0000000, LEAF) | 0b01 << 61)
+    ram.put(0x1008, entry(0x100000000, LEAF) | 0b111 << 60)
+    space = RiscvTables(ram.read, ram.memory, 0x1000, va_bits=39, byte_order="little")
+    assert list(space.mappings()) == [Mapping(0, 0xC0000000, 2 << 30)]

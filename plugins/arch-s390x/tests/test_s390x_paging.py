@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pydump.interfaces.arch import AddressSpace, Mapping
 from pydump.model.guest import Cpu, Guest
 from pydump.model.vmcoreinfo import Vmcoreinfo
@@ -115,3 +117,58 @@ def test_a_relocated_kernel_lies_elsewhere_than_it_is_linked() -> None:
 
 def test_vmcoreinfo_without_ram_there() -> None:
     assert by_vmcoreinfo(three_levels(), "SYMBOL(swapper_pg_dir)=99000000\nSYMBOL(_stext)=100000\n") is None
+
+
+@pytest.mark.parametrize("kind", [REGION_FIRST, REGION_SECOND, REGION_THIRD, SEGMENT])
+@pytest.mark.parametrize("said", [REGION_FIRST, REGION_SECOND, REGION_THIRD, SEGMENT])
+def test_an_entry_of_another_table_type_is_not_mapped(kind: int, said: int) -> None:
+    """Principles of Operation, chapter 3: a translation-specification exception."""
+    ram = three_levels()
+    kinds = [REGION_FIRST, REGION_SECOND, REGION_THIRD, SEGMENT]
+    below = kinds[kinds.index(kind) + 1 :]
+    tables = {REGION_FIRST: 0x40000, REGION_SECOND: 0x50000, REGION_THIRD: 0x10000, SEGMENT: 0x20000}
+    ram.table(0x40000, REGION_FIRST, {0: 0x50000})
+    ram.table(0x50000, REGION_SECOND, {0: 0x10000})
+    target = tables[below[0]] if below else 0x30800
+    ram.put(tables[kind], target | said & 0xC | kind & 3)
+    space = by_registers(ram, 0x40000 | REGION_FIRST)
+    assert space is not None
+    there = said == kind
+    assert (space.translate(0x1000) == 0x9000) == there
+    assert (Mapping(0x1000, 0x9000, 0x2000) in space.mappings()) == there
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 3), (0, 0), (1, 3), (2, 2), (2, 1), (3, 0)])
+def test_an_index_outside_of_table_offset_and_length_is_not_mapped(offset: int, length: int) -> None:
+    """TF and TL of a region entry: the next table has its entries from 512 TF to 512 (TL + 1) - 1 alone.
+
+    A megabyte lies behind segment entry 0 and, as the tables are made here, behind 512 * 2 + 7.
+    """
+    ram = three_levels()
+    ram.table(0x20000, SEGMENT, {0: 0x700000 | FORMAT_CONTROL, 1031: 0x800000 | FORMAT_CONTROL})
+    ram.put(0x10000, 0x20000 | offset << 6 | REGION_THIRD & ~3 | length)
+    space = by_registers(ram, 0x10000 | REGION_THIRD)
+    assert space is not None
+    for index, paddr in ((0, 0x700000), (1031, 0x800000)):
+        inside = 512 * offset <= index < 512 * (length + 1)
+        assert space.translate(index << 20) == (paddr if inside else None)
+        assert (Mapping(index << 20, paddr, 1 << 20) in list(space.mappings())) == inside
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3])
+def test_an_index_beyond_the_control_elements_table_length_is_not_mapped(length: int) -> None:
+    ram = three_levels()
+    ram.table(0x10000, REGION_THIRD, {600: 0x8000_0000 | FORMAT_CONTROL})
+    space = by_registers(ram, 0x10000 | REGION_THIRD & ~3 | length)
+    assert space is not None
+    assert [m.vaddr for m in space.mappings()] == ([600 << 31] if length else [])
+    assert space.translate(600 << 31) == (0x8000_0000 if length else None)
+
+
+def test_a_page_table_entry_whose_bit_52_is_set_is_not_mapped() -> None:
+    ram = three_levels()
+    ram.put(0x30808, 0x9000 | 0x800)
+    space = by_registers(ram, 0x10000 | REGION_THIRD)
+    assert space is not None
+    assert space.translate(0x1000) is None
+    assert next(space.mappings()) == Mapping(0x2000, 0xA000, 0x1000)

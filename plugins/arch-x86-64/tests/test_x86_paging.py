@@ -163,3 +163,59 @@ def test_a_four_mebibyte_page_may_lie_above_four_gibibytes() -> None:
     assert space is not None
     assert list(space.mappings()) == [Mapping(0xC0000000, 0x35_0040_0000, 4 << 20), Mapping(0xC0401000, 0x5000, 0x1000)]
     assert space.translate(0xC0000001) == 0x35_0040_0001
+
+
+#: An entry that maps or points to something, its paddr, and bits that make a CPU fault on it. Source: Intel SDM, volume
+#: 3, tables 4-5 to 4-20: reserved (must be 0).
+FORBIDDEN = [
+    (X86_64Arch, 0x1000, LARGE),  # a PML4 entry
+    (X86_64Arch, 0x2008, 1 << 13),  # a 1 GiB page: bits 13 to 29
+    (X86_64Arch, 0x2008, 1 << 29),
+    (X86_64Arch, 0x3008, 1 << 13),  # a 2 MiB page: bits 13 to 20
+    (X86_64Arch, 0x3008, 1 << 20),
+    (I386Arch, 0x1000, 1 << 1),  # a PAE PDPT entry: bits 1 and 2, 5 to 8, and all from the address's end on
+    (I386Arch, 0x1000, LARGE),
+    (I386Arch, 0x1000, 1 << 8),
+    (I386Arch, 0x1000, 1 << 63),
+    (I386Arch, 0x1000, 1 << 52),
+    (I386Arch, 0x2008, 1 << 20),  # a 2 MiB page
+    (I386Arch, 0x2008, 1 << 62),
+    (I386Arch, 0x3000, 1 << 62),  # a PAE page
+]
+
+
+@pytest.mark.parametrize(("arch", "at", "bits"), FORBIDDEN)
+def test_an_entry_with_reserved_bits_is_not_mapped(arch: type[Arch], at: int, bits: int) -> None:
+    if arch is X86_64Arch:
+        entries = {0x1000: 0x2003, 0x2000: 0x3003, 0x2008: 0x4000_0000 | LARGE | 3, 0x3008: 0x600000 | LARGE | 3}
+        entries |= {0x3000: 0x4003, 0x4000: 0x9003}
+        vaddr = {0x1000: 0, 0x2008: 1 << 30, 0x3008: 2 << 20}[at]
+    else:
+        entries = {0x1000: 0x2001, 0x2000: 0x3003, 0x2008: 0x600000 | LARGE | 3, 0x3000: 0x9003}
+        vaddr = {0x1000: 0, 0x2008: 2 << 20, 0x3000: 0}[at]
+    for forbidden in (0, bits):
+        ram = ram_with(entries | {at: entries[at] | forbidden})
+        space = space_of(arch, ram, cr0=1 << 31, cr3=0x1000, cr4=0x20)
+        assert space is not None
+        assert (space.translate(vaddr) is None) == bool(forbidden)
+        assert any(m.vaddr <= vaddr < m.vaddr + m.size for m in space.mappings()) != bool(forbidden)
+
+
+def test_a_five_level_top_entry_that_says_it_is_a_page_is_not_mapped() -> None:
+    ram = ram_with({0x1FF8: 0x2003, 0x2FF8: 0x3003, 0x3FF0: 0x140000000 | LARGE | PRESENT})
+    for at in (0x1FF8, 0x2FF8):
+        space = space_of(X86_64Arch, ram, cr0=1 << 31, cr3=0x1000, cr4=0x1020)
+        assert space is not None
+        assert space.translate(0xFFFFFFFF80000000) == 0x140000000
+        ram.put(at, 0x2083 if at == 0x1FF8 else 0x3083)
+        assert space.translate(0xFFFFFFFF80000000) is None
+        assert list(space.mappings()) == []
+        ram.put(at, 0x2003 if at == 0x1FF8 else 0x3003)
+
+
+def test_a_four_mebibyte_page_with_its_reserved_bit_is_not_mapped() -> None:
+    for reserved in (0, 1 << 21):
+        ram = ram_with({0x1C00: 0x00400000 | LARGE | PRESENT | reserved}, size=4)
+        space = space_of(I386Arch, ram, cr0=1 << 31, cr3=0x1000, cr4=0x10)
+        assert space is not None
+        assert (space.translate(0xC0000000) is None) == bool(reserved)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 MAX_ENTRIES: Final = 1 << 28
 #: Mappings that do not continue each other, likewise: 8 GiB of pages that lie nowhere side by side.
 MAX_MAPPINGS: Final = 1 << 21
+#: The end of a table that has all its entries.
+WHOLE: Final = 1 << 32
 #: Entries of last tables that are decoded at once.
 DECODED_AT_ONCE: Final = 1 << 20
 
@@ -76,6 +78,7 @@ class PageTables(AddressSpace):
         entry_size: Bytes of an entry, 4 or 8.
         fixed: Bits that every address has set besides those that index the tables.
         signed: Is the highest bit that indexes the tables repeated in all bits above it?
+        root_part: Which entries the top table has, as of :meth:`part`.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class PageTables(AddressSpace):
         entry_size: int = 8,
         fixed: int = 0,
         signed: bool = False,
+        root_part: tuple[int, int] = (0, WHOLE),
     ) -> None:
         self._read = read
         self._memory = memory
@@ -99,10 +103,14 @@ class PageTables(AddressSpace):
         self._va_bits = levels[0].shift + levels[0].bits
         self._sign = 1 << self._va_bits - 1 if signed else 0
         self._fixed = fixed
+        self._root_part = root_part
 
     @abstractmethod
     def decode(self, level: Level, entries: NDArray[np.uint64], index: NDArray[np.uint64]) -> Decoded:
         """What entries of a table of ``level`` mean.
+
+        An entry with bits that the architecture forbids is not in use: the CPU faults there, and a damaged table must
+        not map memory that the guest never saw.
 
         Args:
             level: Theirs; that of the last level has only leaves.
@@ -114,15 +122,27 @@ class PageTables(AddressSpace):
             whose bits below the size of what it maps are ignored.
         """
 
+    def part(self, entry: int) -> tuple[int, int]:
+        """Which entries a table has, as ``(first, end)``; an index outside of them is not mapped.
+
+        Not asked for the tables of the last level.
+
+        Args:
+            entry: What points to the table.
+        """
+        return 0, WHOLE
+
     def translate(self, vaddr: int) -> int | None:
         import numpy as np
 
         within = vaddr & (1 << self._va_bits) - 1
         if self._canonical(within) != vaddr:
             return None
-        table = self.root
+        table, (first, end) = self.root, self._root_part
         for level in self._levels:
             index = within >> level.shift & (1 << level.bits) - 1
+            if not first <= index < end:
+                return None
             entries = self._entries(table + index * self._entry_size, 1)
             if entries is None:
                 return None
@@ -133,6 +153,7 @@ class PageTables(AddressSpace):
                 offset = (1 << level.shift) - 1
                 return int(target[0]) & ~offset | within & offset
             table = int(target[0])
+            first, end = (0, WHOLE) if level is self._levels[-2] else self.part(int(entries[0]))
         return None
 
     def mappings(self) -> Iterator[Mapping]:
@@ -143,7 +164,7 @@ class PageTables(AddressSpace):
         """
         last: Mapping | None = None
         budget = _Budget()
-        for runs in self._walk(0, self.root, 0, budget):
+        for runs in self._walk(0, self.root, 0, self._root_part, budget):
             for vaddr, paddr, size in _joined(*runs):
                 if last and (last.vaddr + last.size, last.paddr + last.size) == (vaddr, paddr):
                     last = Mapping(last.vaddr, last.paddr, last.size + size)
@@ -155,13 +176,14 @@ class PageTables(AddressSpace):
         if last:
             yield last
 
-    def _walk(self, depth: int, table: int, base: int, budget: _Budget) -> Iterator[Runs]:
+    def _walk(self, depth: int, table: int, base: int, which: tuple[int, int], budget: _Budget) -> Iterator[Runs]:
         """What the table maps: arrays of vaddr, paddr and size, ascending in vaddr.
 
         Args:
             depth: Of the table, 0 for the top.
             table: Its paddr.
             base: The bits of vaddr that lead to it.
+            which: Which entries it has.
             budget: What is left of the work that is allowed.
         """
         import numpy as np
@@ -174,6 +196,7 @@ class PageTables(AddressSpace):
         index = np.arange(len(entries), dtype=np.uint64)
         vaddr = np.uint64(base) + (index << np.uint64(level.shift))
         present, leaf, target = self.decode(level, entries, index)
+        present = present & (index >= which[0]) & (index < which[1])
         leaf = present & leaf
         inner = present & ~leaf
         if depth < len(self._levels) - 2:
@@ -181,7 +204,8 @@ class PageTables(AddressSpace):
                 if leaf[i]:
                     yield self._leaves(vaddr[i : i + 1], target[i : i + 1], level)
                 else:
-                    yield from self._walk(depth + 1, int(target[i]), int(vaddr[i]), budget)
+                    below = self.part(int(entries[i]))
+                    yield from self._walk(depth + 1, int(target[i]), int(vaddr[i]), below, budget)
             return
         step = max(1, DECODED_AT_ONCE >> self._levels[-1].bits)
         used = np.flatnonzero(present)

@@ -81,6 +81,8 @@ class Aarch64Arch(Arch):
             tables - offset,
             page_size=page_size,
             va_bits=va_bits,
+            # CONFIG_ARM64_PA_BITS; kernels before 5.10 do not say.
+            pa_bits=info.number("MAX_PHYSMEM_BITS") or va_bits,
             byte_order=guest.byte_order or cls.byte_order,
         )
         return space if space.translate(text) == text - offset else None

@@ -26,6 +26,11 @@ LEAF: Final = 1 << 62
 #: The real page number of a leaf, and where the next table lies.
 RPN: Final = 0x01FFFFFFFFFFF000
 NLB: Final = 0x0FFFFFFFFFFFFF00
+#: log2 of the number of entries in the next table.
+NLS: Final = 0x1F
+#: Shifts of the levels whose entries may map memory: pages of 4 KiB, 64 KiB, 2 MiB and 1 GiB. Source: POWER9 Processor
+#: User's Manual, "Radix Tree Translation": supported page sizes.
+PAGE_SHIFTS: Final = (12, 16, 21, 30)
 
 #: Levels by page size.
 LEVELS: Final = {4096: levels_of(12, 13, 9, 9, 9), 65536: levels_of(16, 13, 9, 9, 5)}
@@ -42,4 +47,8 @@ class RadixTables(PageTables):
 
         valid = entries & np.uint64(VALID) != 0
         leaf = entries & np.uint64(LEAF) != 0
+        below = next((each.bits for each in self._levels if each.shift < level.shift), 0)
+        # A table of another size than the next level's would be indexed by other bits.
+        points = ~leaf & (entries & np.uint64(NLS) == below)
+        valid &= points | leaf if level.shift in PAGE_SHIFTS else points
         return valid, leaf, np.where(leaf, entries & np.uint64(RPN), entries & np.uint64(NLB))

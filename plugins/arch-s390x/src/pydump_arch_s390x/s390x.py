@@ -68,7 +68,8 @@ class S390xArch(Arch):
         for cpu in cls.cpus(guest.notes, guest.byte_order or cls.byte_order):
             home = cpu.registers.get("cr13", 0)
             if home & ORIGIN and not home & REAL_SPACE:
-                return DatTables(read, guest.memory, home & ORIGIN, kind=home >> TYPE_SHIFT & 3)
+                kind, length = home >> TYPE_SHIFT & 3, home & 3
+                return DatTables(read, guest.memory, home & ORIGIN, kind=kind, length=length)
         return None
 
 
