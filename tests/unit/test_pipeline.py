@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from pydump import builtin
 from pydump.builtin.raw import MemorySource
-from pydump.engine import batches
+from pydump.engine import executors
 from pydump.engine.open import open_source
 from pydump.engine.planner import Request, settle
 from pydump.engine.run import Output, run_dump
@@ -38,20 +39,80 @@ def guest_source(n_pages: int = 3000) -> MemorySource:
     return MemorySource(guest, {0x1000: bytes(low), 1 << 32: bytes(high)})
 
 
-def written(registry: Registry, path: Path, *, workers: int, source: Any = None, **output: Any) -> bytes:
-    run_dump(source or guest_source(), "test", Output(str(path), **output), REQUEST, registry, workers=workers)
+def written(registry: Registry, path: Path, *, workers: int, batch_size: int = 256 << 10, **output: Any) -> bytes:
+    report = run_dump(
+        guest_source(),
+        "test",
+        Output(str(path), **output),
+        REQUEST,
+        registry,
+        workers=workers,
+        batch_size=batch_size,
+    )
+    assert report.workers == workers
     return path.read_bytes()
 
 
-def test_any_number_of_workers_writes_the_same_bytes(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "BATCH_SIZE", 256 << 10)
+def test_any_number_of_workers_writes_the_same_bytes(registry: Registry, tmp_path: Path) -> None:
     reference = written(registry, tmp_path / "1", workers=1)
     for workers in (2, 5, 16):
         assert written(registry, tmp_path / str(workers), workers=workers) == reference
     flat = written(registry, tmp_path / "flat1", workers=1, flatten=True)
     assert written(registry, tmp_path / "flat3", workers=3, flatten=True) == flat != reference
+
+
+def test_there_are_no_more_workers_than_batches(registry: Registry, tmp_path: Path) -> None:
+    report = run_dump(guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, workers=16)
+    assert report.workers == 3  # 3070 pages in batches of 4 MiB
+
+
+class GrowingCompressor(DummyCompressor):
+    """Makes every page seven times as long."""
+
+    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
+        return bytes(data) * 7
+
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["pipe", "flattened"])
+def test_a_payload_may_be_larger_than_its_batch(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flatten: bool
+) -> None:
+    """Down a pipe whose reader is slower than the workers, which run until they have no room left."""
+    monkeypatch.setitem(registry._classes["compressor"], "dummy", GrowingCompressor)
+    digests = set()
+    for workers in (1, 2, 4):
+        with subprocess.Popen(
+            ["sh", "-c", "sleep 0.3; exec sha256sum"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as reader:
+            assert reader.stdin and reader.stdout
+            output = Output(f"fd:{reader.stdin.fileno()}", flatten=flatten)
+            run_dump(guest_source(), "t", output, REQUEST, registry, workers=workers, batch_size=1 << 20)
+            reader.stdin.close()
+            digests.add(reader.stdout.read())
+    assert len(digests) == 1
+
+
+class WideWriter(DummyWriter):
+    """Payloads whose items are not bytes."""
+
+    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
+        payload = bytes(encoded.payload or b"")
+        yield Extent(start, memoryview(payload.ljust(-(-len(payload) // 8) * 8, b"\0")).cast("Q"))
+
+    def encode(self, batch: Batch) -> Encoded:
+        encoded = super().encode(batch)
+        return replace(encoded, grows=-(-encoded.grows // 8) * 8)
+
+
+def test_items_of_an_extent_may_be_wider_than_a_byte(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DummyFormat, "writer", classmethod(lambda cls, plan, compressor: WideWriter(plan, compressor)))
+    for flatten in (False, True):
+        one, two = (
+            written(registry, tmp_path / f"{workers}{flatten}", workers=workers, flatten=flatten) for workers in (1, 2)
+        )
+        assert one == two
 
 
 class PlainWriter(DummyWriter):
@@ -72,7 +133,6 @@ def test_a_batch_is_written_before_its_buffer_is_used_again(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Holes, which are done at once, between batches of data, whose bytes are written from where they were read to."""
-    monkeypatch.setattr(batches, "BATCH_SIZE", 64 << 10)
     monkeypatch.setattr(DummyFormat, "writer", classmethod(lambda cls, plan, compressor: PlainWriter(plan, compressor)))
     ram = tmp_path / "ram"
     with ram.open("wb") as file:
@@ -83,7 +143,7 @@ def test_a_batch_is_written_before_its_buffer_is_used_again(
     for workers in (1, 2, 5, 5, 5):
         with open_source(f"raw:{ram}@0", registry) as source:
             out = tmp_path / "out"
-            run_dump(source, "t", Output(str(out), force=True), REQUEST, registry, workers=workers)
+            run_dump(source, "t", Output(str(out), force=True), REQUEST, registry, workers=workers, batch_size=64 << 10)
         assert out.read_bytes()[4096:] == ram.read_bytes()
 
 
@@ -145,6 +205,42 @@ def test_a_worker_that_dies_fails_the_dump(
     with pytest.raises(PydumpError, match="SIGKILL"):
         run_dump(guest_source(), "test", Output(str(tmp_path / "out"), flatten=flatten), REQUEST, registry, workers=2)
     assert list(tmp_path.iterdir()) == []
+
+
+class StoppedCompressor(DummyCompressor):
+    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return super().compress(data)
+
+
+def test_a_worker_that_is_stopped_is_named(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "LOOK", 0.05)
+    monkeypatch.setattr(executors, "PATIENCE", 0.2)
+    monkeypatch.setitem(registry._classes["compressor"], "dummy", StoppedCompressor)
+    with pytest.raises(PydumpError, match=r"^worker process \d+ was stopped by SIGSTOP and did not continue"):
+        run_dump(guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_is_stopped_and_continued_goes_on(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "LOOK", 0.05)
+    monkeypatch.setattr(executors, "PATIENCE", 5)
+    reference = written(registry, tmp_path / "1", workers=1, batch_size=4 << 20)
+    monkeypatch.setitem(registry._classes["compressor"], "dummy", StoppedCompressor)
+    stopped: list[int] = []
+
+    def wake(worker: executors._Worker, now: float) -> None:
+        notice(worker, now)
+        if worker.stopped is not None:
+            stopped.append(worker.process.pid)
+            os.kill(worker.process.pid, signal.SIGCONT)
+
+    notice = executors._notice_stop
+    monkeypatch.setattr(executors, "_notice_stop", wake)
+    assert written(registry, tmp_path / "2", workers=2, batch_size=4 << 20) == reference
+    assert stopped
 
 
 class UnreadableSource(MemorySource):
@@ -286,8 +382,6 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(registry: Registry, tmp_pat
     import resource
 
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, old[1]))
     try:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import pydump
-from pydump.engine import batches
+from pydump.engine.open import open_source
+from pydump.engine.planner import Request
+from pydump.engine.run import Output, run_dump
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.registry import installed
@@ -61,29 +63,29 @@ def missing(form: str) -> str | None:
 @pytest.mark.parametrize("flatten", [False, True], ids=["plain", "flattened"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("guest", ["booted", "synthetic"])
-def test_the_same_bytes_whoever_writes_them(
-    guest: str, form: str, flatten: bool, booted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_bytes_whoever_writes_them(guest: str, form: str, flatten: bool, booted: str, tmp_path: Path) -> None:
     if why := missing(form):
         pytest.skip(why)
-    monkeypatch.setattr(batches, "BATCH_SIZE", 64 * PAGE)  # many batches for all
+    request = Request(**{"format": "kdump", "arch": "x86_64"} | FORMS[form])
     files = {}
     for workers in (1, 2, 5):
         out = tmp_path / str(workers)
-        source = booted if guest == "booted" else synthetic()
-        pydump.dump(source, str(out), arch="x86_64", workers=workers, flatten=flatten, sync=False, **FORMS[form])
+        output = Output(str(out), flatten=flatten, sync=False)
+        with open_source(booted, installed()) if guest == "booted" else synthetic() as source:
+            report = run_dump(source, "", output, request, installed(), workers=workers, batch_size=64 * PAGE)
+        assert report.workers == workers
         files[workers] = out.read_bytes()
     assert files[1] == files[2] == files[5]
     assert pydump.verify(str(tmp_path / "5")).ok
     if guest == "booted":
-        report = pydump.compare(booted, str(tmp_path / "5"))
-        assert report.same, report.differences
+        compared = pydump.compare(booted, str(tmp_path / "5"))
+        assert compared.same, compared.differences
     else:
-        source = synthetic()
+        memory = synthetic()
         with pydump.open(str(tmp_path / "5")) as vmcore:
-            for block in source.guest().memory:
+            for block in memory.guest().memory:
                 want = bytearray(block.size)
-                source.read_into(block.paddr, memoryview(want))
+                memory.read_into(block.paddr, memoryview(want))
                 assert vmcore.read(block.paddr, block.size) == want
 
 

@@ -180,22 +180,23 @@ class FlattenedSink(Sink):
     def write(self, extent: Extent | Hole) -> None:
         if isinstance(extent, Hole) or not extent.size:
             return
-        self._record(extent.offset, extent.data)
+        self._record(extent)
 
     def commit(self, size: int) -> None:
         if size > self._end:
-            self._record(size - 1, b"\0")
+            self._record(Extent(size - 1, b"\0"))
         self._append(END_MARK.pack("big"))
         self._inner.commit(self._at)
 
     def abort(self) -> None:
         self._inner.abort()
 
-    def _record(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        self._append(MakedumpfileDataHeader(offset, len(data)).pack("big"))
-        self._append(data)
-        self._end = max(self._end, offset + len(data))
+    def _record(self, extent: Extent) -> None:
+        self._append(MakedumpfileDataHeader(extent.offset, extent.size).pack("big"))
+        self._append(extent.data)
+        self._end = max(self._end, extent.offset + extent.size)
 
     def _append(self, data: bytes | bytearray | memoryview) -> None:
-        self._inner.write(Extent(self._at, data))
-        self._at += len(data)
+        extent = Extent(self._at, data)
+        self._inner.write(extent)
+        self._at += extent.size

@@ -9,7 +9,7 @@ from pydump.interfaces.format import Batch, Writer
 from pydump.interfaces.source import HoldsStoredPages, KnowsHoles, Source
 from pydump.model.memory import Ranges
 
-#: Bytes of guest memory in a batch that holds data.
+#: Bytes of guest memory in a batch that holds data, unless a run says another number.
 BATCH_SIZE = 4 << 20
 #: Bytes in a batch that is known to be zero: bounded by the page descriptors it makes.
 HOLE_BATCH_SIZE = 256 << 20
@@ -39,9 +39,10 @@ class Batches:
         source: Where the memory is.
         readable: What of it can be read.
         writer: What is wanted of it, and in which pieces.
+        batch_size: Bytes in a batch that holds data, a multiple of the writer's unit.
     """
 
-    def __init__(self, source: Source, readable: Ranges, writer: Writer) -> None:
+    def __init__(self, source: Source, readable: Ranges, writer: Writer, batch_size: int = BATCH_SIZE) -> None:
         self._source = source
         self._stored = writer.stored
         self._unit = writer.unit
@@ -51,6 +52,7 @@ class Batches:
         self._ragged = writer.stored.subtract(readable)
         self._takes = writer.takes if isinstance(source, HoldsStoredPages) else None
         self.total = self._stored.size
+        self.batch_size = batch_size
 
     def specs(self) -> Iterator[Spec]:
         """What each batch is made of, in the order of the stored stream."""
@@ -68,11 +70,11 @@ class Batches:
                 continue
             at = start
             while at < end:
-                stop = min(end, at + BATCH_SIZE - size)
+                stop = min(end, at + self.batch_size - size)
                 runs.append((at, stop))
                 size += stop - at
                 at = stop
-                if size == BATCH_SIZE:
+                if size == self.batch_size:
                     yield Spec(position, size, tuple(runs))
                     position, size, runs = position + size, 0, []
         if runs:
@@ -80,7 +82,7 @@ class Batches:
 
     def buffer(self) -> memoryview:
         """Room for any batch."""
-        return memoryview(bytearray(min(BATCH_SIZE, max(1, self.total))))
+        return memoryview(bytearray(min(self.batch_size, max(1, self.total))))
 
     def load(self, spec: Spec, buffer: memoryview) -> Batch:
         """Read a batch.

@@ -139,7 +139,7 @@ def _compare_memory(
         if progress is not None:
             progress(Progress("compare", done, batches.total))
 
-    executor_for(workers, batches.total).run(Job(batches, writer, findings, tell))
+    executor_for(workers, batches).run(Job(batches, writer, findings, tell))
     return both.size
 
 

@@ -8,6 +8,7 @@ import mmap
 import os
 import pickle
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,16 +16,15 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from typing import Any, Final
 
-from pydump.engine.batches import BATCH_SIZE, Batches, Spec
+from pydump.engine.batches import Batches, Spec
+from pydump.engine.courier import Courier, Inbox, in_pieces, shared_memory
 from pydump.errors import Cancelled, PlanError, PluginError, PydumpError
 from pydump.interfaces.format import Encoded, Writer
-from pydump.interfaces.sink import Extent, Hole, Sink
+from pydump.interfaces.sink import Sink
 from pydump.signals import put_off
 
 #: Encoded batches a worker may hold while it waits for its turn.
 MAX_PENDING: Final = 3
-#: Batches of one worker that may be on their way to the parent.
-SLOTS: Final = 3
 #: Source: sys/prctl.h.
 PR_SET_PDEATHSIG: Final = 1
 #: Source: malloc.h of glibc.
@@ -33,8 +33,9 @@ M_MMAP_THRESHOLD: Final = -3
 #: What glibc's malloc is to keep rather than give back to the kernel, and to serve from what it keeps.
 KEPT: Final = 64 << 20
 LARGEST_KEPT: Final = 16 << 20
-#: Room for one batch on its way: its payload, which is never longer than the batch, and its descriptors.
-SLOT_SIZE: Final = BATCH_SIZE + (4 << 20)
+#: Seconds between two looks at whether workers are stopped, and how long one may be.
+LOOK: Final = 1.0
+PATIENCE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class SerialExecutor(Executor):
             job.sink.write(extent)
         for spec in job.batches.specs():
             encoded = job.writer.place(_encode(job, spec, buffer), at)
-            for extent in job.writer.extents(encoded, at):
+            for extent in in_pieces(job.writer.extents(encoded, at)):
                 job.sink.write(extent)
             at += encoded.grows
             done += encoded.size
@@ -177,14 +178,13 @@ class ForkedExecutor(Executor):
     def run(self, job: Job) -> Outcome:
         context = get_context("fork")
         shared = _Shared(context, job.writer.start)
-        slots = None if job.sink.shared else [mmap.mmap(-1, SLOT_SIZE * SLOTS) for _ in range(self.workers)]
+        memories = [None if job.sink.shared else shared_memory() for _ in range(self.workers)]
         pipes = [context.Pipe() for _ in range(self.workers)]
         parent = os.getpid()
-        processes = []
+        processes: list[Any] = []
         try:
-            for number in range(self.workers):
-                slot = slots[number] if slots else None
-                process = context.Process(target=_work, args=(job, shared, number, pipes, slot, parent), daemon=True)
+            for number, memory in enumerate(memories):
+                process = context.Process(target=_work, args=(job, shared, number, pipes, memory, parent), daemon=True)
                 # Ctrl-C reaches the child as well, before it has said what is to become of it.
                 with put_off():
                     process.start()
@@ -193,7 +193,7 @@ class ForkedExecutor(Executor):
                 theirs.close()
             for extent in job.writer.layout():
                 job.sink.write(extent)
-            self._follow(job, shared, [ours for ours, _ in pipes], processes, slots)
+            _follow(job, shared, list(map(_Worker, processes, (ours for ours, _ in pipes), memories)))
         finally:
             for process in processes:
                 if process.is_alive():
@@ -206,55 +206,92 @@ class ForkedExecutor(Executor):
         job.progress(numbers[_Shared.DONE])
         return Outcome(numbers[_Shared.OFFSET], numbers[_Shared.ZERO], numbers[_Shared.TAKEN])
 
-    def _follow(
-        self, job: Job, shared: _Shared, pipes: list[Any], processes: list[Any], slots: list[mmap.mmap] | None
-    ) -> None:
-        """Until every worker has said that it is done: write what they send, tell how far they are, notice a death."""
-        running: dict[Any, Any] = dict(zip(pipes, processes, strict=True))
-        number = {pipe: i for i, pipe in enumerate(pipes)}
-        waiting: dict[int, tuple[Any, int, list[tuple[int, int, int]]]] = {}
-        following = 0
-        while running:
-            pipe: Any
-            for pipe in connection.wait(list(running), timeout=0.1):
-                try:
-                    kind, content = pipe.recv()
-                except EOFError:
-                    process = running[pipe]
-                    process.join()
-                    raise _died(process.exitcode) from None
-                if kind == "error":
-                    raise content
-                if kind == "done":
-                    del running[pipe]
-                else:
-                    index, slot, pieces = content
-                    waiting[index] = (pipe, slot, pieces)
-            while following in waiting:
-                assert slots is not None
-                pipe, slot, pieces = waiting.pop(following)
-                view = memoryview(slots[number[pipe]])
-                for offset, place, size in pieces:
-                    job.sink.write(Hole(offset, size) if place < 0 else Extent(offset, view[place : place + size]))
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.send(slot)
-                following += 1
-            job.progress(shared.numbers[_Shared.DONE])
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker as its parent sees it.
+
+    Attributes:
+        process: Its process.
+        pipe: The parent's end of the pipe to it.
+        memory: What its messages lie in, or None where it writes to the sink itself.
+        stopped: Since when it has been stopped (time.monotonic), or None.
+    """
+
+    process: Any
+    pipe: Any
+    memory: mmap.mmap | None
+    stopped: float | None = None
 
 
-def executor_for(workers: int | None, total: int) -> Executor:
-    """The executor for ``total`` bytes of guest memory.
-
-    Args:
-        workers: Processes that encode, or None for the CPUs this process may use. There are never more than batches.
-        total: Bytes.
+def _follow(job: Job, shared: _Shared, workers: list[_Worker]) -> None:
+    """Write what workers send and report progress until all are done.
 
     Raises:
-        PlanError: ``workers`` is no number of processes.
+        PydumpError: One failed, died, or was stopped and not continued.
+    """
+    inbox = Inbox(job.sink)
+    running = {worker.pipe: worker for worker in workers}
+    look = time.monotonic() + LOOK
+    while running:
+        for pipe in connection.wait(list(running), timeout=0.1):
+            worker = running[pipe]
+            try:
+                message = worker.pipe.recv()
+            except EOFError:
+                worker.process.join()
+                raise _died(worker.process.exitcode) from None
+            if isinstance(message, PydumpError):
+                raise message
+            if message is None:  # it is done
+                del running[pipe]
+            else:
+                assert worker.memory is not None
+                inbox.take(message, worker.pipe, worker.memory)
+        job.progress(shared.numbers[_Shared.DONE])
+        if (now := time.monotonic()) >= look:
+            look = now + LOOK
+            for worker in running.values():
+                _notice_stop(worker, now)
+
+
+def _notice_stop(worker: _Worker, now: float) -> None:
+    """Remember when a worker was first seen stopped.
+
+    Raises:
+        PydumpError: It has been stopped for too long: all would wait for it, with a guest that is paused perhaps.
+    """
+    pid = worker.process.pid
+    try:
+        stop = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # it has ended
+        stop = None
+    if stop is None:
+        worker.stopped = None
+    elif worker.stopped is None:
+        worker.stopped = now
+    elif now - worker.stopped >= PATIENCE:
+        name = signal.Signals(stop.si_status).name
+        raise PydumpError(
+            f"worker process {pid} was stopped by {name} and did not continue within {PATIENCE:g} seconds",
+            hint=f"find out who stopped it; kill -CONT {pid} would have continued it",
+        )
+
+
+def executor_for(workers: int | None, batches: Batches) -> Executor:
+    """The executor for some batches.
+
+    Args:
+        workers: Processes that encode, or None for the CPUs this process may use. There are never more than batches
+            with data.
+        batches: What is encoded.
+
+    Raises:
+        PlanError: ``workers`` is less than 1.
     """
     if workers is not None and workers < 1:
         raise PlanError("--workers must be at least 1")
-    useful = min(workers or len(os.sched_getaffinity(0)), -(-total // BATCH_SIZE))
+    useful = min(workers or len(os.sched_getaffinity(0)), -(-batches.total // batches.batch_size))
     return ForkedExecutor(useful) if useful > 1 else SerialExecutor()
 
 
@@ -266,13 +303,13 @@ def _died(exitcode: int | None) -> PydumpError:
     return PydumpError(f"a worker process ended unexpectedly with exit code {exitcode}")
 
 
-def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.mmap | None, parent: int) -> None:
+def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], memory: mmap.mmap | None, parent: int) -> None:
     """A worker's life."""
     for ending in (signal.SIGINT, signal.SIGHUP):  # they reach the whole group; the parent ends the workers
         signal.signal(ending, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     pipe = pipes[number][1]
-    short = pickle.dumps(("error", PydumpError("out of memory")))  # made while there is some
+    short = pickle.dumps(PydumpError("out of memory"))  # made while there is some
     try:
         _end_with(parent)
         _keep_memory()
@@ -280,17 +317,17 @@ def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.m
             ours.close()
             if theirs is not pipe:
                 theirs.close()
-        courier = _Courier(pipe, slot) if slot is not None else None
+        courier = Courier(pipe, memory) if memory is not None else None
         for index, encoded, start in _encoded(job, shared):
             extents = job.writer.extents(encoded, start)
             if courier is not None:
                 courier.send(index, extents)
             else:
-                for extent in extents:
+                for extent in in_pieces(extents):
                     job.sink.write(extent)
-        pipe.send(("done", None))
+        pipe.send(None)
     except PydumpError as error:
-        pipe.send(("error", error))
+        pipe.send(error)
     except (BrokenPipeError, EOFError):
         pass  # the parent has given up
     except MemoryError:
@@ -298,7 +335,7 @@ def _work(job: Job, shared: _Shared, number: int, pipes: list[Any], slot: mmap.m
             pipe.send_bytes(short)
     except Exception as error:  # a bug, here or in a plugin: the parent tells of it in one line
         said = f"a worker process failed: {type(error).__name__}: {error}"
-        pipe.send(("error", PydumpError(said, hint="--workers 1 with PYDUMP_DEBUG=1 shows the traceback")))
+        pipe.send(PydumpError(said, hint="--workers 1 with PYDUMP_DEBUG=1 shows the traceback"))
 
 
 def _encoded(job: Job, shared: _Shared) -> Iterator[tuple[int, Encoded, int]]:
@@ -325,31 +362,6 @@ def _encoded(job: Job, shared: _Shared) -> Iterator[tuple[int, Encoded, int]]:
         placed = shared.place(job.writer, index, encoded, wait=True)
         assert placed is not None
         yield index, *placed
-
-
-class _Courier:
-    """Carries extents to the parent: their bytes through shared memory, where they are through a pipe."""
-
-    def __init__(self, pipe: Any, slots: mmap.mmap) -> None:
-        self._pipe = pipe
-        self._view = memoryview(slots)
-        self._free = deque(range(SLOTS))
-
-    def send(self, index: int, extents: Iterator[Extent | Hole]) -> None:
-        """Send a batch's extents, once there is room."""
-        while not self._free or self._pipe.poll():
-            self._free.append(self._pipe.recv())
-        slot = self._free.popleft()
-        pieces: list[tuple[int, int, int]] = []
-        at = slot * SLOT_SIZE
-        for extent in extents:
-            if isinstance(extent, Hole):
-                pieces.append((extent.offset, -1, extent.size))
-            else:
-                self._view[at : at + extent.size] = memoryview(extent.data).cast("B")
-                pieces.append((extent.offset, at, extent.size))
-                at += extent.size
-        self._pipe.send(("batch", (index, slot, pieces)))
 
 
 def _end_with(parent: int) -> None:

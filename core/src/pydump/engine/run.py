@@ -10,7 +10,7 @@ from typing import Self
 
 from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.sinks import DescriptorSink, FileSink
-from pydump.engine.batches import Batches
+from pydump.engine.batches import BATCH_SIZE, Batches
 from pydump.engine.executors import Executor, Job, Outcome, executor_for
 from pydump.engine.planner import Planned, Request, make_plan
 from pydump.interfaces.format import Writer
@@ -46,6 +46,7 @@ def run_dump(
     registry: Registry,
     *,
     workers: int | None = None,
+    batch_size: int = BATCH_SIZE,
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
     reached: Callable[[Milestone], None] | None = None,
@@ -59,6 +60,7 @@ def run_dump(
         request: In which form.
         registry: What is installed.
         workers: Processes that encode; default: the CPUs this process may use, and no more than there is work for.
+        batch_size: Bytes of guest memory that are encoded at once.
         dry_run: Plan only.
         progress: Told how far the run is.
         reached: Told what has been reached.
@@ -70,8 +72,8 @@ def run_dump(
     live = isinstance(source, Live)
     if dry_run:
         planned = make_plan(source, request, registry, look=not live)
-        batches = Batches(source, planned.plan.readable(), planned.writer)
-        executor = executor_for(workers, batches.total)
+        batches = Batches(source, planned.plan.readable(), planned.writer, batch_size)
+        executor = executor_for(workers, batches)
         outcome = Outcome(planned.writer.start)
         sink = _sink(output, registry, dry=True)  # what speaks against the output is said now
         flattened = _flattens(sink, planned.writer, output)
@@ -84,8 +86,8 @@ def run_dump(
             source.capture(planned.plan.guest.memory, progress)
             planned = make_plan(source, request, registry)
         writer = planned.writer
-        batches = Batches(source, planned.plan.readable(), writer)
-        executor = executor_for(workers, batches.total)
+        batches = Batches(source, planned.plan.readable(), writer, batch_size)
+        executor = executor_for(workers, batches)
         sink = opened.sink_for(writer, output)
 
         def tell(done: int) -> None:

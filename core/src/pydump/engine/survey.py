@@ -64,7 +64,7 @@ def run_survey(
         if progress is not None:
             progress(Progress("map", done, batches.total))
 
-    executor_for(workers, batches.total).run(Job(batches, writer, tally, tell))
+    executor_for(workers, batches).run(Job(batches, writer, tally, tell))
     cells = []
     for paddr in _cells(ram, cell_size):
         here = (paddr, paddr + cell_size)

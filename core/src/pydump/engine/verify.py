@@ -61,7 +61,7 @@ def run_verify(
         if progress is not None:
             progress(Progress("verify", done, batches.total))
 
-    executor_for(workers, batches.total).run(Job(batches, writer, findings, tell))
+    executor_for(workers, batches).run(Job(batches, writer, findings, tell))
     return VerifyReport(
         label,
         readable.size,

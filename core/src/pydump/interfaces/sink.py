@@ -13,7 +13,7 @@ class Extent:
 
     Attributes:
         offset: Where they go.
-        data: The bytes.
+        data: The bytes, of any length; a memoryview is contiguous, and its items may be of any type.
     """
 
     offset: int
@@ -22,7 +22,7 @@ class Extent:
     @property
     def size(self) -> int:
         """Bytes."""
-        return len(self.data)
+        return self.data.nbytes if isinstance(self.data, memoryview) else len(self.data)
 
 
 @dataclass(frozen=True, slots=True)
