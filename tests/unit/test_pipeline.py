@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from pydump.model.memory import MemoryMap
 from pydump.registry import Registry, registry_of
 from pydump.testing import guests
 from pydump.testing.dummy import DummyArch, DummyCompressor, DummyFormat, DummyWriter
+from pydump.testing.pipes import slow_reader
 
 REQUEST = Request(format="dummy", compression="dummy", arch="dummy")
 CPUS = [Cpu(0, {"pc": 0x1000, "sp": 0x2000}), Cpu(1, {"pc": 3})]
@@ -81,14 +83,10 @@ def test_a_payload_may_be_larger_than_its_batch(
     monkeypatch.setitem(registry._classes["compressor"], "dummy", GrowingCompressor)
     digests = set()
     for workers in (1, 2, 4):
-        with subprocess.Popen(
-            ["sh", "-c", "sleep 0.3; exec sha256sum"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as reader:
-            assert reader.stdin and reader.stdout
-            output = Output(f"fd:{reader.stdin.fileno()}", flatten=flatten)
-            run_dump(guest_source(), "t", output, REQUEST, registry, workers=workers, batch_size=1 << 20)
-            reader.stdin.close()
-            digests.add(reader.stdout.read())
+        with slow_reader(tmp_path / "out") as fd:
+            output = Output(f"fd:{fd}", flatten=flatten)
+            run_dump(guest_source(), "t", output, REQUEST, registry, workers=workers)
+        digests.add(hashlib.sha256((tmp_path / "out").read_bytes()).digest())
     assert len(digests) == 1
 
 

@@ -47,7 +47,7 @@ class Encoded:
     Attributes:
         position: The batch's.
         grows: Bytes of payload whose place depends on the batches before it; 0 for a format without any.
-        payload: The bytes to write, or None when there are none.
+        payload: The bytes to write, as many as the format needs, or None when there are none.
         table: A second stream such as page descriptors, as the writer likes it.
         size: Bytes of guest memory in it.
         zero_size: Bytes of those in pages of zeros, as far as the writer looked.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +33,6 @@ from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.source import Source, Verifiable
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.plugins import PluginInfo
 from pydump.registry import Registry, installed
@@ -42,19 +41,21 @@ from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.dummy import MemorySink
 from pydump.testing.forks import faults_in_forks
 from pydump.testing.fresh import native_modules
+from pydump.testing.pipes import slow_reader
 from pydump.testing.readers import Contents, unflatten
-
-PAGE = 4096
-#: An e_machine that no architecture has: a format must not depend on which are installed.
-MACHINE = 0x7D7D
-TEXT = b"OSRELEASE=6.1.0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\n"
-
-#: The notes of the guests: one is longer than a page, as those of wide vectors are, and one is empty.
-NOTES = (
-    Note("TEST", 0x77, bytes(range(100))),
-    Note("OTHER", 1, b""),
-    Note("CORE", 0x33, guests.random_page(5, 336)),
-    Note("LONG", 0x405, guests.random_page(6, 5001)),
+from pydump.testing.sources import (
+    GUESTS,
+    MACHINE,
+    PAGE,
+    TEXT,
+    Filtered,
+    Holed,
+    contents,
+    dense,
+    guest,
+    large,
+    parting,
+    zeros,
 )
 
 #: How files begin that some format or program has for its own.
@@ -63,59 +64,11 @@ MAGICS = (
     b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\x89PNG\r\n", b"#!/bin/sh\n",
 )  # fmt: skip
 
-#: Guests by name: byte order, class, and ``(paddr, pages)`` of their RAM.
-GUESTS: dict[str, tuple[Any, int, tuple[tuple[int, int], ...]]] = {
-    "64-bit, little-endian": ("little", 64, ((0, 40), (0x100000, 300), (1 << 32, 20))),
-    "64-bit, big-endian": ("big", 64, ((0, 64), (1 << 33, 30))),
-    "32-bit, little-endian": ("little", 32, ((0x10000, 50), (0x800000, 10))),
-    "32-bit, big-endian": ("big", 32, ((0, 33),)),
-}
-
 _shared = settings(
     deadline=None,
     max_examples=60,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
 )
-
-
-def guest(name: str) -> MemorySource:
-    """One of the guests, with notes, VMCOREINFO, and memory of every kind."""
-    byte_order, elf_class, blocks = GUESTS[name]
-    facts = Guest(
-        MemoryMap.of([]),
-        machine=MACHINE,
-        byte_order=byte_order,
-        elf_class=elf_class,
-        notes=NOTES,
-        vmcoreinfo=Vmcoreinfo(TEXT),
-    )
-    return MemorySource(facts, {at: bytes(guests.memory(n, seed=at % 97)) for at, n in blocks})
-
-
-class _Filtered(MemorySource):
-    """A guest of which some memory was left out."""
-
-    def __init__(self, whole: MemorySource, left_out: Ranges) -> None:
-        super().__init__(whole._guest, dict(whole._contents))
-        self._left_out = left_out
-
-    def excluded(self) -> Ranges:
-        return self._left_out
-
-    def read_into(self, paddr: int, buffer: memoryview) -> None:
-        super().read_into(paddr, buffer)
-        for start, end in self._left_out.clip(paddr, paddr + len(buffer)):
-            buffer[start - paddr : end - paddr] = bytes(end - start)
-
-
-class _Holed(MemorySource):
-    """A guest that knows, by the MiB, where its memory is zero."""
-
-    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
-        for at in range(paddr, paddr + size, 1 << 20):
-            end = min(at + (1 << 20), paddr + size)
-            if contents(self, at, end - at) != bytes(end - at):
-                yield at, end
 
 
 class _Extents(MemorySink):
@@ -215,7 +168,7 @@ class FormatTests:
                     assert list(back.problems()) == []
                 assert list(back.flaws()) == []
 
-    @pytest.mark.parametrize("kind", [MemorySource, _Holed], ids=["read", "holes"])
+    @pytest.mark.parametrize("kind", [MemorySource, Holed], ids=["read", "holes"])
     def test_a_guest_of_several_batches_comes_back(self, kind: type[MemorySource], tmp_path: Path) -> None:
         source = large(kind)
         for compression in self.compressions():
@@ -226,7 +179,7 @@ class FormatTests:
 
     def test_memory_that_was_left_out_stays_out(self, tmp_path: Path) -> None:
         left_out = Ranges.of([(0x104000, 0x120000), (0x120000 + PAGE, 0x130000)])
-        source = _Filtered(guest("64-bit, little-endian"), left_out)
+        source = Filtered(guest("64-bit, little-endian"), left_out)
         self.write(source, tmp_path / "out")
         with self.open(tmp_path / "out") as back:
             assert back.excluded() == left_out
@@ -279,7 +232,18 @@ class FormatTests:
             }
             assert len(digests) == 1, compression
 
-    @pytest.mark.parametrize("kind", [MemorySource, _Holed], ids=["read", "holes"])
+    def test_the_same_bytes_down_a_pipe(self, tmp_path: Path) -> None:
+        """Its reader is slower than the workers, which encode until they have no room left for what they made."""
+        source = dense()
+        digests = set()
+        for workers in (1, 2, 3):
+            with slow_reader(tmp_path / "out") as fd:
+                output, request = Output(f"fd:{fd}"), self.request(compression=self.compressions()[0])
+                run_dump(source, "the guest", output, request, self.registry, workers=workers)
+            digests.add(hashlib.sha256((tmp_path / "out").read_bytes()).digest())
+        assert len(digests) == 1, "what comes out of a pipe depends on the number of workers"
+
+    @pytest.mark.parametrize("kind", [MemorySource, Holed], ids=["read", "holes"])
     def test_extents_keep_the_rules(self, kind: type[MemorySource]) -> None:
         source = large(kind)
         for compression in self.compressions():
@@ -379,38 +343,3 @@ class FormatTests:
                 for at in range(start, min(end, start + (4 << 20)), 1 << 16):
                     with contextlib.suppress(PydumpError):
                         contents(source, at, min(1 << 16, end - at))
-
-
-def contents(source: Source, paddr: int, size: int) -> bytes:
-    """Guest memory; what is not filled in is no zero."""
-    buffer = bytearray(b"\xaa" * size)
-    source.read_into(paddr, memoryview(buffer))
-    return bytes(buffer)
-
-
-def parting(left: bytes, right: bytes) -> int | None:
-    """The first place at which two runs of bytes differ.
-
-    Instead of ``==``: where ``CI`` is set pytest reports every difference, and works for ever on so many bytes.
-    """
-    if left == right:
-        return None
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
-
-
-def zeros(source: Source) -> int:
-    """Bytes of guest memory in pages of zeros."""
-    pages = [
-        contents(source, at, PAGE) for block in source.guest().memory for at in range(block.paddr, block.end, PAGE)
-    ]
-    return PAGE * pages.count(bytes(PAGE))
-
-
-def large(kind: type[MemorySource] = MemorySource) -> MemorySource:
-    """A guest whose memory takes several batches, most of it zero."""
-    small = guest("64-bit, little-endian")
-    memory = bytearray(22 << 20)
-    for at in range(0, len(memory), 3 << 20):
-        memory[at : at + (64 << 10)] = guests.memory(16, seed=at)
-    memory[9 << 20 : 12 << 20] = b"".join(guests.random_page(n, 1 << 20) for n in range(3))
-    return kind(small.guest(), {0: bytes(memory), 1 << 33: bytes(guests.memory(7))})
