@@ -1,4 +1,5 @@
 # make demo    the main job on bundled guest dumps
+# make check   style, types, import rules, and the quick tests: what holds before every commit
 # make test    all tests (those that need a program which is not installed are skipped, and say what to install)
 # make lint    style, types and import rules
 # make docs    the documentation, into docs/_build/html, and the man page
@@ -10,34 +11,53 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready
+# What is set up: pydump itself, the tools of tests and lint, those of the documentation.
+RUN := $(VENV)/.run
+TOOLS := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 PROJECTS := core $(wildcard plugins/*)
+# Not tests/conformance: it runs the kit, which the plugins run too.
+QUICK := tests/unit tests/meta tests/formats plugins
+# Tests run on this many processes at once; JOBS=0 runs them in one.
+JOBS ?= auto
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo check test lint docs bench clean
 
-demo: $(STAMP)
+demo: $(RUN)
 	@$(BIN)/python examples/demo.py
 
-test: $(STAMP)
-	@$(BIN)/python -m pytest -q $(TESTS)
+check: lint
+	@$(BIN)/python -m pytest -q -n $(JOBS) $(QUICK)
 
-lint: $(STAMP)
+test: $(TOOLS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) $(TESTS)
+
+lint: $(TOOLS)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy core/src $(wildcard plugins/*/src examples/*/src)
 	@NO_COLOR=1 $(BIN)/lint-imports --no-logo
 
-docs: $(STAMP)
+docs: $(DOCS)
 	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@$(BIN)/sphinx-build -W --keep-going -q -b man docs docs/_build/man
 	@echo "docs/_build/html/index.html, docs/_build/man/pydump.1"
 
-bench: $(STAMP)
+bench: $(TOOLS)
 	@$(BIN)/python tests/benchmarks/bench.py
 	@$(BIN)/python tests/benchmarks/pause.py
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup $(addsuffix /pyproject.toml,$(PROJECTS))
+SETUP := pyproject.toml constraints.txt scripts/setup $(addsuffix /pyproject.toml,$(PROJECTS))
+
+$(RUN): $(SETUP)
 	@PYTHON="$(PYTHON)" scripts/setup $(VENV)
+
+$(TOOLS): $(RUN)
+	@PYTHON="$(PYTHON)" scripts/setup $(VENV) test
+	@touch $@
+
+$(DOCS): $(TOOLS)
+	@PYTHON="$(PYTHON)" scripts/setup $(VENV) docs
 	@touch $@
 
 clean:

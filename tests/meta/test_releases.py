@@ -10,27 +10,14 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import pydump
+from scripts import ROOT, script
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("added", "changed", "fixed", "removed")
-
-
-def script(name: str) -> ModuleType:
-    """A script of the repository as a module."""
-    loader = SourceFileLoader(name.replace("-", "_"), str(ROOT / "scripts" / name))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
 
 
 def projects(root: Path) -> dict[str, dict[str, object]]:
