@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pydump.errors import PlanError
+import pydump
+from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.arch import Arch
+from pydump.layout.registers import odd_notes
 from pydump.model.guest import ByteOrder, Cpu, Guest
 from pydump.model.memory import MemoryMap
+from pydump.model.note import Note
+from pydump.model.plan import Compat
+from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import installed
 
 ARCHES = sorted(installed().arches(), key=lambda arch: arch.name)
@@ -113,3 +120,102 @@ def test_no_notes_at_all(arch: type[Arch]) -> None:
     assert arch.cpu_notes([], arch.byte_order) == ()
     assert arch.cpus([], arch.byte_order) == ()
     assert not arch.owns(Guest(MemoryMap()))
+
+
+@every_arch
+@pytest.mark.parametrize("byte_order", ORDERS)
+@pytest.mark.parametrize("size", [0, 1, 31, 34, 36, 100, 143])
+def test_a_short_note_costs_its_own_registers_alone(arch: type[Arch], byte_order: ByteOrder, size: int) -> None:
+    """The second CPU's notes are cut, as a damaged or foreign file has them."""
+    whole = arch.cpu_notes([Cpu(i, numbered_registers(arch)) for i in range(3)], byte_order)
+    seen: dict[tuple[str, int], int] = {}
+    notes = []
+    for note in whole:
+        nth = seen[note.name, note.type] = seen.get((note.name, note.type), 0) + 1
+        notes.append(Note(note.name, note.type, note.desc[:size]) if nth == 2 else note)
+    guest = Guest(MemoryMap.of([(0, 1 << 20)]), byte_order=byte_order, notes=tuple(notes), vmcoreinfo=Vmcoreinfo(b""))
+    settled = arch.settle(guest)
+    assert [len(note.desc) for note in settled.notes] == [len(note.desc) for note in notes]
+    assert settled.n_cpus == 3
+    cpus = arch.cpus(notes, byte_order)
+    assert [cpu.index for cpu in cpus] == [0, 1, 2]
+    whole_kinds = [kind for kind in arch.note_kinds if all(kind.fits(note) for note in notes if kind.matches(note))]
+    assert arch.note_kinds[0] not in whole_kinds
+    assert set(cpus[1].registers) <= {field.register for kind in whole_kinds for field in kind.fields}
+    assert len(list(odd_notes(arch.note_kinds, notes))) >= 1
+    arch.address_space(settled, lambda paddr, n: bytes(n))
+    arch.as_qemu(settled)
+
+
+#: What VMCOREINFO may hold for a number, and no kernel wrote.
+ODD_NUMBERS = (
+    "x",
+    "",
+    "0x",
+    "-",
+    "1e9",
+    "9" * 5000,
+    "0x" + "f" * 5000,
+    "-0x1",
+    "18446744073709551616",
+    "٣",
+    "1_0",
+    "--1",
+)
+
+
+@every_arch
+@pytest.mark.parametrize("value", ODD_NUMBERS)
+def test_an_odd_number_in_vmcoreinfo_is_no_number(arch: type[Arch], value: str) -> None:
+    """Whatever key it stands behind, nothing fails and no fact comes out that does not fit its place."""
+    numbers = (
+        "phys_base VA_BITS VA_BITS_ACTUAL TCR_EL1_T1SZ MAX_PHYSMEM_BITS kimage_voffset PHYS_OFFSET PAGE_OFFSET "
+        "phys_ram_base KERNEL_LINK_ADDR va_kernel_pa_offset pgtable_l5_enabled sme_mask"
+    )
+    symbols = "swapper_pg_dir init_top_pgt init_level4_pgt _stext init_uts_ns"
+    good = "OSRELEASE=6.1\nPAGESIZE=4096\n"
+    keys = [f"NUMBER({name})" for name in numbers.split()] + [f"SYMBOL({name})" for name in symbols.split()]
+    keys += ["KERNELOFFSET", "KERNELOFFPHYS", "PAGESIZE", "OFFSET(uts_namespace.name)"]
+    defaults = {
+        "NUMBER(VA_BITS)": "39",
+        "NUMBER(kimage_voffset)": "0x0",
+        "NUMBER(KERNEL_LINK_ADDR)": "0xffffffff80000000",
+    }
+    defaults |= {f"SYMBOL({name})": "ffffffff80001000" for name in symbols.split()}
+    for odd in (*keys, None):
+        lines = [f"{key}={value if odd in (key, None) else defaults.get(key, '0')}" for key in keys]
+        text = (good + "\n".join(lines)).encode()
+        guest = Guest(MemoryMap.of([(0x200000, 1 << 20)]), byte_order=arch.byte_order, vmcoreinfo=Vmcoreinfo(text))
+        settled = arch.settle(guest)
+        assert settled.page_size in arch.page_sizes
+        assert -(1 << 63) <= (settled.phys_base or 0) < 1 << 64
+        assert -(1 << 63) <= (arch.as_qemu(settled).phys_base or 0) < 1 << 64
+        for mapping in arch.load_aliases(settled):
+            assert mapping.paddr >= 0 and mapping.size > 0 and mapping.vaddr + mapping.size <= 1 << 64
+        assert 0 <= (arch.load_vaddr(settled, 0x200000) or 0) < 1 << 64
+        arch.address_space(settled, lambda paddr, n: bytes(n))
+
+
+@every_arch
+@pytest.mark.parametrize("form", ["elf", "kdump"])
+@pytest.mark.parametrize("compat", [None, "qemu"])
+def test_a_dump_with_odd_vmcoreinfo_is_written_and_read(
+    arch: type[Arch], form: str, compat: Compat | None, tmp_path: Path
+) -> None:
+    """Values that no kernel wrote: of 64 bits and more, negative, no numbers, of 60,000 characters."""
+    names = "NUMBER(phys_base) NUMBER(PHYS_OFFSET) NUMBER(phys_ram_base) NUMBER(PAGE_OFFSET) NUMBER(KERNEL_LINK_ADDR)"
+    for i, value in enumerate(("x", "0xffffffffffffffff", "-9223372036854775808", "9" * 400, "\x1b[31m")):
+        lines = [
+            f"OSRELEASE={value * 8}",
+            *(f"{name}={value}" for name in (*names.split(), "NUMBER(va_kernel_pa_offset)")),
+        ]
+        text = Vmcoreinfo("\n".join(lines).encode())
+        guest = Guest(MemoryMap(()), arch=arch.name, byte_order=arch.byte_order, vmcoreinfo=text)
+        source = pydump.MemorySource(guest, {0x200000: bytes(65536)})
+        out = tmp_path / str(i)
+        try:
+            pydump.dump(source, out, format=form, compression="none", compat=compat, workers=1, sync=False)
+        except PydumpError:
+            continue
+        with pydump.open(out, arch=arch.name if compat is None else None) as back:
+            assert back.read(0x200000, 16) == bytes(16)

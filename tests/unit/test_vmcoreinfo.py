@@ -141,3 +141,39 @@ def test_any_bytes_can_be_asked(text: bytes) -> None:
     for key in keys:
         assert info.get(key) is not None
         assert info.hexadecimal(key) is None or isinstance(info.hexadecimal(key), int)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"0xffffffffffffffff", (1 << 64) - 1),
+        (b"18446744073709551615", (1 << 64) - 1),
+        (b"0x10000000000000000", None),
+        (b"18446744073709551616", None),
+        (b"-9223372036854775808", -(1 << 63)),
+        (b"-9223372036854775809", None),
+        (b"x", None),
+        (b"1_0", None),
+        (b" 5", None),
+        ("٣".encode(), None),
+    ],
+)
+def test_a_number_has_64_bits(text: bytes, expected: int | None) -> None:
+    assert Vmcoreinfo(b"NUMBER(n)=" + text).number("n") == expected
+
+
+def test_a_text_without_end_has_the_entries_of_its_first_64_kib() -> None:
+    """No kernel's is longer than a page; a hostile one may fill a note of any size with keys."""
+    text = b"OSRELEASE=6.1\n" + b"".join(b"%x=\n" % i for i in range(1 << 21))
+    assert len(text) > 10 << 20
+    info = Vmcoreinfo(text)
+    assert info.osrelease == "6.1"
+    assert len(info.keys()) < 20_000
+    assert info.text == text
+
+
+@pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
+def test_only_a_newline_ends_a_line(separator: str) -> None:
+    info = Vmcoreinfo(f"OSRELEASE=6.1{separator}PAGESIZE=4096\n".encode())
+    assert info.page_size is None
+    assert info.osrelease == f"6.1{separator}PAGESIZE=4096"

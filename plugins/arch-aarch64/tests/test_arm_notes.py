@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pydump.errors import FormatError, PlanError
+from pydump.errors import PlanError
 from pydump.interfaces.arch import Arch
 from pydump.layout.notes import pack_notes, unpack_notes
+from pydump.layout.registers import odd_notes
 from pydump.model.guest import ByteOrder, Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
@@ -125,12 +126,16 @@ def test_sve_note_is_there_when_a_vector_length_is_given() -> None:
             Aarch64Arch.cpu_notes([Cpu(0, {"sve_vl": vl, "sve_max_vl": most})], "little")
 
 
-def test_broken_sve_note() -> None:
+def test_a_broken_sve_note_keeps_the_other_registers() -> None:
     notes = unpack_notes((DATA / "aarch64/notes.bin").read_bytes(), "little")
     sve = notes[2]
     for desc in (sve.desc[:-8], sve.desc[:8], sve.desc[:8] + b"\x41\0" + sve.desc[10:]):
-        with pytest.raises(FormatError, match="SVE note"):
-            Aarch64Arch.cpus([notes[0], Note(sve.name, sve.type, desc)], "little")
+        broken = [notes[0], Note(sve.name, sve.type, desc)]
+        (cpu,) = Aarch64Arch.cpus(broken, "little")
+        assert cpu == Aarch64Arch.cpus([notes[0]], "little")[0]
+        assert list(odd_notes(Aarch64Arch.note_kinds, broken)) == [
+            f"1 of 1 SVE notes cannot be read (the first has {len(desc)} bytes): their registers are not shown"
+        ]
 
 
 @pytest.mark.parametrize(("name", "arch"), GUESTS)

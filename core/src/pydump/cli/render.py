@@ -213,7 +213,7 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
         for note in guest.notes:
             print(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes")
         for cpu in opened.cpus:
-            print(f"CPU {cpu.index}")
+            print(f"CPU {cpu.index}" if cpu.registers else f"CPU {cpu.index}: its registers cannot be read")
             cells = [f"{name:>10} {value:#018x}" for name, value in cpu.registers.items()]
             width = columns()
             across = 3 if width is None else max(1, min(3, (width + 1) // 32))

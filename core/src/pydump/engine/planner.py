@@ -12,7 +12,7 @@ from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format, Writer
 from pydump.interfaces.source import Source
-from pydump.layout.registers import NoteKind, given_kinds, missing_registers
+from pydump.layout.registers import NoteKind, given_kinds, missing_registers, odd_notes
 from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
 from pydump.model.plan import Compat, Plan
@@ -164,7 +164,7 @@ def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest,
         guest = arch.settle(guest)
         if guest.elf_class == 32 and guest.memory.end > 1 << 32:
             guest = replace(guest, elf_class=64)
-        return guest, arch, ()
+        return guest, arch, tuple(odd_notes(arch.note_kinds, guest.notes))
     if guest.byte_order is None or guest.elf_class is None:
         known = ", ".join(registry.names("arch"))
         raise PlanError(

@@ -21,15 +21,12 @@ from pydump.layout.struct import U16, U32, U64, Bytes8, Layout
 from pydump.model.guest import ByteOrder
 from pydump.model.memory import MemoryMap
 from pydump.model.note import VMCOREINFO_NAME
-from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.model.vmcoreinfo import MAX_TEXT, Vmcoreinfo
 
 #: Bytes looked at in one piece.
 PIECE: Final = 4 << 20
 #: Both copies begin at a multiple of this, whatever the guest's page size.
 ALIGNMENT: Final = 4096
-#: The text fits into one page, and no kernel has larger ones.
-MAX_TEXT: Final = 64 << 10
-
 #: More different texts than this are not kept.
 MAX_CANDIDATES: Final = 16
 

@@ -190,8 +190,7 @@ class Arch:
     def cpus(cls, notes: Sequence[Note], byte_order: ByteOrder) -> tuple[Cpu, ...]:
         """The register values that the notes hold; the inverse of :meth:`cpu_notes`.
 
-        Raises:
-            FormatError: A note is not as long as it should be.
+        A CPU whose note is not as long as it should be lacks the note's registers.
         """
         return unpack_cpus(cls.note_kinds, notes, byte_order) if cls.note_kinds else ()
 

@@ -13,11 +13,11 @@ argument. A register may lie in several notes; it has one value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from pydump.errors import FormatError, PlanError
+from pydump.errors import PlanError
 from pydump.model.guest import Cpu
 from pydump.model.note import Note
 
@@ -134,20 +134,13 @@ class NoteKind:
                 desc[field.offset : field.offset + field.size] = value.to_bytes(field.size, byte_order)
         return Note(self.name, self.type, bytes(desc))
 
-    def unpack(self, note: Note, byte_order: ByteOrder) -> dict[str, int]:
-        """The values of the registers in ``note``.
-
-        Raises:
-            FormatError: It is not as long as it should be.
-        """
+    def fits(self, note: Note) -> bool:
+        """Whether ``note``, which is of this kind, is as long as it should be."""
         # What a later version adds stands behind what is known.
-        fits = len(note.desc) == (self.size or 0) if self.least is None else len(note.desc) >= self.least
-        if not fits:
-            raise FormatError(
-                f"the {self.label} note",
-                f"it has {len(note.desc)} bytes and should have {self.size}",
-                hint="is it of another architecture?",
-            )
+        return len(note.desc) == (self.size or 0) if self.least is None else len(note.desc) >= self.least
+
+    def unpack(self, note: Note, byte_order: ByteOrder) -> dict[str, int]:
+        """The values of the registers in ``note``, which :meth:`fits`."""
         return {
             field.register: int.from_bytes(note.desc[field.offset : field.offset + field.size], byte_order)
             & (1 << field.bits) - 1
@@ -228,24 +221,22 @@ def pack_cpus(
 def unpack_cpus(kinds: Sequence[NoteKind], notes: Sequence[Note], byte_order: ByteOrder) -> tuple[Cpu, ...]:
     """The CPUs that ``notes`` speak of: each note of the first kind is one.
 
-    Notes of other kinds are passed over. Where two notes hold a register, the first one's value counts.
-
-    Raises:
-        FormatError: A note is not as long as it should be, or belongs to no CPU.
+    Notes of other kinds are passed over, and so are those that :func:`odd_notes` names: their CPU lacks the registers.
+    Where two notes hold a register, the first one's value counts.
     """
     n_cpus = sum(kinds[0].matches(note) for note in notes)
     total = {kind.label: sum(kind.matches(note) for note in notes) for kind in kinds}
     seen = dict.fromkeys(total, 0)
     cpus: list[dict[str, int]] = [{} for _ in range(n_cpus)]
     for note in notes:
-        kind = next((kind for kind in kinds if kind.matches(note)), None)
-        if kind is None:
+        kind = _kind_of(kinds, note)
+        if kind is None or total[kind.label] > n_cpus:
             continue
         seen[kind.label] += 1
         # A note that every CPU has tells by its place whose it is; one that some lack follows its CPU's first.
         at = seen[kind.label] - 1 if total[kind.label] == n_cpus else seen[kinds[0].label] - 1
-        if not 0 <= at < n_cpus or total[kind.label] > n_cpus:
-            raise FormatError(f"the {kind.label} notes", f"there are {total[kind.label]}, and {n_cpus} CPUs")
+        if at < 0 or not kind.fits(note):
+            continue
         for name, value in kind.unpack(note, byte_order).items():
             cpus[at].setdefault(name, value)
     for index, registers in enumerate(cpus):
@@ -254,21 +245,41 @@ def unpack_cpus(kinds: Sequence[NoteKind], notes: Sequence[Note], byte_order: By
     return tuple(Cpu(index, registers) for index, registers in enumerate(cpus))
 
 
-def recode(kinds: Sequence[NoteKind], notes: Iterable[Note], byte_order: ByteOrder, to: ByteOrder) -> tuple[Note, ...]:
-    """``notes`` in another byte order; a note of no known kind stays as it is.
+def odd_notes(kinds: Sequence[NoteKind], notes: Sequence[Note]) -> Iterator[str]:
+    """One line for each kind of note whose registers cannot be read, or not all of them."""
+    n_cpus = sum(kinds[0].matches(note) for note in notes) if kinds else 0
+    for kind in kinds:
+        found = [note for note in notes if kind.matches(note)]
+        odd = [note for note in found if not kind.fits(note)]
+        if len(found) > n_cpus:
+            yield f"there are {len(found)} {kind.label} notes and {n_cpus} CPUs: their registers are not shown"
+        elif odd:
+            size = f", not {kind.size}" if kind.size is not None else ""
+            yield (
+                f"{len(odd)} of {len(found)} {kind.label} notes cannot be read (the first has {len(odd[0].desc)} "
+                f"bytes{size}): their registers are not shown"
+            )
 
-    Raises:
-        FormatError: A note is not as long as it should be.
-    """
+
+def recode(kinds: Sequence[NoteKind], notes: Iterable[Note], byte_order: ByteOrder, to: ByteOrder) -> tuple[Note, ...]:
+    """``notes`` in another byte order; a note of no known kind, or of another size, stays as it is."""
     recoded = []
     for note in notes:
-        kind = next((kind for kind in kinds if kind.matches(note)), None)
-        recoded.append(note if kind is None else kind.pack(kind.unpack(note, byte_order), to))
+        kind = _kind_of(kinds, note)
+        if kind is not None and kind.fits(note):
+            note = kind.pack(kind.unpack(note, byte_order), to)
+        recoded.append(note)
     return tuple(recoded)
 
 
+def _kind_of(kinds: Sequence[NoteKind], note: Note) -> NoteKind | None:
+    return next((kind for kind in kinds if kind.matches(note)), None)
+
+
 def splice(note: Note, offset: int, data: bytes) -> Note:
-    """``note`` with the bytes at ``offset`` of its content replaced."""
+    """``note`` with the bytes at ``offset`` of its content replaced; as it is where it is too short for them."""
+    if offset + len(data) > len(note.desc):
+        return note
     return replace(note, desc=note.desc[:offset] + data + note.desc[offset + len(data) :])
 
 

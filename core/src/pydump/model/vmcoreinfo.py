@@ -7,7 +7,14 @@ decimal on some architectures (x86_64's phys_base) and 0x-hexadecimal on others.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from typing import Final
+
+#: Bytes of the text that are read: the kernel keeps it in one page, and no kernel has larger ones.
+MAX_TEXT: Final = 64 << 10
+#: A number as kernels print it: at most 64 bits, with or without a sign.
+NUMBER: Final = re.compile(r"([+-]?)(0[xX])?([0-9a-fA-F]{1,20})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +22,7 @@ class Vmcoreinfo:
     """The text and its entries.
 
     Attributes:
-        text: The bytes as the kernel wrote them.
+        text: The bytes as the kernel wrote them. Entries are read from the first 64 KiB.
     """
 
     text: bytes
@@ -23,7 +30,7 @@ class Vmcoreinfo:
 
     def __post_init__(self) -> None:
         entries = {}
-        for line in self.text.rstrip(b"\0").decode("utf-8", "replace").splitlines():
+        for line in self.text[:MAX_TEXT].rstrip(b"\0").decode("utf-8", "replace").split("\n"):
             key, found, value = line.partition("=")
             if found:
                 entries[key] = value
@@ -76,10 +83,15 @@ class Vmcoreinfo:
         return size if size is not None and 512 <= size <= 1 << 20 and size & (size - 1) == 0 else None
 
     def _int(self, key: str, base: int) -> int | None:
-        value = self._entries.get(key)
-        if value is None:
+        """The number behind ``key``; None where there is none, or it is not one of 64 bits."""
+        match = NUMBER.fullmatch(self._entries.get(key, ""))
+        if match is None:
             return None
+        sign, prefix, digits = match.groups()
         try:
-            return int(value, 16 if value.lower().removeprefix("-").startswith("0x") else base)
-        except ValueError:
+            value = int(digits, 16 if prefix else base)
+        except ValueError:  # hexadecimal digits where decimal ones belong
             return None
+        if sign == "-":
+            return -value if value <= 1 << 63 else None
+        return value if value < 1 << 64 else None

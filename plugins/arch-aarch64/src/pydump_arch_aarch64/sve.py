@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pydump.errors import FormatError, PlanError
+from pydump.errors import PlanError
 from pydump.layout.registers import Field, NoteKind, numbered
 from pydump.layout.struct import U16, U32, Layout
 from pydump.model.guest import ByteOrder
@@ -72,12 +72,26 @@ class SveNote(NoteKind):
         desc[at : at + 8] = values["fpsr"].to_bytes(4, byte_order) + values["fpcr"].to_bytes(4, byte_order)
         return Note(self.name, self.type, bytes(desc))
 
+    def fits(self, note: Note) -> bool:
+        """In either byte order: its size tells which, and the other one's length of a vector is too large."""
+        orders: tuple[ByteOrder, ...] = ("little", "big")
+        return any(self._vl(note, order) for order in orders)
+
+    def _vl(self, note: Note, byte_order: ByteOrder) -> int:
+        """The vector length in bytes; 0 where the note holds no SVE registers."""
+        if len(note.desc) < SveHeader.nbytes():
+            return 0
+        header = SveHeader.unpack(note.desc, byte_order)
+        vl = header.vl
+        good = 16 <= vl <= VL_MAX and vl % 16 == 0 and header.flags & REGS_SVE and len(note.desc) == sve_size(vl)
+        return vl if good else 0
+
     def unpack(self, note: Note, byte_order: ByteOrder) -> dict[str, int]:
         desc = note.desc
-        header = SveHeader.unpack(desc, byte_order) if len(desc) >= SveHeader.nbytes() else SveHeader()
-        vl = header.vl
-        if not 16 <= vl <= VL_MAX or vl % 16 or not header.flags & REGS_SVE or len(desc) != sve_size(vl):
-            raise FormatError("the SVE note", f"its {len(desc)} bytes are no SVE registers of {8 * vl} bits")
+        vl = self._vl(note, byte_order)
+        if not vl:
+            return {}
+        header = SveHeader.unpack(desc, byte_order)
         values = {"sve_vl": vl, "sve_max_vl": header.max_vl}
         for names, start, size in ((Z_NAMES, SveHeader.nbytes(), vl), (P_NAMES, _p_offset(vl), vl // 8)):
             for i, name in enumerate(names):

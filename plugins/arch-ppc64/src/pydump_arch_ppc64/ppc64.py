@@ -58,9 +58,7 @@ class Ppc64Arch(Arch):
             stated: The byte order the notes are in.
         """
         msrs = [
-            PRSTATUS.unpack(note, stated)["msr"]
-            for note in notes
-            if PRSTATUS.matches(note) and len(note.desc) == PRSTATUS.size
+            PRSTATUS.unpack(note, stated)["msr"] for note in notes if PRSTATUS.matches(note) and PRSTATUS.fits(note)
         ]
         in_kernel = [msr for msr in msrs if not msr & MSR_PR]
         if any(msr & MSR_LE for msr in in_kernel):

@@ -40,7 +40,10 @@ class Riscv64Arch(Arch):
         """The linear mapping: readers have no other way to the page tables than p_vaddr."""
         page_offset = cls._page_offset(guest)
         base = cls.phys_base(guest)
-        return None if page_offset is None or paddr < base else page_offset + paddr - base
+        if page_offset is None or paddr < base:
+            return None
+        vaddr = page_offset + paddr - base
+        return vaddr if 0 <= vaddr < 1 << cls.elf_class else None  # else the numbers make no sense together
 
     @classmethod
     def _page_offset(cls, guest: Guest) -> int | None:
@@ -52,6 +55,8 @@ class Riscv64Arch(Arch):
         info = guest.vmcoreinfo
         link, offset = (info.number("KERNEL_LINK_ADDR"), info.number("va_kernel_pa_offset")) if info else (None, None)
         if link is None or offset is None or link == cls._page_offset(guest):  # 32 bits: it is in the linear mapping
+            return ()
+        if link < 0 or offset < 0:
             return ()
         start, end = max(link, offset), 1 << cls.elf_class  # KASLR may move it so that paddr 0 lies behind its begin
         return (Mapping(start, start - offset, end - start),) if start < end else ()

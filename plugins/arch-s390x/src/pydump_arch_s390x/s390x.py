@@ -29,7 +29,7 @@ class S390xArch(Arch):
     @classmethod
     def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
         """pr_pid in the guest's byte order; QEMU writes it in the host's."""
-        pids = [note.desc[PR_PID_OFFSET : PR_PID_OFFSET + 4] for note in notes if NOTES[0].matches(note)]
+        pids = [note.desc[PR_PID_OFFSET : PR_PID_OFFSET + 4] for note in notes if _has_pid(note)]
         too_large = any(int.from_bytes(pid, byte_order) > PID_MAX_LIMIT for pid in pids)
         swapped = too_large and all(int.from_bytes(pid[::-1], byte_order) <= PID_MAX_LIMIT for pid in pids)
         return _with_swapped_pids(notes) if swapped else notes
@@ -75,8 +75,10 @@ class S390xArch(Arch):
 
 def _with_swapped_pids(notes: tuple[Note, ...]) -> tuple[Note, ...]:
     return tuple(
-        splice(note, PR_PID_OFFSET, note.desc[PR_PID_OFFSET : PR_PID_OFFSET + 4][::-1])
-        if NOTES[0].matches(note)
-        else note
+        splice(note, PR_PID_OFFSET, note.desc[PR_PID_OFFSET : PR_PID_OFFSET + 4][::-1]) if _has_pid(note) else note
         for note in notes
     )
+
+
+def _has_pid(note: Note) -> bool:
+    return NOTES[0].matches(note) and NOTES[0].fits(note)

@@ -35,8 +35,7 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
     @classmethod
     def qemu_phys_base(cls, guest: Guest) -> int:
         """QEMU takes the decimal digits for hexadecimal ones."""
-        text = guest.vmcoreinfo.get("NUMBER(phys_base)") if guest.vmcoreinfo else None
-        return int(text, 16) if text else 0
+        return (guest.vmcoreinfo and guest.vmcoreinfo.hexadecimal("NUMBER(phys_base)")) or 0
 
     @classmethod
     def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
