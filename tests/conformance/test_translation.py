@@ -70,6 +70,15 @@ def test_mappings_agree(golden: Golden) -> None:
         assert [m.paddr + vaddr - m.vaddr for m in inside] == ([] if paddr is None else [paddr])
 
 
+def test_runs_agree(golden: Golden) -> None:
+    """The walk of a range gives what translating each of its pages gives."""
+    space = golden.space()
+    for vaddr, _ in golden.translations[::9]:
+        start, size = max(0, vaddr - 0x5432), 0x20000
+        size = min(size, (1 << 64) - start)
+        assert list(space.runs(start, size)) == list(AddressSpace.runs(space, start, size)), hex(vaddr)
+
+
 def test_a_table_that_is_used_many_times_is_read_once() -> None:
     """x86_64's ESPFIX area maps one page 65,536 times, through tables that are used over and over."""
     golden = Golden("x86_64")

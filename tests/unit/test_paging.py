@@ -8,7 +8,7 @@ import pytest
 
 from pydump.errors import SourceError
 from pydump.interfaces import paging
-from pydump.interfaces.arch import Mapping
+from pydump.interfaces.arch import AddressSpace, Mapping
 from pydump.interfaces.paging import Level, PageTables, levels_of
 from pydump.model.memory import MemoryMap
 from pydump.testing.ram import SparseRam
@@ -175,3 +175,54 @@ def test_entries_of_four_bytes() -> None:
     space = Toy(ram.read, ram.memory, ROOT, LEVELS, byte_order="little", entry_size=4)
     assert list(space.mappings()) == [Mapping(0x100, 0x4000, 0x100)]
     assert space.translate(0x123) == 0x4023
+
+
+@pytest.mark.parametrize("how", [{}, {"signed": True}, {"fixed": 0xC0 << 56}], ids=["plain", "signed", "fixed"])
+def test_runs_are_the_mappings_of_a_range(how: dict[str, Any]) -> None:
+    tables = {
+        ROOT + 0: MIDDLE | TABLE,
+        ROOT + 8: 0x4100 | LEAF,
+        ROOT + 24: MIDDLE | TABLE,
+        MIDDLE + 0: 0x4000 | LEAF,
+        MIDDLE + 16: LAST | TABLE,
+        MIDDLE + 24: 0x7000 | LEAF,
+        **{LAST + 8 * i: 0x40C0 + 0x10 * i | LEAF for i in (0, 1, 3)},
+    }
+    space = toy(tables, **how)
+    mappings = list(space.mappings())
+    base = mappings[0].vaddr & ~0x3FF
+    bounds = [base + at for at in range(0, 0x401, 7)] + [0, 0x400, (1 << 64) - 0x205, (1 << 64) - 1, 1 << 64]
+    for start in bounds:
+        for end in bounds:
+            expected = [
+                Mapping(max(m.vaddr, start), m.paddr + max(m.vaddr, start) - m.vaddr, stop - max(m.vaddr, start))
+                for m in mappings
+                if (stop := min(m.vaddr + m.size, end)) > max(m.vaddr, start)
+            ]
+            assert list(space.runs(start, end - start)) == expected, (hex(start), hex(end))
+
+
+def test_runs_read_only_the_tables_of_the_range() -> None:
+    entries = {ROOT + 8 * i: MIDDLE | TABLE for i in range(4)} | {MIDDLE + 8 * i: LAST | TABLE for i in range(4)}
+    space = toy(entries | {LAST + 8 * i: 0x500 | LEAF for i in range(4)})
+    read: list[int] = []
+
+    def counting(paddr: int, size: int, read_physical: Any = space._read) -> Any:
+        read.append(size)
+        return read_physical(paddr, size)
+
+    space._read = counting
+    assert list(space.runs(0x150, 8)) == [Mapping(0x150, 0x500, 8)]
+    assert sum(read) == 8 + 8 + 4 * 8, "one entry of each upper table, and one table of the last level"
+
+
+def test_runs_of_an_address_space_that_only_translates() -> None:
+    class Shifted(AddressSpace):
+        def translate(self, vaddr: int) -> int | None:
+            return None if vaddr // 0x1000 % 4 == 2 else vaddr + 0x10000
+
+        def mappings(self) -> Any:
+            raise NotImplementedError
+
+    assert list(Shifted().runs(0x800, 0x3000)) == [Mapping(0x800, 0x10800, 0x1800), Mapping(0x3000, 0x13000, 0x800)]
+    assert list(Shifted().runs(0x2000, 0x1000)) == []

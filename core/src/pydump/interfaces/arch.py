@@ -10,12 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Final, final
 
 from pydump.layout.registers import NoteKind, Register, pack_cpus, registers_of, unpack_cpus
 from pydump.model.guest import ByteOrder, Cpu, Guest, Section, Utsname
 from pydump.model.note import Note
 from pydump.model.plan import Compat
+
+#: Bytes of the smallest page of any architecture.
+SMALLEST_PAGE: Final = 4096
 
 #: Reads guest memory: ``(paddr, size) -> bytes``. Raises ReadError where there is none.
 ReadPhysical = Callable[[int, int], bytes]
@@ -47,6 +50,44 @@ class AddressSpace(ABC):
     def mappings(self) -> Iterator[Mapping]:
         """Every mapping, ascending in vaddr, neighbours that continue each other joined."""
 
+    def runs(self, vaddr: int, size: int) -> Iterator[Mapping]:
+        """What ``[vaddr, vaddr + size)`` maps, ascending; neighbours that continue each other are joined.
+
+        What is not mapped is left out. This default asks :meth:`translate` for each page of 4 KiB, the smallest of
+        any architecture; page tables answer a range with one walk.
+
+        Args:
+            vaddr: Where the range begins.
+            size: Bytes.
+        """
+        last: Mapping | None = None
+        at, end = vaddr, vaddr + size
+        while at < end:
+            stop = min(end, (at // SMALLEST_PAGE + 1) * SMALLEST_PAGE)
+            paddr = self.translate(at)
+            if last and (paddr is None or paddr != last.paddr + last.size):
+                yield last
+                last = None
+            if paddr is not None:
+                last = Mapping(last.vaddr, last.paddr, stop - last.vaddr) if last else Mapping(at, paddr, stop - at)
+            at = stop
+        if last:
+            yield last
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTables:
+    """Page tables that may be the kernel's.
+
+    Attributes:
+        space: The address space they describe.
+        offset: What the vaddr of the kernel's image exceeds its paddr by, which ``_stext`` must confirm; None where
+            a register names the tables and nothing needs to be confirmed.
+    """
+
+    space: AddressSpace
+    offset: int | None = None
+
 
 class Arch:
     """The facts of an architecture."""
@@ -73,6 +114,10 @@ class Arch:
     notes_by_kind: ClassVar[bool] = False
     #: The register table; it follows from the notes unless a class says its own.
     registers: ClassVar[tuple[Register, ...]] = ()
+    #: log2 of the bytes of a sparse memory section, for kernels before 5.13, which do not state it; likeliest first.
+    section_size_bits: ClassVar[tuple[int, ...]] = ()
+    #: Bits of the highest paddr, for kernels before 5.8, which do not state it; likeliest first.
+    max_physmem_bits: ClassVar[tuple[int, ...]] = ()
     #: The block size of QEMU's kdump files.
     qemu_page_size: ClassVar[int] = 4096
     #: utsname.machine in QEMU's kdump files.
@@ -210,6 +255,25 @@ class Arch:
         return ()
 
     @classmethod
+    def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
+        """Page tables that may be the kernel's, the likeliest first; none when too little is known of the guest.
+
+        Args:
+            guest: The completed facts.
+            read: Reads guest memory; what the source does not hold reads as zeros.
+        """
+        return iter(())
+
+    @final
+    @classmethod
     def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        """The kernel's address space, or None when too little is known (no VMCOREINFO, no registers)."""
+        """The kernel's address space: the first of :meth:`kernel_tables` that has ``_stext`` where it must be.
+
+        Returns:
+            None when too little is known (no VMCOREINFO, no registers), or no tables fit.
+        """
+        text = guest.vmcoreinfo.symbol("_stext") if guest.vmcoreinfo else None
+        for tables in cls.kernel_tables(guest, read):
+            if tables.offset is None or (text is not None and tables.space.translate(text) == text - tables.offset):
+                return tables.space
         return None

@@ -162,9 +162,34 @@ class PageTables(AddressSpace):
         Raises:
             SourceError: There is no end to them: the tables point to themselves.
         """
-        last: Mapping | None = None
+        yield from self._mappings(0, 1 << self._va_bits, _Budget())
+
+    def runs(self, vaddr: int, size: int) -> Iterator[Mapping]:
+        """What ``[vaddr, vaddr + size)`` maps: one walk that is limited to the tables of the range.
+
+        Raises:
+            SourceError: There is no end to them: the tables point to themselves.
+        """
         budget = _Budget()
-        for runs in self._walk(0, self.root, 0, self._root_part, budget):
+        for first, within, length in self._canonical_halves():
+            start, end = max(vaddr, first), min(vaddr + size, first + length)
+            if start >= end:
+                continue
+            for found in self._mappings(start - first + within, end - first + within, budget):
+                low, high = max(found.vaddr, start), min(found.vaddr + found.size, end)
+                if low < high:
+                    yield Mapping(low, found.paddr + low - found.vaddr, high - low)
+
+    def _canonical_halves(self) -> tuple[tuple[int, int, int], ...]:
+        """Where addresses can lie: the first, the bits of it that index the tables, and how many bytes there are."""
+        if self._sign:
+            return (0, 0, self._sign), ((1 << 64) - self._sign, self._sign, self._sign)
+        return ((self._fixed, 0, 1 << self._va_bits),)
+
+    def _mappings(self, start: int, end: int, budget: _Budget) -> Iterator[Mapping]:
+        """Mappings of whole entries that touch ``[start, end)``, counted in the bits that index the tables."""
+        last: Mapping | None = None
+        for runs in self._walk(0, (self.root, 0, self._root_part), (start, end), budget):
             for vaddr, paddr, size in _joined(*runs):
                 if last and (last.vaddr + last.size, last.paddr + last.size) == (vaddr, paddr):
                     last = Mapping(last.vaddr, last.paddr, last.size + size)
@@ -176,27 +201,30 @@ class PageTables(AddressSpace):
         if last:
             yield last
 
-    def _walk(self, depth: int, table: int, base: int, which: tuple[int, int], budget: _Budget) -> Iterator[Runs]:
+    def _walk(
+        self, depth: int, table: tuple[int, int, tuple[int, int]], wanted: tuple[int, int], budget: _Budget
+    ) -> Iterator[Runs]:
         """What the table maps: arrays of vaddr, paddr and size, ascending in vaddr.
 
         Args:
             depth: Of the table, 0 for the top.
-            table: Its paddr.
-            base: The bits of vaddr that lead to it.
-            which: Which entries it has.
+            table: Its paddr, the bits of vaddr that lead to it, and which entries it has.
+            wanted: ``(start, end)`` of the bits of vaddr that index the tables: entries outside are not looked at.
             budget: What is left of the work that is allowed.
         """
         import numpy as np
 
         level = self._levels[depth]
-        entries = self._entries(table, 1 << level.bits)
+        paddr, base, part = table
+        first = max(part[0], wanted[0] - base >> level.shift)
+        stop = min(part[1], 1 << level.bits, -(base - wanted[1] >> level.shift))
+        entries = self._entries(paddr + first * self._entry_size, stop - first) if first < stop else None
         if entries is None:
             return
         budget.take(entries=len(entries))
-        index = np.arange(len(entries), dtype=np.uint64)
+        index = np.arange(first, stop, dtype=np.uint64)
         vaddr = np.uint64(base) + (index << np.uint64(level.shift))
         present, leaf, target = self.decode(level, entries, index)
-        present = present & (index >= which[0]) & (index < which[1])
         leaf = present & leaf
         inner = present & ~leaf
         if depth < len(self._levels) - 2:
@@ -204,14 +232,14 @@ class PageTables(AddressSpace):
                 if leaf[i]:
                     yield self._leaves(vaddr[i : i + 1], target[i : i + 1], level)
                 else:
-                    below = self.part(int(entries[i]))
-                    yield from self._walk(depth + 1, int(target[i]), int(vaddr[i]), below, budget)
+                    below = int(target[i]), int(vaddr[i]), self.part(int(entries[i]))
+                    yield from self._walk(depth + 1, below, wanted, budget)
             return
         step = max(1, DECODED_AT_ONCE >> self._levels[-1].bits)
         used = np.flatnonzero(present)
         for at in range(0, len(used), step):
-            part = used[at : at + step]
-            leaves, tables = part[leaf[part]], part[inner[part]]
+            some = used[at : at + step]
+            leaves, tables = some[leaf[some]], some[inner[some]]
             found = [self._leaves(vaddr[leaves], target[leaves], level)]
             if len(tables):
                 found.append(self._last_level(vaddr[tables], target[tables], budget))

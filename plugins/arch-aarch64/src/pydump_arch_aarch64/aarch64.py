@@ -6,9 +6,10 @@ kernel; the order is that of QEMU's target/arm/arch_dump.c.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
+from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
 from pydump.layout.registers import NoteKind, numbered, run
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_aarch64.paging import Aarch64Tables
@@ -28,6 +29,8 @@ class Aarch64Arch(Arch):
     bi_endian: ClassVar[bool] = True
     elf_class: ClassVar[int] = 64
     page_sizes: ClassVar[tuple[int, ...]] = (4096, 65536, 16384)
+    section_size_bits: ClassVar[tuple[int, ...]] = (27, 29, 30)
+    max_physmem_bits: ClassVar[tuple[int, ...]] = (48, 52)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (
         NoteKind(
             "PRSTATUS",
@@ -59,22 +62,22 @@ class Aarch64Arch(Arch):
         return cls.phys_base(guest)
 
     @classmethod
-    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        """By the kernel's own tables, which VMCOREINFO names; the notes have no TTBR1_EL1."""
+    def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
+        """The kernel's own tables, which VMCOREINFO names; the notes have no TTBR1_EL1."""
         info = guest.vmcoreinfo
         if info is None:
-            return None
-        tables, text = info.symbol("swapper_pg_dir"), info.symbol("_stext")
+            return
+        tables = info.symbol("swapper_pg_dir")
         offset, va_bits, page_size = info.number("kimage_voffset"), info.number("VA_BITS"), info.page_size
-        if tables is None or text is None or offset is None or va_bits is None or page_size is None:
-            return None
+        if tables is None or offset is None or va_bits is None or page_size is None:
+            return
         unused = info.number("TCR_EL1_T1SZ")
         if unused is not None and page_size != 65536:
             # A kernel built for 52 bits runs with fewer on a CPU that lacks them, and then has a level less. With
             # 64 KiB pages it keeps the large top table and uses its end.
             va_bits = 64 - unused
         if va_bits not in VA_BITS or page_size not in cls.page_sizes:
-            return None
+            return
         space = Aarch64Tables(
             read,
             guest.memory,
@@ -85,4 +88,4 @@ class Aarch64Arch(Arch):
             pa_bits=info.number("MAX_PHYSMEM_BITS") or va_bits,
             byte_order=guest.byte_order or cls.byte_order,
         )
-        return space if space.translate(text) == text - offset else None
+        yield KernelTables(space, offset)

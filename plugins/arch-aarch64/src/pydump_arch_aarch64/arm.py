@@ -6,9 +6,10 @@ is that of QEMU's target/arm/arch_dump.c.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
+from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
 from pydump.layout.registers import NoteKind, numbered, run
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_aarch64.arm_paging import LpaeTables, ShortTables
@@ -27,6 +28,8 @@ class ArmArch(Arch):
     bi_endian: ClassVar[bool] = True
     elf_class: ClassVar[int] = 32
     page_sizes: ClassVar[tuple[int, ...]] = (4096,)
+    section_size_bits: ClassVar[tuple[int, ...]] = (28, 27, 26)
+    max_physmem_bits: ClassVar[tuple[int, ...]] = (32, 36)
     #: pr_fpvalid is 0 on a CPU without floating point, which then has no VFP note.
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (
         NoteKind(
@@ -55,17 +58,15 @@ class ArmArch(Arch):
         return guest.memory.start
 
     @classmethod
-    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        """By the kernel's own tables, which VMCOREINFO names: in memory that begins where the linear mapping does."""
+    def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
+        """The kernel's own tables, which VMCOREINFO names: in memory that begins where the linear mapping does."""
         info = guest.vmcoreinfo
-        tables, text = (info.symbol("swapper_pg_dir"), info.symbol("_stext")) if info else (None, None)
-        if info is None or tables is None or text is None:
-            return None
+        tables = info.symbol("swapper_pg_dir") if info else None
+        if info is None or tables is None:
+            return
         kind = LpaeTables if info.get("CONFIG_ARM_LPAE") == "y" else ShortTables
         for page_offset in PAGE_OFFSETS:
             for block in guest.memory:
                 offset = page_offset - block.paddr
                 space = kind(read, guest.memory, tables - offset, byte_order=guest.byte_order or cls.byte_order)
-                if space.translate(text) == text - offset:
-                    return space
-        return None
+                yield KernelTables(space, offset)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
+from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
 from pydump.layout.registers import NoteKind, recode
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.note import Note
@@ -28,6 +29,8 @@ class Ppc64Arch(Arch):
     byte_order: ClassVar[ByteOrder] = "big"
     elf_class: ClassVar[int] = 64
     page_sizes: ClassVar[tuple[int, ...]] = (65536, 4096)
+    section_size_bits: ClassVar[tuple[int, ...]] = (24,)
+    max_physmem_bits: ClassVar[tuple[int, ...]] = (51, 47, 46, 44)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = NOTES
     #: What QEMU takes for a pseries machine; other machines get 4096.
     qemu_page_size: ClassVar[int] = 65536
@@ -73,17 +76,14 @@ class Ppc64Arch(Arch):
         return PAGE_OFFSET + paddr
 
     @classmethod
-    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        """By the kernel's own tables, which VMCOREINFO names. A guest that uses the hash table is not understood."""
+    def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
+        """The kernel's own tables, which VMCOREINFO names. A guest that uses the hash table is not understood."""
         info = guest.vmcoreinfo
-        if info is None or info.page_size not in LEVELS:
-            return None
-        tables, text = info.symbol("swapper_pg_dir"), info.symbol("_stext")
-        if tables is None or text is None:
-            return None
-        space = RadixTables(read, guest.memory, tables - PAGE_OFFSET, page_size=info.page_size)
-        # With the hash table these tables exist too, but the linear mapping is not in them.
-        return space if space.translate(text) == text - PAGE_OFFSET else None
+        tables = info.symbol("swapper_pg_dir") if info else None
+        if info is not None and tables is not None and info.page_size in LEVELS:
+            # With the hash table these tables exist too, but the linear mapping is not in them, nor is _stext.
+            space = RadixTables(read, guest.memory, tables - PAGE_OFFSET, page_size=info.page_size)
+            yield KernelTables(space, PAGE_OFFSET)
 
     @classmethod
     def as_qemu(cls, guest: Guest) -> Guest:

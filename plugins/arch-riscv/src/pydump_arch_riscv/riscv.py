@@ -6,9 +6,10 @@ ptrace.h), which QEMU's target/riscv/arch_dump.c writes too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import AddressSpace, Arch, Mapping, ReadPhysical
+from pydump.interfaces.arch import Arch, KernelTables, Mapping, ReadPhysical
 from pydump.layout.registers import NoteKind, run
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.vmcoreinfo import Vmcoreinfo
@@ -26,6 +27,8 @@ class Riscv64Arch(Arch):
     byte_order: ClassVar[ByteOrder] = "little"
     elf_class: ClassVar[int] = 64
     page_sizes: ClassVar[tuple[int, ...]] = (4096,)
+    section_size_bits: ClassVar[tuple[int, ...]] = (27,)
+    max_physmem_bits: ClassVar[tuple[int, ...]] = (56,)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (
         NoteKind("PRSTATUS", "CORE", 1, 376, run(32, 4, "pr_pid") + run(112, 8, GENERAL)),
     )
@@ -62,21 +65,19 @@ class Riscv64Arch(Arch):
         return (Mapping(start, start - offset, end - start),) if start < end else ()
 
     @classmethod
-    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        """By the kernel's own tables, which VMCOREINFO names; the notes have no satp."""
+    def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
+        """The kernel's own tables, which VMCOREINFO names; the notes have no satp."""
         info = guest.vmcoreinfo
         if info is None:
-            return None
-        tables, text, va_bits = info.symbol("swapper_pg_dir"), info.symbol("_stext"), info.number("VA_BITS")
-        if tables is None or text is None or va_bits not in LEVELS:
-            return None
+            return
+        tables, va_bits = info.symbol("swapper_pg_dir"), info.number("VA_BITS")
+        if tables is None or va_bits not in LEVELS:
+            return
         for offset in cls._kernel_offsets(info):
             space = RiscvTables(
                 read, guest.memory, tables - offset, va_bits=va_bits, byte_order=guest.byte_order or cls.byte_order
             )
-            if space.translate(text) == text - offset:
-                return space
-        return None
+            yield KernelTables(space, offset)
 
     @classmethod
     def _kernel_offsets(cls, info: Vmcoreinfo) -> tuple[int, ...]:

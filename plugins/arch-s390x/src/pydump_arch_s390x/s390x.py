@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
+from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
 from pydump.layout.registers import NoteKind, splice
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.note import Note
@@ -23,6 +24,8 @@ class S390xArch(Arch):
     byte_order: ClassVar[ByteOrder] = "big"
     elf_class: ClassVar[int] = 64
     page_sizes: ClassVar[tuple[int, ...]] = (4096,)
+    section_size_bits: ClassVar[tuple[int, ...]] = (28,)
+    max_physmem_bits: ClassVar[tuple[int, ...]] = (46, 42)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = NOTES
     qemu_machine: ClassVar[str] = "S390X"
 
@@ -40,37 +43,24 @@ class S390xArch(Arch):
         return _with_swapped_pids(notes)
 
     @classmethod
-    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        """By the tables that VMCOREINFO names, or else by those of a CPU's home space, which is the kernel's."""
-        return cls._by_vmcoreinfo(guest, read) or cls._by_registers(guest, read)
-
-    @classmethod
-    def _by_vmcoreinfo(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+    def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
+        """The tables that VMCOREINFO names, then those of a CPU's home space, which is the kernel's."""
         info = guest.vmcoreinfo
-        if info is None:
-            return None
-        tables, text = info.symbol("swapper_pg_dir"), info.symbol("_stext")
-        if tables is None or text is None:
-            return None
-        # Up to Linux 6.9 the kernel lies at the same virtual as physical address.
-        physical = info.hexadecimal("KERNELOFFPHYS")
-        offset = 0 if physical is None else physical - (info.hexadecimal("KERNELOFFSET") or 0)
-        root = tables + offset
-        if guest.memory.find(root) is None:
-            return None
-        # Every entry says of which kind its table is.
-        kind = int.from_bytes(read(root, 8), "big") >> TYPE_SHIFT & 3
-        space = DatTables(read, guest.memory, root, kind=kind)
-        return space if space.translate(text) == text + offset else None
-
-    @classmethod
-    def _by_registers(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        tables = info.symbol("swapper_pg_dir") if info else None
+        if info is not None and tables is not None:
+            # Up to Linux 6.9 the kernel lies at the same virtual as physical address.
+            physical = info.hexadecimal("KERNELOFFPHYS")
+            offset = 0 if physical is None else (info.hexadecimal("KERNELOFFSET") or 0) - physical
+            root = tables - offset
+            if guest.memory.find(root) is not None:
+                # Every entry says of which kind its table is.
+                kind = int.from_bytes(read(root, 8), "big") >> TYPE_SHIFT & 3
+                yield KernelTables(DatTables(read, guest.memory, root, kind=kind), offset)
         for cpu in cls.cpus(guest.notes, guest.byte_order or cls.byte_order):
             home = cpu.registers.get("cr13", 0)
             if home & ORIGIN and not home & REAL_SPACE:
                 kind, length = home >> TYPE_SHIFT & 3, home & 3
-                return DatTables(read, guest.memory, home & ORIGIN, kind=kind, length=length)
-        return None
+                yield KernelTables(DatTables(read, guest.memory, home & ORIGIN, kind=kind, length=length))
 
 
 def _with_swapped_pids(notes: tuple[Note, ...]) -> tuple[Note, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
+from pydump.interfaces.arch import AddressSpace, Arch, KernelTables, ReadPhysical
 from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_x86_64.notes import PRSTATUS_I386, QEMU_I386
@@ -26,6 +27,8 @@ class I386Arch(Arch):
     byte_order: ClassVar[ByteOrder] = "little"
     elf_class: ClassVar[int] = 32
     page_sizes: ClassVar[tuple[int, ...]] = (4096,)
+    section_size_bits: ClassVar[tuple[int, ...]] = (26, 29, 30)
+    max_physmem_bits: ClassVar[tuple[int, ...]] = (32, 36)
     u64_align: ClassVar[int] = 4
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (PRSTATUS_I386, QEMU_I386)
     notes_by_kind: ClassVar[bool] = True
@@ -36,27 +39,22 @@ class I386Arch(Arch):
         return "i686"
 
     @classmethod
-    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        """By the kernel's own tables, which VMCOREINFO names, or else by those of the first CPU that has paging on."""
+    def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
+        """The kernel's own tables, which VMCOREINFO names, then those of the first CPU that has paging on."""
         cpus = [
             cpu.registers
             for cpu in cls.cpus(guest.notes, guest.byte_order or cls.byte_order)
             if cpu.registers.get("cr0", 0) & CR0_PG
         ]
         info = guest.vmcoreinfo
-        if info is not None:
+        tables = info.symbol("swapper_pg_dir") if info else None
+        if info is not None and tables is not None:
             pae = info.get("CONFIG_X86_PAE") == "y" or any(values["cr4"] & CR4_PAE for values in cpus)
-            tables, text = info.symbol("swapper_pg_dir"), info.symbol("_stext")
             for offset in PAGE_OFFSETS:
-                if tables is None or text is None:
-                    break
-                space = cls._tables(guest, read, tables - offset, pae=pae)
-                if space.translate(text) == text - offset:
-                    return space
-        for values in cpus:
+                yield KernelTables(cls._tables(guest, read, tables - offset, pae=pae), offset)
+        for values in cpus[:1]:
             pae = bool(values["cr4"] & CR4_PAE)
-            return cls._tables(guest, read, values["cr3"] & (~0x1F if pae else ~0xFFF), pae=pae)
-        return None
+            yield KernelTables(cls._tables(guest, read, values["cr3"] & (~0x1F if pae else ~0xFFF), pae=pae))
 
     @classmethod
     def _tables(cls, guest: Guest, read: ReadPhysical, root: int, *, pae: bool) -> AddressSpace:

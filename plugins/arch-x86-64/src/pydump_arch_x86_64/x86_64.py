@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
+from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
 from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_x86_64.notes import PRSTATUS_X86_64, QEMU_X86_64
@@ -23,6 +24,8 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
     byte_order: ClassVar[ByteOrder] = "little"
     elf_class: ClassVar[int] = 64
     page_sizes: ClassVar[tuple[int, ...]] = (4096,)
+    section_size_bits: ClassVar[tuple[int, ...]] = (27,)
+    max_physmem_bits: ClassVar[tuple[int, ...]] = (46, 52, 44)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (PRSTATUS_X86_64, QEMU_X86_64)
     notes_by_kind: ClassVar[bool] = True
     qemu_machine: ClassVar[str] = "x86_64"
@@ -38,35 +41,25 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
         return (guest.vmcoreinfo and guest.vmcoreinfo.hexadecimal("NUMBER(phys_base)")) or 0
 
     @classmethod
-    def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
-        """By the kernel's own tables, which VMCOREINFO names, or else by those of the first CPU that has paging on."""
-        return cls._by_vmcoreinfo(guest, read) or cls._by_registers(guest, read)
-
-    @classmethod
-    def _by_vmcoreinfo(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+    def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
+        """The kernel's own tables, which VMCOREINFO names, then those of the first CPU that has paging on."""
         info = guest.vmcoreinfo
-        if info is None:
-            return None
         # The name changed in Linux 4.13, and swapper_pg_dir is a macro for either.
-        tables = info.symbol("init_top_pgt") or info.symbol("swapper_pg_dir") or info.symbol("init_level4_pgt")
-        text = info.symbol("_stext")
-        if tables is None or text is None:
-            return None
-        offset = cls.phys_base(guest) - START_KERNEL_MAP
-        space = LongTables.long_mode(
-            read,
-            guest.memory,
-            tables + offset,
-            la57=bool(info.number("pgtable_l5_enabled")),
-            encrypted=info.number("sme_mask") or 0,
-        )
-        return space if space.translate(text) == text + offset else None
-
-    @classmethod
-    def _by_registers(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:
+        names = ("init_top_pgt", "swapper_pg_dir", "init_level4_pgt")
+        tables = next((found for name in names if info and (found := info.symbol(name))), None)
+        if info is not None and tables is not None:
+            offset = START_KERNEL_MAP - cls.phys_base(guest)
+            space = LongTables.long_mode(
+                read,
+                guest.memory,
+                tables - offset,
+                la57=bool(info.number("pgtable_l5_enabled")),
+                encrypted=info.number("sme_mask") or 0,
+            )
+            yield KernelTables(space, offset)
         for cpu in cls.cpus(guest.notes, guest.byte_order or cls.byte_order):
             values = cpu.registers
             if values.get("cr0", 0) & CR0_PG and guest.memory.find(values["cr3"] & ADDRESS):
                 la57 = bool(values["cr4"] & CR4_LA57)
-                return LongTables.long_mode(read, guest.memory, values["cr3"] & ADDRESS, la57=la57)
-        return None
+                yield KernelTables(LongTables.long_mode(read, guest.memory, values["cr3"] & ADDRESS, la57=la57))
+                return
