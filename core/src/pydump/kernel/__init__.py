@@ -1,0 +1,1 @@
+"""What pydump knows of the Linux kernel: its memory by virtual address, its struct pages, its symbols, its log."""

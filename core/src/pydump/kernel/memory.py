@@ -1,0 +1,210 @@
+"""Guest memory by physical and by kernel virtual address, for code that follows the kernel's own structures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from pydump.errors import PlanError, ReadError
+from pydump.interfaces.arch import AddressSpace, Arch, Mapping
+from pydump.layout.struct import prefix
+from pydump.model.memory import Ranges
+from pydump.model.vmcoreinfo import Vmcoreinfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pydump.interfaces.source import Source
+    from pydump.model.guest import ByteOrder, Guest
+
+#: One past the last address that can be asked for.
+ADDRESS_END: Final = 1 << 64
+
+
+class PhysicalMemory:
+    """Guest memory by paddr.
+
+    Args:
+        source: Where it is read from.
+
+    Attributes:
+        missing: What of a page table was read as zeros because the source does not hold it, in words; empty if nothing.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._ram = source.guest().memory
+        self._excluded = source.excluded()
+        self._absent = self._excluded.union(source.unreadable())
+        self.held: Ranges = self._ram.ranges().subtract(self._absent)
+        self.missing = ""
+
+    def read(self, paddr: int, size: int) -> bytes:
+        """``size`` bytes from ``paddr`` on.
+
+        Raises:
+            ReadError: There is no RAM in a part of the range, or the source does not hold it; the error says which.
+        """
+        if size < 0 or paddr < 0 or paddr + size > ADDRESS_END:
+            raise ReadError(paddr, size, "there is no such range")
+        buffer = bytearray(size)
+        self.read_into(paddr, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with what lies from ``paddr`` on; the same errors as :meth:`read`."""
+        self.check(paddr, len(buffer))
+        if len(buffer):
+            self._source.read_into(paddr, buffer)
+
+    def check(self, paddr: int, size: int) -> None:
+        """Refuse a range that the source does not hold.
+
+        Raises:
+            ReadError: A part of it is not RAM, was excluded, or is unreadable.
+        """
+        end = paddr + size
+        held = self.held.clip(paddr, end)
+        if held.size == size:
+            return
+        absent = next(iter(self._ram.ranges().clip(paddr, end).subtract(held)), None)
+        if absent is None:
+            raise ReadError(paddr, size, "there is no RAM in all or part of it")
+        why = "was excluded from the dump" if self._excluded.clip(*absent) else "is unreadable"
+        raise ReadError(paddr, size, f"{absent[0]:#x}..{absent[1]:#x} {why}")
+
+    def read_table(self, paddr: int, size: int) -> bytes:
+        """``size`` bytes of a page table in RAM, as an address space reads them; what is absent is zero.
+
+        Raises:
+            ReadError: The source fails.
+        """
+        if self._absent.clip(paddr, paddr + size) and not self.missing:
+            self.missing = f"the page table at paddr {paddr:#x} was excluded from the source, or is unreadable"
+        buffer = bytearray(size)
+        self._source.read_into(paddr, memoryview(buffer))
+        return bytes(buffer)
+
+
+class KernelMemory:
+    """The memory of a guest's kernel by virtual address, and the facts that VMCOREINFO states about it.
+
+    Args:
+        physical: Guest memory.
+        space: The kernel's address space.
+        info: The kernel's VMCOREINFO.
+        byte_order: Of the guest.
+        word_size: Bytes of a pointer, 4 or 8.
+        page_size: Of the guest kernel, in bytes.
+    """
+
+    def __init__(
+        self,
+        physical: PhysicalMemory,
+        space: AddressSpace,
+        info: Vmcoreinfo,
+        *,
+        byte_order: ByteOrder,
+        word_size: int,
+        page_size: int,
+    ) -> None:
+        self.physical = physical
+        self.space = space
+        self.info = info
+        self.byte_order = byte_order
+        self.word_size = word_size
+        self.page_size = page_size
+
+    @classmethod
+    def of(cls, source: Source, guest: Guest, arch: type[Arch] | None) -> KernelMemory:
+        """The kernel memory of a guest whose facts are complete.
+
+        Args:
+            source: Where guest memory is read from.
+            guest: Its completed facts.
+            arch: Its architecture, or None where no plugin knows it.
+
+        Raises:
+            PlanError: Too little is known of the guest to walk its page tables.
+        """
+        physical = PhysicalMemory(source)
+        space = arch.address_space(guest, physical.read_table) if arch else None
+        if space is None:
+            raise PlanError(
+                "too little is known of this guest to walk its page tables",
+                hint="this needs the architecture's plugin, and VMCOREINFO or CPU registers",
+            )
+        return cls(
+            physical,
+            space,
+            guest.vmcoreinfo or Vmcoreinfo(b""),
+            byte_order=guest.byte_order or "little",
+            word_size=arch.elf_class // 8 if arch else 8,
+            page_size=guest.page_size or 4096,
+        )
+
+    @property
+    def word(self) -> str:
+        """The NumPy type of a pointer."""
+        return f"{prefix(self.byte_order)}u{self.word_size}"
+
+    def runs(self, vaddr: int, size: int) -> Iterator[Mapping]:
+        """What ``[vaddr, vaddr + size)`` maps, ascending and joined; gaps are left out. One limited table walk."""
+        return self.space.runs(vaddr, size)
+
+    def read(self, vaddr: int, size: int) -> bytes:
+        """``size`` bytes from ``vaddr`` on.
+
+        Raises:
+            ReadError: Something in the range is not mapped, or the source does not hold it.
+        """
+        if size < 0 or vaddr < 0 or vaddr + size > ADDRESS_END:
+            raise ReadError(vaddr, size, "there is no such range", space="vaddr")
+        runs: list[Mapping] = []
+        at = vaddr
+        for run in self.runs(vaddr, size):
+            if run.vaddr > at:
+                break
+            runs.append(run)
+            at = run.vaddr + run.size
+        if at < vaddr + size:
+            why = self.physical.missing or f"nothing is mapped at virtual address {at:#x}"
+            raise ReadError(vaddr, size, why, space="vaddr")
+        buffer = bytearray(size)
+        for run in runs:
+            offset = run.vaddr - vaddr
+            self.physical.read_into(run.paddr, memoryview(buffer)[offset : offset + run.size])
+        return bytes(buffer)
+
+    def read_array(self, vaddr: int, dtype: str | np.dtype[Any], count: int) -> NDArray[Any]:
+        """``count`` elements from ``vaddr`` on, shape (count,), as they lie in memory.
+
+        Args:
+            vaddr: Where the first one lies.
+            dtype: Their type, with its byte order.
+            count: How many.
+
+        Raises:
+            ReadError: As for :meth:`read`.
+        """
+        import numpy as np
+
+        kind = np.dtype(dtype)
+        return np.frombuffer(self.read(vaddr, kind.itemsize * count), kind)
+
+    def read_word(self, vaddr: int) -> int:
+        """The pointer at ``vaddr``; the same errors as :meth:`read`."""
+        return int.from_bytes(self.read(vaddr, self.word_size), self.byte_order)
+
+    def read_string(self, vaddr: int, size: int) -> str:
+        """The text of at most ``size`` bytes at ``vaddr``, up to its NUL; the same errors as :meth:`read`."""
+        return self.read(vaddr, size).partition(b"\0")[0].decode("utf-8", "replace")
+
+    def symbol(self, name: str) -> int | None:
+        """The vaddr of a kernel symbol, or None where VMCOREINFO does not state it."""
+        return self.info.symbol(name)
+
+    def offset(self, field: str) -> int | None:
+        """The offset in bytes of ``struct.member``, or None where VMCOREINFO does not state it."""
+        return self.info.offset(field)
