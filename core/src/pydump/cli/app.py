@@ -143,8 +143,11 @@ def _talk(line: str) -> None:
 
 def _tell(line: str) -> None:
     """Say something on standard error; that nobody hears it changes nothing."""
+    from pydump.cli import console
+
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        console.line(line, sys.stderr)
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager
@@ -334,17 +337,21 @@ def info(
 ) -> None:
     """What a vmcore is, how large, and whose."""
     import pydump
-    from pydump.cli import render
+    from pydump.builtin.sinks import write_all
+    from pydump.cli import console, render
 
     with pydump.open(file, arch=arch or _say.arch) as opened:
         if vmcoreinfo:
             if opened.vmcoreinfo is None:
                 raise PydumpError(f"{file} has no VMCOREINFO")
-            text = opened.vmcoreinfo.text.rstrip(b"\0").decode("utf-8", "replace")
+            text = opened.vmcoreinfo.text.rstrip(b"\0")
             if as_json or _say.json:
-                render.print_json({"vmcoreinfo": text})
+                render.print_json({"vmcoreinfo": text.decode("utf-8", "replace")})
+            elif sys.stdout.isatty():
+                for each in text.decode("utf-8", "replace").removesuffix("\n").split("\n"):
+                    console.line(each)
             else:
-                sys.stdout.write(text)
+                write_all(1, text)
         else:
             _warn(opened)
             render.info(opened, file, notes=notes, as_json=as_json or _say.json)
@@ -476,11 +483,11 @@ def new_plugin(
     ],
 ) -> None:
     """Write a working plugin to start from into a new folder here."""
-    from pydump.cli import skeleton
+    from pydump.cli import console, skeleton
 
     folder = skeleton.new_plugin(role, name, Path())
     if not _say.quiet:
-        print(f"{folder}: pip install -e './{folder}[test]', then pytest {folder}")
+        console.line(f"{folder}: pip install -e './{folder}[test]', then pytest {folder}")
 
 
 def run(arguments: list[str]) -> int:
@@ -577,10 +584,12 @@ def _hear_reasons() -> None:
     """Say what plugins tell their logger: what they chose, and why."""
     import logging
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("pydump: %(message)s"))
+    class Reasons(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _tell(f"pydump: {record.getMessage()}")
+
     logger = logging.getLogger("pydump")
-    logger.addHandler(handler)
+    logger.addHandler(Reasons())
     logger.setLevel(logging.INFO)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pydump.builtin.sinks import FileSink
+from pydump.cli.console import visible
 from pydump.cli.render import size
 from pydump.errors import PlanError
 from pydump.interfaces.sink import Extent
@@ -184,7 +185,7 @@ def scene(report: MapReport) -> Scene:
     """Lay the picture out: the map with addresses at its left, then legend and totals."""
     columns = COLUMNS["picture"]
     items: list[Box | Text] = [
-        Text(16, 28, f"Guest memory of {Path(report.path).name}", 18),
+        Text(16, 28, f"Guest memory of {visible(Path(report.path).name)}", 18),
         Text(16, 46, f"{report.arch or 'unknown architecture'}; a cell is {size(report.cell_size)}, "
              f"a row {size(columns * report.cell_size)}"),
     ]  # fmt: skip
@@ -261,7 +262,7 @@ def save(report: MapReport, path: str, *, force: bool) -> None:
     if form == ".png":
         data = _png(picture)
     else:
-        data = (svg(picture) if form == ".svg" else html(picture, f"Guest memory of {report.path}")).encode()
+        data = (svg(picture) if form == ".svg" else html(picture, f"Guest memory of {visible(report.path)}")).encode()
     sink = FileSink.open(path, force=force)
     try:
         sink.write(Extent(0, data))

@@ -12,6 +12,7 @@ import textwrap
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pydump.cli.console import line, visible
 from pydump.engine.cpus import cpus_to_json
 
 if TYPE_CHECKING:
@@ -46,23 +47,23 @@ def columns(stream: TextIO | None = None) -> int | None:
 def print_json(value: Any, stream: TextIO | None = None) -> None:
     """Print JSON: ASCII, with a byte of a name that is no UTF-8 written out, since JSON is Unicode text."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    print(re.sub(r"[^\x00-\x7f]", _in_json, text), file=stream)
+    print(re.sub(r"[^\x00-\x7e]", _in_json, text), file=stream)
 
 
 def _in_json(match: re.Match[str]) -> str:
     character = match[0]
     if "\udc80" <= character <= "\udcff":  # what os.fsdecode makes of a byte
         return rf"\\x{ord(character) - 0xDC00:02x}"
-    return json.dumps(character)[1:-1]
+    return json.dumps(character)[1:-1] if character != "\x7f" else r"\u007f"
 
 
 def table(lines: list[tuple[str, str]], stream: TextIO | None = None) -> None:
     """Labels and values in two columns; on a terminal values that do not fit it go on in the next line."""
     width = columns(stream)
     for label, value in lines:
-        pieces = [value] if width is None else _wrapped(value, width - _LABEL)
+        pieces = [value] if width is None else _wrapped(visible(value), width - _LABEL)
         for i, piece in enumerate(pieces):
-            print(f"{label if i == 0 else '':<{_LABEL}}{piece}", file=stream)
+            line(f"{label if i == 0 else '':<{_LABEL}}{piece}", stream)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -71,6 +72,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def grid(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
     """A table: on a terminal one that fits it; elsewhere plain columns, for other programs."""
+    rows = [tuple(map(visible, row)) for row in lines]
     if sys.stdout.isatty():
         from rich import box
         from rich.console import Console
@@ -80,13 +82,13 @@ def grid(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
         drawn = Table(box=box.SIMPLE_HEAD)
         for header in headers:
             drawn.add_column(header, overflow="fold")  # a name that is cut off is of no use
-        for line in lines:
-            drawn.add_row(*map(Text, line))
+        for row in rows:
+            drawn.add_row(*map(Text, row))
         Console().print(drawn)
         return
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def report(r: DumpReport, stream: TextIO) -> None:
@@ -112,7 +114,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
     ]
     if r.taken_size:
         rows.append(("taken over", f"{size(r.taken_size)} as the source holds it, unread: pydump verify checks it"))
-    rows += [("mended" if i == 0 else "", line) for i, line in enumerate(r.mended)]
+    rows += [("mended" if i == 0 else "", flaw) for i, flaw in enumerate(r.mended)]
     if r.excluded_size:
         rows.append(("left out", f"{size(r.excluded_size)} that the source had left out"))
     if r.paused_seconds is not None:
@@ -136,32 +138,32 @@ def _cpus(n: int) -> str:
 def verify(r: VerifyReport, *, quiet: bool) -> None:
     """What a check found."""
     for fault in r.faults:
-        print(fault)
+        line(fault)
     if r.n_faults > len(r.faults):
-        print(f"… and {r.n_faults - len(r.faults)} more")
+        line(f"… and {r.n_faults - len(r.faults)} more")
     if r.ok and not quiet:
-        print(f"{r.path}: sound; {size(r.checked_size)} of guest memory read back in {r.seconds:.2f} s")
+        line(f"{r.path}: sound; {size(r.checked_size)} of guest memory read back in {r.seconds:.2f} s")
     elif not r.ok:
         intact = "; its memory is whole, and a pydump dump of it mends them" if r.intact else ""
-        print(f"{r.path}: {r.n_faults} fault{'s' if r.n_faults != 1 else ''}{intact}")
+        line(f"{r.path}: {r.n_faults} fault{'s' if r.n_faults != 1 else ''}{intact}")
 
 
 def compare(r: CompareReport, *, quiet: bool) -> None:
     """Where two dumps part."""
-    for line in r.differences:
-        print(line)
+    for difference in r.differences:
+        line(difference)
     if r.n_differences > len(r.differences):
-        print(f"… and {r.n_differences - len(r.differences)} more")
+        line(f"… and {r.n_differences - len(r.differences)} more")
     if r.same and not quiet:
-        print(f"the same guest: {size(r.compared_size)} of memory compared in {r.seconds:.2f} s")
+        line(f"the same guest: {size(r.compared_size)} of memory compared in {r.seconds:.2f} s")
     elif not r.same:
-        print(f"{r.left} and {r.right} differ in {r.n_differences} place{'s' if r.n_differences != 1 else ''}")
+        line(f"{r.left} and {r.right} differ in {r.n_differences} place{'s' if r.n_differences != 1 else ''}")
 
 
 def jobs(found: list[Job]) -> None:
     """A line for each job, with what went wrong."""
     if not found and sys.stdout.isatty():
-        print("there are no jobs: pydump dump --detach starts one")
+        line("there are no jobs: pydump dump --detach starts one")
         return
     lines = []
     for job in found:
@@ -211,14 +213,14 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
     table(rows)
     if notes:
         for note in guest.notes:
-            print(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes")
+            line(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes")
         for cpu in opened.cpus:
-            print(f"CPU {cpu.index}" if cpu.registers else f"CPU {cpu.index}: its registers cannot be read")
+            line(f"CPU {cpu.index}" if cpu.registers else f"CPU {cpu.index}: its registers cannot be read")
             cells = [f"{name:>10} {value:#018x}" for name, value in cpu.registers.items()]
             width = columns()
             across = 3 if width is None else max(1, min(3, (width + 1) // 32))
             for at in range(0, len(cells), across):
-                print("  " + "".join(f"{cell:<32}" for cell in cells[at : at + across]).rstrip())
+                line("  " + "".join(f"{cell:<32}" for cell in cells[at : at + across]).rstrip())
 
 
 def _file_size(path: str) -> int | None:
@@ -269,7 +271,7 @@ def hexdump(data: bytes, paddr: int) -> None:
         row = data[at : at + across]
         halves = [row[i : i + 8].hex(" ").ljust(3 * min(8, across) - 1) for i in range(0, across, 8)]
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
-        print(f"{paddr + at:0{digits}x}  {'  '.join(halves)}  |{text}|")
+        line(f"{paddr + at:0{digits}x}  {'  '.join(halves)}  |{text}|")
 
 
 def plugins(registry: Registry, *, as_json: bool) -> None:
@@ -337,13 +339,13 @@ def arch(cls: type[Arch], *, as_json: bool) -> None:
             ("uname -m", cls.uts_machine(order)),
         ]
     )
-    print("notes of a CPU")
+    line("notes of a CPU")
     for kind in cls.note_kinds:
         length = f"{kind.size} bytes" if kind.size is not None else "varies"
-        print(f"  {kind.label:<12} {kind.name:<6} type {kind.type:#07x}  {length}")
+        line(f"  {kind.label:<12} {kind.name:<6} type {kind.type:#07x}  {length}")
         names = [r.name for r in cls.registers if r.note == kind.label]
         width = columns()
         for at in range(0, len(names), 12):
-            line = " ".join(names[at : at + 12])
-            for piece in [line] if width is None else _wrapped(line, width - 4):
-                print(f"    {piece}")
+            some = " ".join(names[at : at + 12])
+            for piece in [some] if width is None else _wrapped(some, width - 4):
+                line(f"    {piece}")

@@ -13,6 +13,8 @@ from pydump.model.memory import Ranges
 
 #: Findings that are kept; the others are counted.
 MAX_LINES = 100
+#: Stands between findings on their way from a worker: names of files in them may hold anything but this.
+SEPARATOR = "\0"
 
 
 class Findings(Sink):
@@ -46,7 +48,7 @@ class Findings(Sink):
 
     def write(self, extent: Extent | Hole) -> None:
         if isinstance(extent, Extent):
-            for line in bytes(extent.data).decode().splitlines():
+            for line in bytes(extent.data).decode(errors="surrogateescape").split(SEPARATOR):
                 self.add(line)
 
     def commit(self, size: int) -> None:
@@ -79,7 +81,7 @@ class FindingsWriter(Writer):
         return iter(())
 
     def encode(self, batch: Batch) -> Encoded:
-        text = "\n".join(self.findings(batch)).encode()
+        text = SEPARATOR.join(self.findings(batch)).encode(errors="surrogateescape")
         return Encoded(batch.position, len(text), text, None, batch.size, 0)
 
     def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
