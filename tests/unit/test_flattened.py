@@ -59,20 +59,61 @@ def test_a_later_record_wins(records: list[tuple[int, bytes]], data: st.DataObje
 @pytest.mark.parametrize(
     "data",
     [
-        stream((0, b"x"), end=b""),
-        stream((0, b"x"))[:-8],
-        stream((0, b"x"), end=struct.pack(">qq", 0, 1 << 40)),
-        stream((0, b"x"), end=struct.pack(">qq", 0, 0) + END),
-        stream((0, b"x"), end=struct.pack(">qq", -5, 1) + b"y" + END),
-        stream((0, b"x"), end=struct.pack(">qq", (1 << 63) - 1, 1) + b"y" + END),
+        stream(end=b""),
+        stream(end=struct.pack(">qq", 0, 0) + END),
+        stream((-5, b"y")),
         stream((0, b"x")).replace(struct.pack(">qq", 1, 1), struct.pack(">qq", 1, 2), 1),
         HEADER,
         HEADER[:20],
     ],
 )
-def test_damage_is_a_format_error(data: bytes) -> None:
+def test_a_stream_without_records_is_a_format_error(data: bytes) -> None:
     with pytest.raises(FormatError):
         FlattenedBacking(BytesBacking(data))
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        (b"", "ends at 0x1028 without its end mark"),
+        (END[:8], "without its end mark"),
+        (struct.pack(">qq", 40, 1 << 40), "without its end mark"),
+        (struct.pack(">qq", 40, 0) + END, "at 0x1028 has offset 40 and size 0"),
+        (struct.pack(">qq", -5, 1) + b"y" + END, "offset -5"),
+        (struct.pack(">qq", (1 << 63) - 1, 1) + b"y" + END, "size 1"),
+    ],
+)
+def test_a_stream_that_was_cut_or_damaged_holds_what_came_before(end: bytes, says: str) -> None:
+    backing = FlattenedBacking(BytesBacking(stream((0, b"head"), (4, b"more"), end=end)))
+    assert says in backing.warnings[0]
+    assert backing.read(0, 8) == b"headmore"
+    assert backing.size == 8
+
+
+def test_gaps_of_a_cut_stream_are_missing_and_those_of_a_whole_one_are_zeros() -> None:
+    records = ((0, b"head"), (20, b"tail"))
+    assert list(FlattenedBacking(BytesBacking(stream(*records, end=b""))).missing(2, 40)) == [(4, 20), (24, 42)]
+    whole = FlattenedBacking(BytesBacking(stream(*records)))
+    assert whole.warnings == ()
+    assert list(whole.missing(2, 40)) == [(24, 42)]
+
+
+def test_a_record_that_was_cut_holds_what_is_there() -> None:
+    backing = FlattenedBacking(BytesBacking(stream((0, b"0123456789"), end=b"")[:-4]))
+    assert backing.read(0, backing.size) == b"012345"
+
+
+def test_many_small_records_are_few_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers and bytes of records that follow each other are read in blocks."""
+    data = bytes(range(256)) * 64
+    inner = BytesBacking(stream(*((i * 4, data[i * 4 : i * 4 + 4]) for i in range(len(data) // 4))))
+    reads = []
+    read_into = inner.read_into
+    monkeypatch.setattr(inner, "read_into", lambda *a: (reads.append(a[0]), read_into(*a)))
+    backing = FlattenedBacking(inner)
+    assert backing.read(0, len(data)) == data
+    assert list(backing.data_ranges(1, 9000)) == [(1, 9001)]
+    assert len(reads) < 20
 
 
 def test_what_is_written_is_what_the_format_says(tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ VERSION_FLAT_HEADER: Final = 1
 #: The header is padded to this many bytes.
 HEADER_SIZE: Final = 4096
 END_FLAG: Final = -1
+#: Bytes of the stream that are read at a time to find the headers of records.
+LEAST_WINDOW, MAX_WINDOW = 4096, 1 << 20
+#: Up to so many records each is read by itself.
+FEW: Final = 8
 
 
 class MakedumpfileHeader(Layout):
@@ -52,13 +56,18 @@ def is_flattened(head: bytes) -> bool:
 class FlattenedBacking(Backing):
     """The file that a flattened stream describes, readable at any offset without being written out.
 
+    A stream that ends without its end mark, or goes on with something else than a record, holds what came before;
+    what lies between its records may then have been in those that are lost.
+
     Raises:
-        FormatError: The stream is damaged, or ends before its end mark.
+        FormatError: The header is not a flattened stream's, or no record follows it.
     """
 
     flattened: ClassVar[bool] = True
 
     def __init__(self, inner: Backing) -> None:
+        import numpy as np
+
         self.path = inner.path
         self._inner = inner
         header = MakedumpfileHeader.unpack(inner.read(0, MakedumpfileHeader.nbytes()), "big")
@@ -68,74 +77,107 @@ class FlattenedBacking(Backing):
                 f"flattened type {header.type}, version {header.version}: only type 1, version 1 is known",
                 offset=16,
             )
-        starts, sizes, places = self._scan()
+        starts, sizes, places, fault = _records(inner)
+        if fault and not len(starts):
+            raise FormatError(self.path, fault, offset=HEADER_SIZE, hint="the file is truncated or damaged")
+        self.warnings = (fault,) if fault else ()
         self.size = int((starts + sizes).max()) if len(starts) else 0
         self._starts, self._ends, self._places = _without_overlaps(starts, starts + sizes, places)
-
-    def _scan(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Walk the records: where each belongs, its size, and where its bytes are."""
-        from array import array
-
-        import numpy as np
-
-        inner, at = self._inner, HEADER_SIZE
-        head = bytearray(MakedumpfileDataHeader.nbytes())
-        view = memoryview(head)
-        starts, sizes, places = array("q"), array("q"), array("q")
-        while True:
-            if at + len(head) > inner.size:
-                raise FormatError(self.path, "the flattened stream ends without its end mark", offset=at)
-            inner.read_into(at, view)
-            record = MakedumpfileDataHeader.unpack(head, "big")
-            at += len(head)
-            if record == END_MARK:
-                break
-            if record.offset < 0 or record.buf_size <= 0 or record.offset + record.buf_size >= 1 << 63:
-                raise FormatError(
-                    self.path, f"record with offset {record.offset} and size {record.buf_size}", offset=at - len(head)
-                )
-            inner.check(at, record.buf_size)
-            starts.append(record.offset)
-            sizes.append(record.buf_size)
-            places.append(at)
-            at += record.buf_size
-        return (
-            np.frombuffer(starts, np.int64) if starts else np.empty(0, np.int64),
-            np.frombuffer(sizes, np.int64) if sizes else np.empty(0, np.int64),
-            np.frombuffer(places, np.int64) if places else np.empty(0, np.int64),
-        )
+        first = np.append(True, self._starts[1:] != self._ends[:-1])[: len(self._starts)]
+        #: What is there, records that touch taken together.
+        self._runs = np.stack([self._starts[first], self._ends[np.append(first[1:], True)[: len(first)]]], axis=1)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         import numpy as np
 
         self.check(offset, len(buffer))
         end = offset + len(buffer)
-        i = int(np.searchsorted(self._ends, offset, side="right"))
-        at = offset
-        while at < end:
-            if i == len(self._starts) or self._starts[i] >= end:
-                start = stop = end
-            else:
-                start, stop = max(int(self._starts[i]), at), min(int(self._ends[i]), end)
-            if start > at:  # a gap between records reads as zeros, as it does in the file that -R makes
-                buffer[at - offset : start - offset] = bytes(start - at)
-            if stop > start:
-                place = int(self._places[i]) + start - int(self._starts[i])
-                self._inner.read_into(place, buffer[start - offset : stop - offset])
-            at = stop
-            i += 1
+        first, last = np.searchsorted(self._ends, offset, "right"), np.searchsorted(self._starts, end)
+        starts, ends = self._starts[first:last].clip(offset), self._ends[first:last].clip(max=end)
+        places = self._places[first:last] + starts - self._starts[first:last]
+        sizes = ends - starts
+        if sizes.sum() < len(buffer):  # a gap between records reads as zeros, as it does in the file that -R makes
+            buffer[:] = bytes(len(buffer))
+        pieces = zip((starts - offset).tolist(), sizes.tolist(), places.tolist(), strict=True)
+        low = int(places.min()) if len(places) else 0
+        span = int((places + sizes).max()) - low if len(places) else 0
+        if len(places) > FEW and span <= 2 * len(buffer) + 64 * len(places):  # small ones, close together: one read
+            data = memoryview(bytearray(span))
+            self._inner.read_into(low, data)
+            for at, size, place in pieces:
+                buffer[at : at + size] = data[place - low : place - low + size]
+        else:
+            for at, size, place in pieces:
+                self._inner.read_into(place, buffer[at : at + size])
 
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         import numpy as np
 
         end = offset + size
-        i = int(np.searchsorted(self._ends, offset, side="right"))
-        while i < len(self._starts) and self._starts[i] < end:
-            yield max(int(self._starts[i]), offset), min(int(self._ends[i]), end)
-            i += 1
+        first = np.searchsorted(self._runs[:, 1], offset, "right")
+        for start, stop in self._runs[first : np.searchsorted(self._runs[:, 0], end)].tolist():
+            yield max(start, offset), min(stop, end)
+
+    def missing(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        if not self.warnings:
+            yield from super().missing(offset, size)
+            return
+        at, end = offset, offset + size
+        for start, stop in self.data_ranges(offset, size):
+            if start > at:
+                yield at, start
+            at = stop
+        if at < end:
+            yield at, end
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _records(inner: Backing) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], str]:
+    """Walk the records of a stream.
+
+    Returns:
+        Where in the file each belongs, its size, where in the stream its bytes are; and why the walk did not come to
+        the end mark, or an empty string.
+    """
+    import struct
+    from array import array
+
+    import numpy as np
+
+    read_header = struct.Struct(">qq").unpack_from
+    header_size = MakedumpfileDataHeader.nbytes()
+    starts, sizes, places = array("q"), array("q"), array("q")
+    at, window, window_at, window_size, n_in_window = HEADER_SIZE, b"", 0, LEAST_WINDOW, 0
+    fault = ""
+    while True:
+        if at + header_size > inner.size:
+            fault = f"the flattened stream ends at {inner.size:#x} without its end mark: what came after is lost"
+            break
+        if at + header_size > window_at + len(window):
+            # Headers of small records lie close together, those of large ones far apart.
+            window_size = min(window_size * 2, MAX_WINDOW) if n_in_window > FEW else LEAST_WINDOW
+            window = inner.read(at, min(window_size, inner.size - at))
+            window_at, n_in_window = at, 0
+        n_in_window += 1
+        offset, size = read_header(window, at - window_at)
+        if offset == END_FLAG and size == END_FLAG:
+            break
+        if offset < 0 or size <= 0 or offset + size >= 1 << 63:
+            fault = (
+                f"a record of the flattened stream at {at:#x} has offset {offset} and size {size}: what follows is lost"
+            )
+            break
+        at += header_size
+        there = min(size, inner.size - at)
+        if there:
+            starts.append(offset)
+            sizes.append(there)
+            places.append(at)
+        at += size
+    found = [np.array(column, np.int64) for column in (starts, sizes, places)]
+    return found[0], found[1], found[2], fault
 
 
 def _without_overlaps(starts: NDArray[Any], ends: NDArray[Any], places: NDArray[Any]) -> tuple[NDArray[Any], ...]:

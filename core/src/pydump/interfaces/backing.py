@@ -18,9 +18,11 @@ class Backing(ABC):
         path: What to call it in messages.
         size: Bytes.
         flattened: Are they put together from a flattened stream?
+        warnings: What the user should know of how they were put together, a line each.
     """
 
     flattened: ClassVar[bool] = False
+    warnings: tuple[str, ...] = ()
     path: str
     size: int
 
@@ -60,6 +62,15 @@ class Backing(ABC):
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """``(start, end)`` of what may hold data within the range; the rest is a hole and reads as zero."""
         yield offset, offset + size
+
+    def missing(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """``(start, end)`` of what the file should hold within the range and does not, ascending.
+
+        That is what lies past the end of a file that was cut off. Override it where bytes before the end can be
+        missing too.
+        """
+        if offset + size > max(offset, self.size):
+            yield max(offset, self.size), offset + size
 
     def close(self) -> None:
         """Let go of the file."""

@@ -97,6 +97,7 @@ class Guest:
         n_cpus: Number of CPUs, or None when it follows from the notes.
         sections: ELF sections that belong to the dump.
         dump_level: What the source's maker left out, as makedumpfile's bits (1 zero, 2 and 4 cache, 8 user, 16 free).
+        excluded_vmemmap: Did it leave out the page structs of pages that it left out (makedumpfile's -e)?
     """
 
     memory: MemoryMap
@@ -112,3 +113,4 @@ class Guest:
     n_cpus: int | None = None
     sections: tuple[Section, ...] = ()
     dump_level: int = 0
+    excluded_vmemmap: bool = False

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 #: Compressors beside which hashing a page costs little: equal pages are found without being asked.
 HASHED = ("zlib", "zstd")
-SIGNATURES = (b"KDUMP   ", b"DISKDUMP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,11 @@ class KdumpOptions:
 
     dedup: bool | None = option(
         None, help="store equal pages once; by itself with zlib and zstd", flag="--dedup/--no-dedup"
+    )
+    pfn_base: str = option(
+        "zero",
+        help="count the pages of a 32-bit arm guest from address 0 or, as makedumpfile does, phys_base",
+        choices=("zero", "phys_base"),
     )
 
 
@@ -50,6 +54,8 @@ class KdumpFormat(Format):
 
     @classmethod
     def detect(cls, head: bytes) -> bool:
+        from pydump_format_kdump.layout import SIGNATURES
+
         return head.startswith(SIGNATURES)
 
     @classmethod

@@ -19,14 +19,16 @@ from pydump.layout.struct import I32, I64, U32, U64, Bytes2, Bytes4, Bytes8, Lay
 
 KDUMP_SIGNATURE: Final = b"KDUMP   "
 DISKDUMP_SIGNATURE: Final = b"DISKDUMP"
+SIGNATURES: Final = (KDUMP_SIGNATURE, DISKDUMP_SIGNATURE)
 HEADER_VERSION: Final = 6
 DISKDUMP_HEADER_BLOCKS: Final = 1
-#: The dump level that QEMU and a plain copy state: zero pages share one block.
+#: Blocks of other sizes are not believed. Source: libkdumpfile's MIN_PAGE_SIZE and MAX_PAGE_SIZE.
+MIN_BLOCK_SIZE: Final = 1 << 12
+MAX_BLOCK_SIZE: Final = 1 << 18
+#: The dump level of a file in which nothing but zero pages is left out: those share one block. QEMU states it always.
 DUMP_LEVEL: Final = 1
-#: A pfn in the bitmaps is counted from this one.
-ARCH_PFN_OFFSET: Final = 0
-#: One past the highest address of RAM that is believed: the bitmaps cover all below, and are 2 GiB each for this one.
-MAX_PADDR: Final = 1 << 46
+#: One past the highest address that any architecture has: 52 bits. The bitmaps cover all below, mostly with holes.
+MAX_PADDR: Final = 1 << 52
 #: Length of each of utsname's six fields.
 UTS_LEN: Final = 65
 

@@ -65,17 +65,20 @@ class KdumpWriter(Writer):
                 f"RAM ends at {memory.end:#x}, past {MAX_PADDR >> 40} TiB, and a kdump has a bit for each page below",
                 hint="leave it out with --begin and --length, or write --format elf",
             )
-        self._present = _pfns(memory.ranges(), block_size)
-        lost = _pfns(plan.unreadable, block_size)
+        first = _first_pfn(plan, block_size)
+        self._present = _pfns(memory.ranges(), block_size, first)
+        lost = _pfns(plan.unreadable, block_size, first)
         # As makedumpfile has it: a page that is lost has a descriptor, which says so.
-        self._dumped = _pfns(plan.readable(), block_size).union(lost)
+        self._dumped = _pfns(plan.readable(), block_size, first).union(lost)
         self._lost = _numbers(lost, self._dumped)
-        self.stored = Ranges(self._dumped.array * np.uint64(block_size))
-        max_mapnr = memory.end // block_size if plan.compat == "qemu" else memory.max_mapnr(block_size)
+        self.stored = Ranges((self._dumped.array + np.uint64(first)) * np.uint64(block_size))
+        max_mapnr = memory.end // block_size if plan.compat == "qemu" else memory.max_mapnr(block_size) - first
         self._bitmap_bits = _blocks(-(-max_mapnr // 8), block_size) * block_size * 8
         self.n_pages = self._dumped.size
 
         status = int(self._flag) | (DumpDh.COMPRESSED_INCOMPLETE if lost else 0)
+        if guest.excluded_vmemmap:
+            status |= DumpDh.EXCLUDED_VMEMMAP
         headers = _headers(plan, max_mapnr, self._bitmap_bits // 8 // block_size * 2, status)
         self._headers = headers
         bitmaps = len(headers)
@@ -88,9 +91,9 @@ class KdumpWriter(Writer):
         yield Extent(0, self._headers)
         at = len(self._headers)
         for pages in (self._present, self._dumped):
-            for piece in bitmap.pack(pages, self._bitmap_bits):
-                yield Extent(at, piece.data.cast("B")) if piece.any() else Hole(at, piece.nbytes)
-                at += piece.nbytes
+            for first, piece in bitmap.pack(pages, self._bitmap_bits):
+                yield Hole(at + first, piece) if isinstance(piece, int) else Extent(at + first, piece.data.cast("B"))
+            at += self._bitmap_bits // 8
         if self.n_pages:
             yield Extent(self._zero, bytes(self.unit))
 
@@ -189,11 +192,14 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
     sub_hdr_size = _blocks(sub_class.nbytes() + len(notes), block_size)
     sub = sub_class(
         phys_base=_phys_base(guest),
-        dump_level=DUMP_LEVEL if plan.compat else guest.dump_level | DUMP_LEVEL,
+        dump_level=_dump_level(plan),
         offset_note=note_at if notes else 0,
         size_note=len(notes),
         max_mapnr_64=max_mapnr,
     )
+    if sub_class is KdumpSubHeader32Aligned:
+        # libkdumpfile takes the header for a packed one where this is 0, and then finds no notes.
+        sub = sub.replace(offset_vmcoreinfo=note_at)
     if VMCOREINFO_NAME in texts:
         at, size = texts[VMCOREINFO_NAME]
         sub = sub.replace(offset_vmcoreinfo=note_at + at, size_vmcoreinfo=size)
@@ -220,6 +226,12 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
     )
 
 
+def _dump_level(plan: Plan) -> int:
+    """What was left out: what the source says, and at least something where pages are left out."""
+    level = plan.guest.dump_level
+    return level | DUMP_LEVEL if plan.compat or (plan.excluded and not level) else level
+
+
 def _sub_header(plan: Plan) -> type[KdumpSubHeader]:
     """Which of the three forms: QEMU uses the packed one for every 32-bit target."""
     if plan.guest.elf_class == 64:
@@ -244,9 +256,31 @@ def _notes(guest: Guest, byte_order: ByteOrder) -> tuple[bytes, dict[str, tuple[
     return packed, texts
 
 
-def _pfns(ranges: Ranges, block_size: int) -> Ranges:
-    """The pages that hold a byte of ``ranges``, as ranges of pfns."""
-    return Ranges(ranges.page_aligned(block_size).array // np.uint64(block_size))
+def _first_pfn(plan: Plan, block_size: int) -> int:
+    """The page that bit 0 of the bitmaps stands for: that at phys_base where the user wants it, and else page 0.
+
+    Source: makedumpfile.h, ARCH_PFN_OFFSET under __arm__.
+    """
+    guest = plan.guest
+    if plan.options.pfn_base == "zero":
+        return 0
+    if guest.arch != "arm":
+        raise UnsupportedError(
+            f"pages are counted from phys_base for arm guests only, and this one is {guest.arch or 'unknown'}",
+            hint="leave --kdump-pfn-base out",
+        )
+    phys_base = guest.phys_base or 0
+    if phys_base % block_size or guest.memory.start < phys_base:
+        raise UnsupportedError(
+            f"RAM begins at {guest.memory.start:#x}, and pages cannot be counted from phys_base {phys_base:#x}",
+            hint="leave --kdump-pfn-base out",
+        )
+    return phys_base // block_size
+
+
+def _pfns(ranges: Ranges, block_size: int, first: int) -> Ranges:
+    """The pages that hold a byte of ``ranges``, as ranges of pfns counted from ``first``."""
+    return Ranges(ranges.page_aligned(block_size).array // np.uint64(block_size) - np.uint64(first))
 
 
 def _numbers(pages: Ranges, among: Ranges) -> Ranges:
