@@ -131,7 +131,7 @@ def test_a_stopped_guest_is_dumped_as_qemu_dumps_it(tmp_path: Path, pydump: Pydu
 
 @pytest.mark.parametrize("arch", ["aarch64", "s390x", "ppc64", "riscv64", "i386"])
 def test_other_architectures(tmp_path: Path, pydump: Pydump, arch: str) -> None:
-    with live_guest(tmp_path, arch, memory=256 if arch == "ppc64" else 64) as live:
+    with live_guest(tmp_path, arch, memory=256 if arch == "ppc64" else 64, arguments=("-S",)) as live:
         ours, qemus = tmp_path / "ours", tmp_path / "qemus"
         pydump("dump", "--format", "elf", "--compat", "qemu", live.source, ours)
         live.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{qemus}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from pydump.engine.planner import DEFAULT_PAGE_SIZE, Reader, Request, address_sp
 from pydump.engine.run import Output, run_dump
 from pydump.errors import PlanError, ReadError
 from pydump.interfaces.arch import AddressSpace
-from pydump.interfaces.source import Source
+from pydump.interfaces.source import Live, Source
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import Ranges
 from pydump.model.note import Note
@@ -172,6 +173,20 @@ def open(source: Path | Source, *, arch: str | None = None) -> Dump:
     return Dump(opened, registry, arch=arch)
 
 
+@contextlib.contextmanager
+def _captured(
+    source: Path | Source, *, arch: str | None = None, progress: ProgressCallback | None = None
+) -> Iterator[Dump]:
+    """A vmcore that forked workers can read: a live guest is captured first, as its monitor serves one process."""
+    with open(source, arch=arch) as opened:
+        if not isinstance(opened.source, Live):
+            yield opened
+            return
+        opened.source.capture(opened.stated.memory, progress)
+        yield Dump(opened.source, opened._registry, arch=arch)
+        opened.source.release()
+
+
 def dump(
     source: Path | Source,
     output: Path,
@@ -272,7 +287,7 @@ def verify(path: Path, *, workers: int | None = None, progress: ProgressCallback
     """
     from pydump.engine.verify import run_verify
 
-    with open(path) as opened:
+    with _captured(path, progress=progress) as opened:
         return run_verify(opened.source, os.fspath(path), installed(), workers=workers, progress=progress)
 
 
@@ -298,7 +313,7 @@ def survey(
     """
     from pydump.engine.survey import run_survey
 
-    with open(source, arch=arch) as opened:
+    with _captured(source, arch=arch, progress=progress) as opened:
         guest = opened.stated if opened.stated.byte_order is None and arch is None else opened.guest
         label = source.name if isinstance(source, Source) else os.fspath(source)
         return run_survey(opened.source, label, guest, max_cells, workers=workers, progress=progress)
@@ -326,7 +341,7 @@ def compare(
     """
     from pydump.engine.compare import run_compare
 
-    with open(left) as a, open(right) as b:
+    with _captured(left, progress=progress) as a, _captured(right, progress=progress) as b:
         return run_compare(
             a.source,
             b.source,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from judges import require
-from lab.boot import MACHINES, Qmp, running
+from lab.boot import FETCH_TIMEOUT, MACHINES, Qmp, running
 
 #: sweep.S, assembled and linked as it says there.
 SWEEP = bytes.fromhex(
@@ -25,6 +26,34 @@ SWEEP = bytes.fromhex(
 ).ljust(0xF0, b"\0") + bytes.fromhex("e90dff").ljust(16, b"\0")
 #: FIRST, STEP and PAGES of sweep.S.
 SWEPT = range(0x100000, 0x100000 + 48 * 0x100000, 0x100000)
+#: What guests of other architectures run: each adds to a register and writes it to :data:`COUNTERS`, for ever.
+LOOPS = {
+    # add x0, x0, #1; mov x1, #0x41000000; str x0, [x1]; b
+    "aarch64": bytes.fromhex("000400910120a8d2200000f9fdffff17"),
+    # addi a0, a0, 1; auipc a1, 0x1000; sd a0, -4(a1); j
+    "riscv64": bytes.fromhex("130515009705000123bea5fe6ff05fff"),
+    # addi 3, 3, 1; std 3, 0x2000(0); b; where the processor begins: 0x100
+    "ppc64": bytes(0x100) + bytes.fromhex("38630001f86020004bfffff8"),
+    # aghi %r2, 1; stg %r2, 0x2000; j; at 0x10000, as the PSW at 0 says
+    "s390x": bytes.fromhex("0008000080010000").ljust(0x10000, b"\0") + bytes.fromhex("a72b0001e32000000224a7f4fffb"),
+}
+#: How QEMU is to run them.
+STARTS = {
+    "aarch64": ("-device", "loader,file={},addr=0x40100000,cpu-num=0,force-raw=on"),
+    "riscv64": ("-bios", "{}"),
+    "ppc64": ("-bios", "{}"),
+    "s390x": ("-kernel", "{}"),
+    "x86_64": ("-bios", "{}"),
+    "i386": ("-bios", "{}"),
+}
+COUNTERS = {
+    "aarch64": 0x41000000,
+    "riscv64": 0x81000000,
+    "ppc64": 0x2000,
+    "s390x": 0x2000,
+    "x86_64": SWEPT[0],
+    "i386": SWEPT[0],
+}
 #: A capture with these takes seconds.
 SLOW = ("--compression", "zstd", "--zstd-level", "19", "--workers", "1", "--no-sync")
 
@@ -37,11 +66,13 @@ class Live:
         qmp: The test's monitor.
         socket: The monitor for pydump.
         process: QEMU.
+        arch: Its key in MACHINES.
     """
 
     qmp: Qmp
     socket: Path
     process: subprocess.Popen[bytes]
+    arch: str = "x86_64"
 
     @property
     def source(self) -> str:
@@ -57,7 +88,12 @@ class Live:
 
     def counter(self) -> str:
         """What its program has counted to."""
-        return self.qmp.monitor(f"xp /1wx {SWEPT[0]:#x}")
+        return self.qmp.monitor(f"xp /2wx {COUNTERS[self.arch]:#x}")
+
+    @property
+    def state(self) -> str:
+        """Its run state, by QEMU."""
+        return str(self.qmp.command("query-status")["status"])
 
     def leftovers(self) -> list[str]:
         """What a capture must not leave behind in QEMU."""
@@ -72,32 +108,67 @@ class Live:
         return bool(self.qmp.command("query-status")["status"] == "paused")
 
 
+#: QEMU of the machine's own Debian, and of newer suites; ``PYDUMP_QEMU="trixie sid"`` adds QEMU 11.
+SUITES = ("own", *os.environ.get("PYDUMP_QEMU", "trixie").split())
+
+
+def qemu_of(suite: str, lab: Path) -> tuple[str, ...]:
+    """What stands before a program of QEMU's to run that of a Debian suite, which is fetched if it is not there."""
+    if suite == "own":
+        return ()
+    directory = lab / "qemu" / suite
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    why = "run tests/integration/lab/fetch-qemu"
+    with (directory.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "run").exists():
+            fetch = [Path(__file__).parent / "fetch-qemu", suite, directory]
+            done = subprocess.run(fetch, capture_output=True, text=True, timeout=FETCH_TIMEOUT, check=False)
+            why = (done.stderr or done.stdout).strip()[-200:]
+    require((directory / "run").exists(), f"QEMU of Debian {suite}", f"{why}; it needs apt and a network")
+    return (str(directory / "run"),)
+
+
 @contextlib.contextmanager
 def live_guest(
-    directory: Path, arch: str = "x86_64", *, memory: int = 64, shared: bool = False, arguments: tuple[str, ...] = ()
+    directory: Path,
+    arch: str = "x86_64",
+    *,
+    memory: int = 64,
+    shared: bool = False,
+    arguments: tuple[str, ...] = (),
+    qemu: tuple[str, ...] = (),
 ) -> Iterator[Live]:
-    """A guest of ``memory`` MiB: on x86_64 it runs sweep.S, elsewhere it never runs (-S)."""
+    """A guest of ``memory`` MiB that runs sweep.S, or one of LOOPS.
+
+    Args:
+        directory: For its sockets.
+        arch: Its key in MACHINES.
+        memory: MiB.
+        shared: Whether its RAM is a memfd.
+        arguments: More arguments for QEMU.
+        qemu: As :func:`qemu_of` gives it.
+    """
     machine = MACHINES[arch]
-    require(shutil.which(machine.qemu), machine.qemu, f"apt install {machine.package}")
+    require(qemu or shutil.which(machine.qemu), machine.qemu, f"apt install {machine.package}")
     sock = directory / "pydump.sock"
     sock.unlink(missing_ok=True)
     command = [
-        machine.qemu, "-nodefaults", "-display", "none", "-no-reboot", "-accel", "tcg", "-m", f"{memory}M",
+        *qemu, machine.qemu, "-nodefaults", "-display", "none", "-no-reboot", "-accel", "tcg", "-m", f"{memory}M",
         "-qmp", f"unix:{sock},server=on,wait=off",
     ]  # fmt: skip
     board = machine.machine
     if shared:
         command += ["-object", f"memory-backend-memfd,id=ram,size={memory}M,share=on"]
         board += ",memory-backend=ram"
-    if arch == "x86_64":
-        firmware = directory / "sweep.bin"
-        firmware.write_bytes(SWEEP.rjust(0x10000, b"\0"))
-        command += ["-bios", str(firmware)]
-    else:
-        command += [*machine.arguments, "-smp", "2", "-S"]
+    program = directory / "program"
+    program.write_bytes(LOOPS.get(arch) or SWEEP.rjust(0x10000, b"\0"))
+    command += [word.format(program) for word in STARTS[arch]]
+    if arch != "x86_64":
+        command += [*machine.arguments, "-smp", "2"]
     with running([*command, "-machine", board, *arguments], directory) as (qmp, process):
         assert wait_for(sock.exists)
-        yield Live(qmp, sock, process)
+        yield Live(qmp, sock, process, arch)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10) -> bool:

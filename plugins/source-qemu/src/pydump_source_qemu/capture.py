@@ -1,4 +1,4 @@
-"""Brings a guest's memory and registers to one moment, and lets it run again."""
+"""Capture a guest's memory and registers at one moment, and see that it runs again afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pydump_source_qemu.mark import UNMARK, mark
 from pydump_source_qemu.monitor import CommandError, Monitor
 from pydump_source_qemu.pipe import Pipe, await_resumed, elf_stream, opened, widen
 from pydump_source_qemu.store import Store, room_for
-from pydump_source_qemu.watchdog import PAUSE, resume
+from pydump_source_qemu.watchdog import MIGRATED, PAUSE, STOPPED, Resumed, resume
 
 if TYPE_CHECKING:
     from pydump_source_qemu.source import QemuOptions, Readable
@@ -35,6 +35,8 @@ MAX_THREADS: Final = 4
 BANDWIDTH: Final = 1 << 40
 #: Seconds that QEMU may refuse to let the guest run before that is left to the watchdog.
 GRACE: Final = 1
+#: The run states of a guest that runs, or will when QEMU has put away a dump that has ended.
+RUNNING: Final = ("running", "save-vm")
 CONT: Final[dict[str, Any]] = {"execute": "cont"}
 #: What QEMU says of a snapshot that it cannot take, and what to do then.
 NO_SNAPSHOT: Final = {
@@ -73,8 +75,10 @@ class Capture:
         self._host: Host | None = None
         self._guard: Guard | None = None
         self._stores: list[Store] = []
+        #: The guest's run state before the capture, which it must have afterwards.
+        self._state = ""
         self._stopped = False
-        #: Must nobody let the guest run, and how often had it begun to run before.
+        #: Whether to detect that somebody lets the guest run, and its resume count when it was paused.
         self._watched = False
         self._resumes = 0
         self._paused = 0.0
@@ -114,16 +118,18 @@ class Capture:
 
     def _lock_out_others(self) -> None:
         self._guard = Guard(self._monitor.socket)
-        if mark(self._monitor, self._guard) and not self._runs():
+        marked = mark(self._monitor, self._guard)
+        self._state = await_resumed(self._monitor)
+        if marked and not self._ran:
             self._warn("an earlier pydump was killed with its watchdog: the guest may be paused because of that")
+
+    @property
+    def _ran(self) -> bool:
+        return self._state in RUNNING
 
     def _warn(self, line: str) -> None:
         _log.info("%s", line)
         self.warnings.append(line)
-
-    def _runs(self) -> bool:
-        """Does the guest run, or will when a dump that has just ended has been put away?"""
-        return await_resumed(self._monitor) in ("running", "save-vm")
 
     def facts(self) -> Guest:
         """The guest's facts, at the price of a millisecond's stop.
@@ -149,7 +155,8 @@ class Capture:
             PlanError: The options do not go together, or not with this guest.
             SourceError: It failed. :meth:`close` puts right what was done until then.
         """
-        running = self._runs()
+        self._state = await_resumed(self._monitor)
+        running = self._ran
         pause, access = self._options.pause, self._options.access
         if pause == "none" and access == "stream":
             raise PlanError("QEMU stops the guest while it streams: --pause none needs --qemu-access shared or process")
@@ -161,15 +168,15 @@ class Capture:
                 progress(Progress("capture", min(done, wanted.size), wanted.size))
 
         if not running:
-            _log.info("the guest is paused, and stays so")
+            _log.info("the guest is %s, and stays so", self._state)
         if pause == "snapshot" and running:
             captured = self._snapshot(wanted, tell)
-            self._hang_up()
+            self.release()
             return captured
         layout, access = self._locate(wanted, access)
         if layout is None:
             captured = self._stream(wanted, running, tell)
-            self._hang_up()
+            self.release()
             return captured
         if pause == "none" and running:
             self.consistent = False
@@ -187,7 +194,7 @@ class Capture:
             return self._where_it_lies(wanted, access)
         _log.info("memory by way of %s, %d MiB are copied", access, room.size >> 20)
         captured = self._copy(wanted, access, room, tell)
-        self._hang_up()
+        self.release()
         return captured
 
     @property
@@ -247,7 +254,6 @@ class Capture:
         self._fetch(store, layout)
         self._copy_all(store, data, tell)
         store.only([*((start, end) for _, start, end in data), *((b.paddr, b.end) for b in layout.rest)])
-        self.release()
         return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
 
     def _copy_all(self, store: Store, data: list[tuple[Region, int, int]], tell: Callable[[int], None]) -> None:
@@ -278,6 +284,9 @@ class Capture:
         whole = window == self.facts().memory.ranges()
         if running:  # QEMU lets it run by itself, unless somebody else's dump comes between
             self._guarded(CONT)
+            self._stopped = True
+        else:
+            self._watch()
         done = 0
         buffer = memoryview(bytearray(STEP))
         data: list[tuple[int, int]] = []
@@ -295,8 +304,6 @@ class Capture:
                         tell(done)
             pipe.drain()
         store.only(data)
-        self._unguarded()
-        self._monitor.settle()
         return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
 
     def _snapshot(self, wanted: MemoryMap, tell: Callable[[int], None]) -> Captured:
@@ -318,15 +325,15 @@ class Capture:
             # of the pages, and the guest stands still at its next write. So the watchdog reads what we do not.
             close = {"execute": "closefd", "arguments": {"fdname": uri.removeprefix("fd:")}, "once": True}
             self._guarded(close, {"drain": True}, *back, CONT, pipe=pipe.fd)
+            self._stopped = True
             try:
                 head = self._snapped(switch, pipe, uri, wanted, store, tell)
             except BaseException:
                 self._hang_up()  # while there still is a pipe
                 raise
+            self._guarded(*back, CONT)
         for command in back:
             self._monitor.command(command["execute"], **command["arguments"])
-        self._unguarded()
-        self._monitor.settle()
         return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
 
     def _snapped(
@@ -352,13 +359,25 @@ class Capture:
         self._monitor.command("migrate", uri=uri)
         widen(pipe)
         try:
-            RamStream(pipe.fd, parts, store.write, tell).read()
+            RamStream(pipe.fd, parts, head.guest.memory.ranges(), store.write, tell, self._go_on).read()
             pipe.drain()
         except EOFError:
             raise SourceError(f"QEMU's snapshot broke off: {self._migration_error()}") from None
         if why := self._migration_error():
             raise SourceError(f"QEMU's snapshot failed: {why}")
         return head
+
+    def _go_on(self) -> None:
+        """Let the guest run while the snapshot is sent.
+
+        QEMU 7.2 starts it by itself; later versions put back the state from before, which is our pause. What does that
+        runs in QEMU's main loop, so the question before it makes "cont" come after it. Nothing is awaited: QEMU cannot
+        answer while it writes to a page that is still to be sent, and it is sent only if we read on.
+
+        Source: bg_migration_thread in migration/migration.c; monitor_qmp_dispatcher_co in monitor/qmp.c.
+        """
+        self._monitor.post("query-status")
+        self._monitor.post("cont")
 
     def _migration_error(self) -> str:
         """Why the migration failed; empty if it did not."""
@@ -377,17 +396,21 @@ class Capture:
             self._guarded(CONT)
             self._monitor.command("stop")
             self._stopped = True
+        self._watch()
+
+    def _watch(self) -> None:
+        """From now on nobody may let the guest run, or memory is not of one moment."""
         self._monitor.settle()
         self._watched, self._resumes = True, self._monitor.resumes
 
     def _guarded(self, *undo: dict[str, Any], pipe: int = -1) -> None:
-        """From now on the guest depends on us."""
+        """Arm the watchdog."""
         assert self._guard is not None
         self._guard.undo_with(*undo, UNMARK, pipe=pipe)
         self._guard.hold()
 
     def _unguarded(self) -> None:
-        """It depends on us no longer."""
+        """Disarm the watchdog."""
         assert self._guard is not None
         self._guard.undo_with(UNMARK)
         self._guard.let_go()
@@ -436,35 +459,65 @@ class Capture:
         return self._store(wanted, self._scratch)
 
     def release(self) -> None:
-        """Let the guest run again if we stopped it; nothing more is needed of QEMU.
+        """Let the guest run again if we stopped it, and check that it does; nothing more is needed of QEMU.
 
         Raises:
-            SourceError: QEMU is gone.
+            SourceError: QEMU is gone, or the guest does not run though it ran before.
         """
         if self._guard is None:
             return
+        done = self._let_run() if self._ran else self._stays()
+        self._stopped = False
+        self._hang_up(wait=done)
+
+    def _stays(self) -> bool:
+        """Check that a guest that did not run is as it was. There is nothing left to do in any case."""
+        status = await_resumed(self._monitor)
+        if self._watched:
+            self._monitor.settle()
+            self.consistent = self._monitor.resumes == self._resumes and status == self._state
+            self._watched = False
+        if status != self._state:
+            self._warn(f"the guest was {self._state} before the capture and is {status} now: somebody has changed that")
+        return True
+
+    def _let_run(self) -> bool:
+        """Let the guest run; the watchdog does it if QEMU is busy with what somebody else has begun.
+
+        Returns:
+            Whether there is nothing left to do.
+
+        Raises:
+            SourceError: It does not run. If we stopped it, the watchdog stays until it runs.
+        """
         if self._watched:
             self._monitor.settle()
             self.consistent = self._monitor.resumes == self._resumes
             self._watched = False
-        done = not self._stopped or self._let_run()
-        self._stopped = False
-        self._hang_up(wait=done)
-
-    def _let_run(self) -> bool:
-        """Is there nothing left to do? If QEMU is busy with what somebody else has begun, the watchdog waits for it."""
+        came = Resumed(True)
         deadline = time.monotonic() + GRACE
-        while not (came := resume(self._ask)).done and time.monotonic() < deadline:
+        while self._stopped and not (came := resume(self._ask)).done and time.monotonic() < deadline:
             time.sleep(PAUSE)
-        if came.done:
-            self._unguarded()
-            self._monitor.settle()
-            if came.why:
-                self._warn(came.why)
-        else:
+        status = await_resumed(self._monitor)
+        if came.busy:
             self._guarded(CONT)
             self._warn(f"the guest does not run yet, but will as soon as QEMU lets it: {came.why}")
-        return came.done
+            return False
+        if came.why == MIGRATED or (came.done and status not in STOPPED):
+            self._unguarded()
+            self._monitor.settle()
+            if status != "running":  # what the guest does is no work of ours: it may sleep, power off or panic
+                self._warn(came.why or f"the guest ran before the capture and is {status} now")
+            return True
+        if self._stopped:
+            self._guarded(CONT)
+            hint = "a watchdog process goes on trying to let it run"
+        else:
+            self._unguarded()
+            hint = "somebody else has paused it; QMP's cont lets it run"
+        self._hang_up(wait=False)
+        why = came.why or f"it is {status}"
+        raise SourceError(f"the guest ran before the capture and does not run now: {why}", hint=hint)
 
     def _ask(self, name: str) -> dict[str, Any]:
         try:

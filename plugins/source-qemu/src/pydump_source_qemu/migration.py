@@ -1,7 +1,8 @@
-"""Guest memory out of QEMU's migration stream, as a background snapshot sends it.
+"""Read guest memory from QEMU's migration stream, as a background snapshot sends it.
 
-Source: migration/{savevm,ram,vmstate}.c of QEMU 7.2; the stream of other versions has the same parts. All numbers are
-big-endian.
+All numbers are big-endian.
+
+Source: migration/{savevm,ram,vmstate}.c of QEMU 7.2 and 10.0.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pydump.errors import SourceError
+from pydump.model.memory import Ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +44,19 @@ FLAGS: Final = 0xFFF
 BUFFER: Final = 4 << 20
 #: TARGET_PAGE_SIZE, unless the stream says another.
 PAGE_SIZE: Final = 4096
+#: Sections of devices that take turns with RAM. Each ends its part of the stream in a way of its own.
+STORAGE_ATTRIBUTES: Final = "s390-storage_attributes"
+HASH_TABLE: Final = "spapr/htab"
+#: Source: hw/s390x/s390-stattrib.c.
+STATTR_FLAG_EOS: Final = 0x01
+STATTR_FLAG_MORE: Final = 0x02
+STATTR_FLAG_DONE: Final = 0x08
+#: There is no hash table, for the guest uses radix page tables. Source: hw/ppc/spapr.c, htab_save_setup.
+NO_HASH_TABLE: Final = 0xFFFFFFFF
+#: Bytes of an entry. Source: HASH_PTE_SIZE_64 of target/ppc/mmu-hash64.h.
+HASH_PTE_SIZE: Final = 16
+#: Bytes of a section that is skipped without knowing its length.
+MAX_SKIPPED: Final = 1 << 20
 
 _FLAT_RANGE = re.compile(
     r"  ([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): (.+?)(?: @([0-9a-f]{16}))?(?: KVM)?$"
@@ -92,21 +107,27 @@ class RamStream:
     Args:
         fd: Where the stream comes from.
         parts: As :func:`places` gives them.
+        wanted: The paddrs that must come. QEMU sends no page of a virtio-mem block that is unplugged, for one.
         write: Called with a paddr and a page run's bytes, an array of shape (n,), uint8.
         tell: Called with the bytes of RAM that have come.
+        began: Called once, before the first page. QEMU has write-protected RAM by then.
     """
 
     def __init__(
         self,
         fd: int,
         parts: Mapping[str, list[Place]],
+        wanted: Ranges,
         write: Callable[[int, NDArray[np.uint8]], None],
         tell: Callable[[int], None],
+        began: Callable[[], None],
     ) -> None:
         self._fd = fd
         self._regions = parts
+        self._wanted = wanted
         self._write = write
         self._tell = tell
+        self._began = began
         self._data = bytearray(BUFFER)
         self._view = memoryview(self._data)
         self._at = self._end = 0
@@ -125,7 +146,8 @@ class RamStream:
         """
         if self._number(4) != QEMU_VM_FILE_MAGIC or self._number(4) != QEMU_VM_FILE_VERSION:
             raise SourceError("what QEMU sends is no migration stream of version 3")
-        ram: int | None = None
+        sections: dict[int, str] = {}
+        began = False
         while True:
             kind = self._number(1)
             if kind == QEMU_VM_CONFIGURATION:
@@ -133,22 +155,62 @@ class RamStream:
             elif kind == QEMU_VM_COMMAND:
                 self._number(2)
                 self._skip(self._number(2))
-            elif kind == QEMU_VM_SECTION_START:
-                section, name = self._number(4), self._text(1)
-                self._skip(8)  # instance, version
-                if name != "ram":
-                    raise SourceError(
-                        f"QEMU's snapshot has a part {name!r} that only QEMU can read", hint="take --pause copy"
-                    )
-                ram = section
-                self._ram(section)
-            elif kind in (QEMU_VM_SECTION_PART, QEMU_VM_SECTION_END) and self._number(4) == ram:
-                self._ram(ram)
-            elif kind in (QEMU_VM_SECTION_FULL, QEMU_VM_EOF) and ram is not None:
+            elif kind in (QEMU_VM_SECTION_START, QEMU_VM_SECTION_PART, QEMU_VM_SECTION_END):
+                section = self._number(4)
+                if kind == QEMU_VM_SECTION_START:
+                    sections[section] = self._text(1)
+                    self._skip(8)  # instance, version
+                elif section not in sections:
+                    raise SourceError(f"QEMU's snapshot is damaged: section {section} goes on and never began")
+                elif not began:
+                    began = True
+                    self._began()
+                self._live(sections[section])
+                self._footer(section)
+            elif kind in (QEMU_VM_SECTION_FULL, QEMU_VM_EOF) and began:
                 break  # devices come after RAM
+            elif kind == QEMU_VM_SECTION_FULL:  # but for those that QEMU 8 and later must know early
+                self._skip_device(self._number(4))
             else:
                 raise SourceError(f"QEMU's snapshot has a section of the unknown kind {kind}")
         self._check()
+
+    def _live(self, name: str) -> None:
+        """The body of a section that comes in parts."""
+        if name == "ram":
+            self._ram()
+        elif name == STORAGE_ATTRIBUTES:
+            while (flags := self._number(8) & FLAGS) != STATTR_FLAG_EOS:
+                if flags == STATTR_FLAG_MORE:
+                    self._skip(self._number(8))
+                elif flags != STATTR_FLAG_DONE:
+                    raise SourceError(f"QEMU's snapshot has storage attributes of the unknown kind {flags:#x}")
+        elif name == HASH_TABLE:
+            header = self._number(4)
+            while not header:  # else it is the table's size, or there is none
+                _, n_valid, _ = record = (self._number(4), self._number(2), self._number(2))
+                if not any(record):
+                    break
+                self._skip(n_valid * HASH_PTE_SIZE)
+        else:
+            raise SourceError(f"QEMU's snapshot has a part {name!r} that only QEMU can read", hint="take --pause copy")
+
+    def _footer(self, section: int) -> None:
+        if self._peek() == QEMU_VM_SECTION_FOOTER:  # machine types up to 2.3 have none
+            self._skip(1)
+            if self._number(4) != section:
+                raise SourceError("QEMU's snapshot is damaged: a section's end does not match its beginning")
+
+    def _skip_device(self, section: int) -> None:
+        """Skip a device's section. The stream does not say how long it is, so look for its footer."""
+        footer = bytes([QEMU_VM_SECTION_FOOTER]) + section.to_bytes(4, "big")
+        after = {QEMU_VM_SECTION_START, QEMU_VM_SECTION_PART, QEMU_VM_SECTION_FULL, QEMU_VM_COMMAND}
+        last = b""
+        for _ in range(MAX_SKIPPED):
+            last = last[1 - len(footer) :] + bytes([self._number(1)])
+            if last == footer and self._peek() in after:
+                return
+        raise SourceError(f"QEMU's snapshot has a device that does not end: {section}", hint="take --pause copy")
 
     def _configuration(self) -> None:
         self._text(4)
@@ -166,7 +228,7 @@ class RamStream:
             else:
                 raise SourceError(f"QEMU's snapshot has an unknown part {name!r}", hint="take --pause copy")
 
-    def _ram(self, section: int) -> None:
+    def _ram(self) -> None:
         """The records of a RAM section."""
         while True:
             record = self._number(8)
@@ -191,10 +253,6 @@ class RamStream:
             else:
                 raise SourceError(f"QEMU's snapshot has a RAM record of the unknown kind {flags:#x}")
             self._more(offset + self._page_size, kind)
-        if self._peek() == QEMU_VM_SECTION_FOOTER:
-            self._skip(1)
-            if self._number(4) != section:
-                raise SourceError("QEMU's snapshot is damaged: a section's end does not match its beginning")
         self._tell(self._done)
 
     def _more(self, offset: int, kind: int) -> None:
@@ -263,26 +321,25 @@ class RamStream:
         while total > 0:
             name, used = self._text(1), self._number(8)
             total -= used
-            regions = [region for region in self._regions if name == region or name.endswith("/" + region)]
+            regions = [region for region in self._regions if _is_named(name, region)]
             self._parts[name] = self._regions[max(regions, key=len)] if regions else []
             self._came[name] = np.zeros(-(-used // self._page_size), np.bool)
 
     def _check(self) -> None:
-        """Has every page come that the guest sees?"""
-        unknown = set(self._regions) - {
-            region for region in self._regions for name in self._came if name == region or name.endswith("/" + region)
-        }
-        if unknown:
-            raise SourceError(
-                f"QEMU's snapshot does not have the memory {', '.join(sorted(unknown))}", hint="take --pause copy"
-            )
+        """Whether every wanted page has come."""
+        sent = {region for region in self._regions for name in self._came if _is_named(name, region)}
+        for region in self._regions.keys() - sent:
+            if any(self._wanted.clip(part.paddr, part.paddr + part.size) for part in self._regions[region]):
+                raise SourceError(f"QEMU's snapshot does not have the memory {region}", hint="take --pause copy")
         for name, parts in self._parts.items():
             came = self._came[name]
             for part in parts:
-                first, last = part.offset // self._page_size, -(-(part.offset + part.size) // self._page_size)
-                missing = np.flatnonzero(~came[first:last])
-                if len(missing) or last > len(came):
-                    raise SourceError(f"QEMU's snapshot lacks {len(missing)} pages of {name} at {part.paddr:#x}")
+                for start, end in self._wanted.clip(part.paddr, part.paddr + part.size):
+                    shift = part.offset - part.paddr
+                    first, last = (start + shift) // self._page_size, -(-(end + shift) // self._page_size)
+                    missing = np.count_nonzero(~came[first:last]) + max(0, last - max(first, len(came)))
+                    if missing:
+                        raise SourceError(f"QEMU's snapshot lacks {missing} pages of {name} in {start:#x}..{end:#x}")
 
     def _need(self, size: int) -> None:
         """Have ``size`` bytes in the buffer."""
@@ -313,5 +370,13 @@ class RamStream:
         return self._data[self._at]
 
     def _skip(self, size: int) -> None:
-        self._need(size)
-        self._at += size
+        while size > 0:
+            step = min(size, len(self._data))
+            self._need(step)
+            self._at += step
+            size -= step
+
+
+def _is_named(block: str, region: str) -> bool:
+    """Whether a block of the stream is that memory region; a device's has its path before it."""
+    return block == region or block.endswith("/" + region)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import select
@@ -18,7 +19,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from pydump.errors import SourceError
@@ -34,6 +35,8 @@ MAX_PORT: Final = 65535
 SLICE: Final = 0.1
 #: What every capture needs.
 NEEDED: Final = ("query-status", "stop", "cont", "dump-guest-memory", "query-dump")
+#: The id of a command whose reply is dropped.
+POSTED: Final = "posted"
 NO_QMP: Final = "it takes a monitor made with -qmp, not QEMU's human one or another server"
 
 
@@ -49,6 +52,27 @@ class CommandError(SourceError):
         super().__init__(f"QEMU refused {command}: {why}", hint=hint)
         self.command = command
         self.why = why
+
+
+class _Client(QMPClient):
+    """The library's client, for monitors of -qmp-pretty as well."""
+
+    async def _readline(self) -> bytes:
+        """A whole message. Where it has many lines, all but the first and the last are indented.
+
+        Source: qobject_to_json_pretty in qobject/qjson.c.
+        """
+        line = await super()._readline()
+        if line.rstrip() != b"{":
+            return line
+        lines = [line]
+        while lines[-1].rstrip() != b"}":
+            lines.append(await super()._readline())
+        return b" ".join(line.strip() for line in lines)
+
+    async def _on_message(self, msg: Message) -> None:
+        if msg.get("id") != POSTED:
+            await super()._on_message(msg)
 
 
 class Monitor:
@@ -67,8 +91,9 @@ class Monitor:
         self.version = ""
         # The library reports a lost connection to its logger as well as by an exception; the exception does.
         logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._client = QMPClient()
+        self._client = _Client()
         self._paused = 0.0
         self._stopped_at: float | None = None
         #: How often the guest began to run.
@@ -160,6 +185,7 @@ class Monitor:
         return self._execute(name, arguments, COMMAND_TIMEOUT, time.monotonic() + COMMAND_TIMEOUT)
 
     def _execute(self, name: str, arguments: dict[str, Any], timeout: float, deadline: float) -> Any:
+        self._own()
         if self._loop.is_closed():
             raise SourceError(f"the connection to {self.address} is closed")
         message = {key.replace("_", "-"): value for key, value in arguments.items()}
@@ -172,6 +198,13 @@ class Monitor:
         except (QMPError, OSError, EOFError) as error:
             raise SourceError(f"the connection to QEMU broke at {name}: did QEMU end?") from error
 
+    def _own(self) -> None:
+        if os.getpid() != self._pid:
+            raise SourceError(
+                f"the connection to {self.address} belongs to another process",
+                hint="capture the guest before you fork: Source.capture",
+            )
+
     def human(self, line: str) -> str:
         """Run a command of the human monitor and give what it prints.
 
@@ -179,6 +212,16 @@ class Monitor:
             SourceError: As for :meth:`command`.
         """
         return str(self.command("human-monitor-command", command_line=line)).replace("\r\n", "\n")
+
+    def post(self, name: str) -> None:
+        """Send a command without waiting for QEMU to carry it out; its reply is dropped.
+
+        Args:
+            name: A command without arguments.
+        """
+        self._own()
+        with contextlib.suppress(OSError):  # QEMU is gone: the next command says so
+            self.socket.send(json.dumps({"execute": name, "id": POSTED}).encode() + b"\n")
 
     def pass_fd(self, fd: int, name: str) -> None:
         """Give QEMU a file descriptor that it will know as ``name``.
@@ -214,7 +257,7 @@ class Monitor:
             at = stamp["seconds"] + stamp["microseconds"] / 1e6  # type: ignore[index]
             if event["event"] == "STOP" and self._stopped_at is None:
                 self._stopped_at = at
-            elif event["event"] == "RESUME":
+            elif event["event"] in ("RESUME", "WAKEUP"):  # a guest that wakes from S3 sends only the latter
                 self.resumes += 1
                 if self._stopped_at is not None:
                     self._paused += at - self._stopped_at

@@ -79,7 +79,9 @@ class QemuSource(Source):
         return self._guest
 
     def capture(self, wanted: MemoryMap, progress: ProgressCallback | None = None) -> None:
-        """Bring memory and facts to one moment, in the way that the options say."""
+        """Capture memory and facts at one moment, in the way that the options say. A second capture changes nothing."""
+        if self._pieces:
+            return
         captured = self._capture.run(wanted, progress)
         self._guest = captured.guest
         pieces = sorted(captured.pieces, key=lambda piece: piece[0])

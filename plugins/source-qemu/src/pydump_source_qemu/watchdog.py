@@ -108,9 +108,9 @@ def undo(connection: socket.socket, commands: list[dict[str, Any]], pipe: int) -
                 while os.read(pipe, 1 << 20):
                     pass
             elif command["execute"] == "cont":
-                _insist(partial(resume, qmp.ask))
+                _insist(partial(resume, qmp.ask))  # until the guest runs: nobody else will do it
             else:
-                _insist(partial(_accepted, qmp, command))
+                _insist(partial(_accepted, qmp, command), PATIENCE)
     except (OSError, EOFError):
         return  # QEMU is gone
 
@@ -120,12 +120,12 @@ def _accepted(qmp: _Qmp, command: dict[str, Any]) -> Resumed:
     return Resumed("return" in answer or command.get("once", False))
 
 
-def _insist(attempt: Callable[[], Resumed]) -> None:
-    """Until it is done; not for ever, but as long as QEMU is busy."""
-    deadline, pause = time.monotonic() + PATIENCE, PAUSE
+def _insist(attempt: Callable[[], Resumed], patience: float = float("inf")) -> None:
+    """Try until it is done, or has been refused for ``patience`` seconds while QEMU was not busy."""
+    deadline, pause = time.monotonic() + patience, PAUSE
     while not (came := attempt()).done:
         if came.busy:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + patience
         elif time.monotonic() > deadline:
             return
         time.sleep(pause)
@@ -163,6 +163,9 @@ class _Qmp:
         deadline = time.monotonic() + PATIENCE
         while True:
             line, end, rest = self._rest.partition(b"\n")
+            if end and line.rstrip() == b"{":  # of a monitor made with -qmp-pretty: its last line is not indented
+                body, end, rest = rest.partition(b"\n}")
+                line += body + end
             if end:
                 self._rest = rest
                 try:
