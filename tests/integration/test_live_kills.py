@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.live import Live, free_port, heavy_guest, require_snapshots, wait_for, watchdog_of
+from lab.live import SUITES, Live, free_port, heavy_guest, qemu_of, require_snapshots, wait_for, watchdog_of
 
 import pydump as api
 
@@ -26,6 +26,8 @@ WAYS = {
     "stream": ("private", "--qemu-access", "stream"),
     "shared": ("shared", "--qemu-access", "shared", "--pause", "full"),
     "by TCP": ("tcp",),
+    "full, newer QEMU": ("newer", "--pause", "full", "--workers", "1"),
+    "snapshot, newer QEMU": ("newer", "--pause", "snapshot"),
 }
 #: How often it is killed in each way of capture: a hundred times in all, not counting those that came too late.
 KILLS = -(-100 // len(WAYS))
@@ -40,12 +42,15 @@ HITS = (
 
 
 @pytest.fixture(scope="module")
-def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, str]]:
+def live(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, lab: Path
+) -> Iterator[tuple[Live, str]]:
     """A running guest with something in its memory, and what pydump calls it."""
     port = free_port()
     tcp = ("-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off")
     directory = tmp_path_factory.mktemp(request.param)
-    with heavy_guest(directory, shared=request.param == "shared", arguments=tcp) as guest:
+    qemu = qemu_of(SUITES[-1] if request.param == "newer" else "own", lab)
+    with heavy_guest(directory, shared=request.param == "shared", arguments=tcp, qemu=qemu) as guest:
         yield guest, f"qmp:127.0.0.1:{port}" if request.param == "tcp" else guest.source
 
 
@@ -79,7 +84,7 @@ def hit(dump: subprocess.Popen[bytes], number: signal.Signals, whom: str) -> Non
 
 @pytest.mark.parametrize(("live", "way"), [(kind, way) for way, (kind, *_) in WAYS.items()], indirect=["live"])
 def test_a_killed_capture(live: tuple[Live, str], tmp_path: Path, way: str) -> None:
-    if way == "snapshot":
+    if "snapshot" in way:
         require_snapshots()
     guest, source = live
     output = tmp_path / "vmcore"

@@ -94,6 +94,20 @@ def power(live: Live, value: int) -> None:
     outw(live, 0x604, value, "h")
 
 
+#: A disk that cannot be read, and stops the guest that tries.
+BAD_DISK = (
+    *("-blockdev", "null-co,node-name=nothing,size=1048576"),
+    *("-blockdev", "blkdebug,node-name=bad,image=nothing,inject-error.0.event=none,inject-error.0.iotype=read"),
+    *("-device", "isa-ide,id=old", "-device", "ide-hd,bus=old.0,drive=bad,rerror=stop"),
+)
+
+
+def read_disk(live: Live) -> None:
+    """Have the disk read its first sector. Source: ATA/ATAPI-4, READ SECTORS, on the primary channel's ports."""
+    for port, value in ((0x1F6, 0xE0), (0x1F2, 1), (0x1F3, 0), (0x1F4, 0), (0x1F5, 0), (0x1F7, 0x20)):
+        outw(live, port, value, "b")
+
+
 def suspend(live: Live) -> None:
     """S3: to memory."""
     power(live, 0x2400)
@@ -106,6 +120,7 @@ STATES: dict[str, tuple[tuple[str, ...], Callable[[Live], object]]] = {
     "suspended": ((), suspend),
     "shutdown": (("-no-shutdown",), lambda live: power(live, 0x2000)),
     "guest-panicked": (("-device", "pvpanic", "-action", "panic=pause"), lambda live: outw(live, 0x505, 1, "b")),
+    "io-error": (BAD_DISK, read_disk),
 }
 
 
@@ -123,6 +138,21 @@ def test_a_guest_that_does_not_run_stays_so(tmp_path: Path, qemu: tuple[str, ...
             assert live.state == state, way
             assert not live.leftovers(), way
             assert_same(tmp_path / "ours", qemus)
+
+
+def test_a_guest_runs_on_while_its_snapshot_is_sent(tmp_path: Path, qemu: tuple[str, ...]) -> None:
+    states = []
+
+    def look(progress: api.Progress) -> None:
+        if progress.phase == "capture" and progress.done and not states:
+            wait_for(lambda: live.state == "running", 5)
+            states.append(live.state)
+
+    with live_guest(tmp_path, qemu=qemu) as live:
+        assert live.is_running()
+        api.dump(live.source, tmp_path / "vmcore", workers=1, options={"qmp": WAYS["snapshot"]}, progress=look)
+        assert states == ["running"]
+        assert live.is_running()
 
 
 def test_a_guest_that_wakes_meanwhile_is_not_consistent(tmp_path: Path, qemu: tuple[str, ...]) -> None:

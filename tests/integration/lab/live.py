@@ -182,12 +182,14 @@ def wait_for(condition: Callable[[], object], seconds: float = 10) -> bool:
 
 
 @contextlib.contextmanager
-def heavy_guest(directory: Path, *, shared: bool = False, arguments: tuple[str, ...] = ()) -> Iterator[Live]:
+def heavy_guest(
+    directory: Path, *, shared: bool = False, arguments: tuple[str, ...] = (), qemu: tuple[str, ...] = ()
+) -> Iterator[Live]:
     """A guest whose memory takes seconds to compress with :data:`SLOW`."""
     contents = directory / "contents"
     contents.write_bytes(random.Random(1).randbytes(48 << 20))
     load = ("-device", f"loader,file={contents},addr=0x4000000,force-raw=on")
-    with live_guest(directory, memory=128, shared=shared, arguments=(*load, *arguments)) as guest:
+    with live_guest(directory, memory=128, shared=shared, arguments=(*load, *arguments), qemu=qemu) as guest:
         assert guest.is_running()
         yield guest
 
