@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -88,7 +88,7 @@ def _read(kernel: KernelMemory, vaddr: int, buffer: memoryview, size: int) -> ND
 
     at = vaddr
     gaps: list[tuple[int, int]] = []
-    for start, end, paddr in _held(kernel, vaddr, len(buffer)):
+    for start, end, paddr in kernel.held(vaddr, len(buffer)):
         if start > at:
             gaps.append((at, start))
         kernel.physical.read_into(paddr, buffer[start - vaddr : end - vaddr])
@@ -101,13 +101,6 @@ def _read(kernel: KernelMemory, vaddr: int, buffer: memoryview, size: int) -> ND
     for start, end in gaps:
         valid[(start - vaddr) // size : -(-(end - vaddr) // size)] = False
     return valid
-
-
-def _held(kernel: KernelMemory, vaddr: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """``(start, end, paddr)`` of what of a range of vaddr is mapped to memory that the source holds."""
-    for run in kernel.runs(vaddr, size):
-        for start, end in kernel.physical.held.clip(run.paddr, run.paddr + run.size):
-            yield run.vaddr + start - run.paddr, run.vaddr + end - run.paddr, start
 
 
 def _gather(parts: list[Candidates], page_size: int, ram: Ranges, n_pages: int, n_unreadable: int) -> Classes:

@@ -30,6 +30,7 @@ class PhysicalMemory:
 
     Attributes:
         missing: What of a page table was read as zeros because the source does not hold it, in words; empty if nothing.
+        tables: ``(start, end)`` in paddr of all that was read of page tables.
     """
 
     def __init__(self, source: Source) -> None:
@@ -39,6 +40,7 @@ class PhysicalMemory:
         self._absent = self._excluded.union(source.unreadable())
         self.held: Ranges = self._ram.ranges().subtract(self._absent)
         self.missing = ""
+        self.tables: set[tuple[int, int]] = set()
 
     def read(self, paddr: int, size: int) -> bytes:
         """``size`` bytes from ``paddr`` on.
@@ -82,6 +84,7 @@ class PhysicalMemory:
         """
         if self._absent.clip(paddr, paddr + size) and not self.missing:
             self.missing = f"the page table at paddr {paddr:#x} was excluded from the source, or is unreadable"
+        self.tables.add((paddr, paddr + size))
         buffer = bytearray(size)
         self._source.read_into(paddr, memoryview(buffer))
         return bytes(buffer)
@@ -152,6 +155,12 @@ class KernelMemory:
     def runs(self, vaddr: int, size: int) -> Iterator[Mapping]:
         """What ``[vaddr, vaddr + size)`` maps, ascending and joined; gaps are left out. One limited table walk."""
         return self.space.runs(vaddr, size)
+
+    def held(self, vaddr: int, size: int) -> Iterator[tuple[int, int, int]]:
+        """``(start, end, paddr)`` of what of a range is mapped to memory that the source holds, ascending."""
+        for run in self.runs(vaddr, size):
+            for start, end in self.physical.held.clip(run.paddr, run.paddr + run.size):
+                yield run.vaddr + start - run.paddr, run.vaddr + end - run.paddr, start
 
     def read(self, vaddr: int, size: int) -> bytes:
         """``size`` bytes from ``vaddr`` on.
