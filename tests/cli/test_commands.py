@@ -302,7 +302,7 @@ def test_lost_pages_are_exit_code_3(elf: Path, run: Run, tmp_path: Path) -> None
     (tmp_path / "lost").write_bytes(data)
     done = run("dump", "lost", "out")
     assert done.code == 3
-    assert "incomplete: the source had lost 4096 bytes" in done.err
+    assert "incomplete: 4096 bytes of guest memory are unreadable" in done.err
     assert (tmp_path / "out").exists()
 
 
@@ -393,7 +393,7 @@ def test_phys_base_outlives_vmcoreinfo(qemu: Qemu, run: Run) -> None:
         ("dump a b --pause ", ["auto", "copy", "full", "none", "snapshot"]),
         ("dump a b --qemu-access s", ["shared", "stream"]),
         ("dump a b --zlib-library z", ["zlib", "zlib-ng"]),
-        ("new-plugin ", ["arch", "compressor", "format", "sink", "source"]),
+        ("new-plugin ", ["arch", "compressor", "filter", "format", "sink", "source"]),
     ],
 )
 def test_the_shell_completes_what_plugins_have(typed: str, offered: list[str], run: Run) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.parametrize("role", ["arch", "compressor", "format", "source", "sink"])
+@pytest.mark.parametrize("role", ["arch", "compressor", "filter", "format", "source", "sink"])
 def test_every_name_is_the_new_one(role: str, run: Callable[..., Any], tmp_path: Path) -> None:
     assert run("new-plugin", role, "lz_fast2").code == 0
     folder = tmp_path / f"pydump-{role}-lz-fast2"
@@ -41,7 +41,7 @@ def test_names_that_are_none(name: str, refuse: Callable[..., str]) -> None:
 
 def test_a_role_that_is_none(refuse: Callable[..., str]) -> None:
     assert refuse(2, "new-plugin", "codec", "tape") == (
-        "no template for a plugin of role 'codec'; roles are arch, format, compressor, source, sink"
+        "no template for a plugin of role 'codec'; roles are arch, format, compressor, filter, source, sink"
     )
 
 

@@ -8,7 +8,14 @@ import pytest
 from environments import Environment
 
 #: Role to name, one of two words among them.
-NEW = {"arch": "abacus", "compressor": "squeeze", "format": "drawer_2", "source": "tape", "sink": "shelf"}
+NEW = {
+    "arch": "abacus",
+    "compressor": "squeeze",
+    "filter": "sieve",
+    "format": "drawer_2",
+    "source": "tape",
+    "sink": "shelf",
+}
 
 
 @pytest.fixture(scope="module")

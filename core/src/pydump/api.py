@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from pydump.engine.exclude import classes_of_level
 from pydump.engine.open import open_source
 from pydump.engine.planner import DEFAULT_PAGE_SIZE, Reader, Request, address_space, settle, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
@@ -201,6 +202,10 @@ def dump(
     cpus: Sequence[Cpu] | None = None,
     paging: bool = False,
     compat: Compat | None = None,
+    dump_level: int | None = None,
+    exclude: Iterable[str] = (),
+    filter_anyway: bool = False,
+    ram_only: bool = False,
     flatten: bool = False,
     force: bool = False,
     sync: bool = True,
@@ -226,6 +231,12 @@ def dump(
         cpus: CPUs whose notes are written in place of the source's.
         paging: Give the segments the guest kernel's virtual addresses (ELF only).
         compat: "qemu" to write what QEMU would, mistakes included.
+        dump_level: Leave out pages by makedumpfile's number: the sum of 1 (zero pages), 2 (cache), 4 (cache, also with
+            private data), 8 (memory of programs) and 16 (free pages).
+        exclude: Classes of pages to leave out, beside those of ``dump_level``: "zero", and what filters know, such as
+            "cache", "cache-private", "user" and "free".
+        filter_anyway: Leave pages out even where a check says that the filter does not understand the guest.
+        ram_only: Leave out firmware and device memory.
         flatten: Write a flattened stream even where the output can seek.
         force: Replace an existing output.
         sync: Wait until the data is on the disk.
@@ -249,6 +260,10 @@ def dump(
         cpus=None if cpus is None else tuple(cpus),
         paging=paging,
         compat=compat,
+        exclude=frozenset(exclude) | classes_of_level(dump_level or 0),
+        dump_level=None if exclude else dump_level,
+        filter_anyway=filter_anyway,
+        ram_only=ram_only,
         options=options or {},
     )
     registry = installed()

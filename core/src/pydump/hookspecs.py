@@ -14,6 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.filter import Filter
     from pydump.interfaces.format import Format
     from pydump.interfaces.sink import Sink
     from pydump.interfaces.source import Source
@@ -47,3 +48,8 @@ def pydump_register_sources() -> Sequence[type[Source]]:  # type: ignore[empty-b
 @hookspec
 def pydump_register_sinks() -> Sequence[type[Sink]]:  # type: ignore[empty-body]
     """Sinks: where positioned writes go."""
+
+
+@hookspec
+def pydump_register_filters() -> Sequence[type[Filter]]:  # type: ignore[empty-body]
+    """Filters: which pages of a guest a dump can leave out."""

@@ -17,6 +17,7 @@ import pydump.hookspecs
 from pydump.errors import PluginError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.filter import Filter
 from pydump.interfaces.format import Format
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
@@ -28,7 +29,8 @@ CORE = "pydump-core"
 
 #: The flags of ``pydump dump``, and those that stand before any command or after it.
 DUMP_FLAGS = (
-    "--arch --begin --compat --compression --cpus --detach --dry-run --flatten --force --format --help --json --length "
+    "--arch --begin --compat --compression --cpus --detach --dry-run --dump-level --exclude --filter-anyway --flatten "
+    "--force --format --help --json --length --ram-only "
     "--no-sync --no-vmcoreinfo --paging --progress --quiet --verbose --vmcoreinfo --workers"
 )
 
@@ -42,6 +44,7 @@ ROLES: dict[str, tuple[str, type]] = {
     "compressor": ("pydump_register_compressors", Compressor),
     "source": ("pydump_register_sources", Source),
     "sink": ("pydump_register_sinks", Sink),
+    "filter": ("pydump_register_filters", Filter),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydump.errors import PlanError, UnknownPluginError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.filter import Filter
 from pydump.interfaces.format import Decompressors, Format
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
@@ -36,6 +37,7 @@ _DISTRIBUTIONS = {
     ("arch", "riscv64"): "pydump-arch-riscv",
     ("arch", "riscv32"): "pydump-arch-riscv",
     ("source", "qmp"): "pydump-source-qemu",
+    ("filter", "linux"): "pydump-filter-linux",
 }
 
 
@@ -100,6 +102,10 @@ class Registry:
         """All sources."""
         return tuple(self._classes.get("source", {}).values())
 
+    def filters(self) -> tuple[type[Filter], ...]:
+        """All filters."""
+        return tuple(self._classes.get("filter", {}).values())
+
     def arch(self, name: str) -> type[Arch]:
         """The architecture called ``name`` or, in any case of letters, one of its aliases.
 
@@ -163,6 +169,11 @@ class Registry:
         if unknown:
             raise PlanError(f"options for {unknown[0]!r}, which is not installed", hint=f"there are {sorted(known)}")
 
+    def install_hint(self, role: str, name: str) -> str:
+        """What to do about a plugin that is not there."""
+        distribution = _DISTRIBUTIONS.get((role, name))
+        return f"pip install {distribution}" if distribution else "pydump plugins shows what is installed"
+
     def decompressors(self) -> Decompressors:
         """How a format's reader gets its compressors."""
         return _Decompressors(self)
@@ -173,7 +184,7 @@ class Registry:
             return known[name]
         distribution = _DISTRIBUTIONS.get((role, name))
         broken = next((p for p in self.broken if p.name == f"{role}-{name}" or p.distribution == distribution), None)
-        hint = f"pip install {distribution}" if distribution else "pydump plugins shows what is installed"
+        hint = self.install_hint(role, name)
         if broken:
             hint = f"it is installed but broken: {broken.error}"
         others = ("none",) if role == "compressor" else ()

@@ -220,6 +220,23 @@ def dump(
         Option("--cpus", metavar="FILE", help="JSON with the registers of each CPU, in place of the source's."),
     ] = None,
     paging: Annotated[bool, Option("--paging", help="ELF only: segments with the kernel's virtual addresses.")] = False,
+    dump_level: Annotated[
+        int | None,
+        Option(
+            "--dump-level",
+            "-d",
+            metavar="N",
+            help="Leave out pages, as makedumpfile numbers them: 1 zero, 2 cache, 4 private cache, 8 user, 16 free.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        Option("--exclude", metavar="CLASSES", help="Leave out these pages: zero,cache,cache-private,user,free."),
+    ] = None,
+    filter_anyway: Annotated[
+        bool, Option("--filter-anyway", help="Leave pages out even where the checks on them fail.")
+    ] = False,
+    ram_only: Annotated[bool, Option("--ram-only", help="Leave out firmware and device memory.")] = False,
     compat: Annotated[CompatTarget | None, Option("--compat", help="Write QEMU's bytes, mistakes included.")] = None,
     detach: Annotated[
         bool, Option("--detach", help="Return when the guest is captured; pydump status tells of the rest.")
@@ -263,6 +280,10 @@ def dump(
             cpus=None if cpus is None else read_cpus(cpus),
             paging=paging,
             compat=None if compat is None else "qemu",
+            dump_level=dump_level,
+            exclude=() if exclude is None else [name.strip() for name in exclude.split(",")],
+            filter_anyway=filter_anyway,
+            ram_only=ram_only,
             flatten=flatten,
             force=force,
             sync=not no_sync,
@@ -287,7 +308,8 @@ def dump(
         elif not _say.quiet:
             render.report(report, stream)
     if not report.complete:
-        _talk(f"incomplete: the source had lost {report.unreadable_size} bytes of guest memory; the output says which")
+        if report.unreadable_size:
+            _talk(f"incomplete: {report.unreadable_size} bytes of guest memory are unreadable; the output says which")
         raise typer.Exit(EXIT_INCOMPLETE)
 
 

@@ -115,14 +115,23 @@ def report(r: DumpReport, stream: TextIO) -> None:
     if r.taken_size:
         rows.append(("taken over", f"{size(r.taken_size)} as the source holds it, unread: pydump verify checks it"))
     rows += [("mended" if i == 0 else "", flaw) for i, flaw in enumerate(r.mended)]
-    if r.excluded_size:
-        rows.append(("left out", f"{size(r.excluded_size)} that the source had left out"))
+    rows += _excluded(r)
     if r.paused_seconds is not None:
         whole = "" if r.consistent else "; the memory is not of one moment"
         rows.append(("guest stopped", f"for {1000 * r.paused_seconds:.1f} ms{whole}"))
     if not r.has_vmcoreinfo:
         rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
     table(rows, stream)
+
+
+def _excluded(r: DumpReport) -> list[tuple[str, str]]:
+    """What was left out and why, and what was checked first."""
+    here = sum(n for _, n in r.excluded_classes)
+    parts = [f"{size(n)} {name}" for name, n in r.excluded_classes if n]
+    if r.excluded_size > here:
+        parts.append(f"{size(r.excluded_size - here)} that the source does not hold")
+    rows = [("excluded", ", ".join(parts))] if parts else []
+    return rows + [("checked" if i == 0 else "", f"{check.name}: {check.detail}") for i, check in enumerate(r.checks)]
 
 
 def _machine(r: DumpReport) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pydump.engine.exclude import Exclusion, check_classes, exclude, kernel_ram
 from pydump.engine.flaws import flaws
 from pydump.errors import PlanError, PydumpError, UnsupportedError
 from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
@@ -47,6 +48,10 @@ class Request:
         cpus: CPUs whose notes are written in place of the source's, or None.
         paging: Give the segments the guest kernel's virtual addresses.
         compat: "qemu" to write what QEMU would.
+        exclude: Classes of pages to leave out: "zero", and what the installed filters know.
+        dump_level: The number that says so, for formats that record it; None to derive it from ``exclude``.
+        filter_anyway: Leave pages out even where a filter's checks fail.
+        ram_only: Leave out firmware and device memory.
         options: Options by plugin name, then by field.
     """
 
@@ -60,6 +65,10 @@ class Request:
     cpus: tuple[Cpu, ...] | None = None
     paging: bool = False
     compat: Compat | None = None
+    exclude: frozenset[str] = frozenset()
+    dump_level: int | None = None
+    filter_anyway: bool = False
+    ram_only: bool = False
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -68,6 +77,7 @@ class Planned:
     """A plan, and the plugin instances that carry it out."""
 
     plan: Plan
+    exclusion: Exclusion
     writer: Writer
     compressor: Compressor | None
 
@@ -102,7 +112,27 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         raise UnsupportedError(
             f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
         )
+    if request.compat and (request.exclude or request.ram_only):
+        raise PlanError("QEMU leaves no pages out: --compat qemu cannot", hint="leave --compat out")
+    check_classes(request.exclude, registry)
     guest, arch, warnings = _facts(source, request, registry, look=look)
+    exclusion = Exclusion()
+    if look and request.exclude:
+        exclusion = exclude(
+            source,
+            guest,
+            arch,
+            request.exclude,
+            registry,
+            read_zeros=not choice.format.shares_zero_pages,
+            least=choice.format.least_hole,
+            anyway=request.filter_anyway,
+        )
+        level = request.dump_level if exclusion.trusted and request.dump_level is not None else exclusion.level
+        guest = replace(guest, dump_level=guest.dump_level | level)
+        warnings += exclusion.warnings
+    if look and request.ram_only:
+        guest = replace(guest, memory=kernel_ram(source, guest, arch))
     mappings = None
     if request.paging and look:
         mappings, incomplete = _mappings(source, guest, arch)
@@ -123,7 +153,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         guest=replace(guest, memory=memory, vmcoreinfo=written),
         format=choice.format.name,
         compression=compressor.name if compressor else "none",
-        excluded=source.excluded().intersect(window),
+        excluded=source.excluded().union(exclusion.excluded).intersect(window),
         unreadable=lost.intersect(window),
         compat=request.compat,
         options=_format_options(request, choice.format, registry),
@@ -136,7 +166,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         warnings=warnings,
         mended=() if request.compat else tuple(flaws(source, guest)),
     )
-    return Planned(plan, choice.format.writer(plan, compressor), compressor)
+    return Planned(plan, exclusion, choice.format.writer(plan, compressor), compressor)
 
 
 def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:

@@ -196,4 +196,6 @@ def _report(
         dry_run=dry,
         warnings=plan.warnings,
         mended=plan.mended,
+        excluded_classes=planned.exclusion.sizes,
+        checks=planned.exclusion.checks,
     )

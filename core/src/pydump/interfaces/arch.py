@@ -264,6 +264,16 @@ class Arch:
         """
         return iter(())
 
+    @classmethod
+    def kept_vaddrs(cls, guest: Guest) -> tuple[tuple[int, int], ...]:
+        """``(vaddr, size)`` of what the registers name and no dump may leave out, such as interrupt tables."""
+        return ()
+
+    @classmethod
+    def kept_paddrs(cls, guest: Guest) -> tuple[tuple[int, int], ...]:
+        """``(start, end)`` in paddr of what the registers name and no dump may leave out, such as prefix areas."""
+        return ()
+
     @final
     @classmethod
     def address_space(cls, guest: Guest, read: ReadPhysical) -> AddressSpace | None:

@@ -133,6 +133,10 @@ class Format(ABC):
     splits: ClassVar[bool] = False
     #: Does it hold whole pages only?
     whole_pages: ClassVar[bool] = False
+    #: Does it store all zero pages as one? Then leaving them out saves nothing.
+    shares_zero_pages: ClassVar[bool] = False
+    #: A run that a filter left out is stored all the same if it is shorter than this many bytes: each costs a header.
+    least_hole: ClassVar[int] = 0
     #: Has it a place for the virtual addresses of memory?
     maps_vaddrs: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions

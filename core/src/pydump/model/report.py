@@ -26,6 +26,21 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that must hold before a page is left out.
+
+    Attributes:
+        name: What is checked, in a few words: "free pages".
+        passed: Does it hold?
+        detail: What was found, with its numbers.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
 #: "captured": nothing of the run concerns a live guest any more, which runs again if it ran before.
 #: "written": the output is complete, and there.
 Milestone = Literal["captured", "written"]
@@ -61,6 +76,8 @@ class DumpReport:
         dry_run: Was nothing written?
         warnings: A line each.
         mended: What the source said wrongly or not at all and the output says right, a line each.
+        excluded_classes: Class name and bytes of each class of pages that this dump left out.
+        checks: What was checked before, each with whether it passed and what was found.
         paused_seconds: How long a live guest stood still, or None for a source that does not run.
         consistent: Is all of memory of one moment? Only a running guest's may not be.
     """
@@ -90,13 +107,20 @@ class DumpReport:
     dry_run: bool
     warnings: tuple[str, ...]
     mended: tuple[str, ...] = ()
+    excluded_classes: tuple[tuple[str, int], ...] = ()
+    checks: tuple[Check, ...] = ()
     paused_seconds: float | None = None
     consistent: bool = True
 
     @property
     def complete(self) -> bool:
-        """Is everything in it that the source should have held?"""
-        return self.unreadable_size == 0
+        """Is everything in it that the source should have held, and only that?"""
+        return self.unreadable_size == 0 and self.filtered_as_asked
+
+    @property
+    def filtered_as_asked(self) -> bool:
+        """Did the checks pass that must pass before pages are left out?"""
+        return all(check.passed for check in self.checks)
 
 
 @dataclass(frozen=True, slots=True)

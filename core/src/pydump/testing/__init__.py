@@ -2,7 +2,8 @@
 
 A plugin's own tests subclass :class:`~pydump.testing.compressor.CompressorTests`,
 :class:`~pydump.testing.format.FormatTests`, :class:`~pydump.testing.arch.ArchTests`,
-:class:`~pydump.testing.source.SourceTests` or :class:`~pydump.testing.sink.SinkTests`. What is installed is tested,
+:class:`~pydump.testing.source.SourceTests`, :class:`~pydump.testing.sink.SinkTests` or
+:class:`~pydump.testing.filter.FilterTests`. What is installed is tested,
 without a line of code, by ``pytest --pyargs pydump.testing --pydump-plugin=NAME``.
 
 The kits need ``pydump-core[testing]``: pytest and hypothesis.

@@ -11,6 +11,7 @@ from pydump.registry import installed
 from pydump.testing import pytest_plugin, readers
 from pydump.testing.arch import ArchTests
 from pydump.testing.compressor import CompressorTests
+from pydump.testing.filter import FilterTests
 from pydump.testing.format import FormatTests
 from pydump.testing.sink import SinkTests
 from pydump.testing.source import SourceTests
@@ -18,6 +19,7 @@ from pydump.testing.source import SourceTests
 _KITS: dict[str, type] = {
     "arch": ArchTests,
     "compressor": CompressorTests,
+    "filter": FilterTests,
     "format": FormatTests,
     "source": SourceTests,
     "sink": SinkTests,

@@ -16,6 +16,10 @@ from pydump_arch_s390x.paging import ORIGIN, REAL_SPACE, TYPE_SHIFT, DatTables
 PID_MAX_LIMIT: Final = 1 << 22
 
 
+#: Bytes of a CPU's prefix area. Source: z/Architecture Principles of Operation, chapter 3, "Prefixing".
+PREFIX_SIZE: Final = 8192
+
+
 class S390xArch(Arch):
     """64-bit IBM Z."""
 
@@ -61,6 +65,13 @@ class S390xArch(Arch):
             if home & ORIGIN and not home & REAL_SPACE:
                 kind, length = home >> TYPE_SHIFT & 3, home & 3
                 yield KernelTables(DatTables(read, guest.memory, home & ORIGIN, kind=kind, length=length))
+
+    @classmethod
+    def kept_paddrs(cls, guest: Guest) -> tuple[tuple[int, int], ...]:
+        """The prefix area of each CPU, and that of an address of 0, where the kernel's own lowcore may lie."""
+        cpus = cls.cpus(guest.notes, guest.byte_order or cls.byte_order)
+        prefixes = {0, *(cpu.registers.get("prefix", 0) for cpu in cpus)}
+        return tuple((prefix, prefix + PREFIX_SIZE) for prefix in sorted(prefixes))
 
 
 def _with_swapped_pids(notes: tuple[Note, ...]) -> tuple[Note, ...]:

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from pydump.interfaces.arch import AddressSpace, Arch, KernelTables, ReadPhysical
 from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
-from pydump_arch_x86_64.notes import PRSTATUS_I386, QEMU_I386
+from pydump_arch_x86_64.notes import PRSTATUS_I386, QEMU_I386, interrupt_tables
 from pydump_arch_x86_64.paging import CR0_PG, CR4_PAE, LongTables, ShortTables
 
 #: Where the linear mapping may begin: CONFIG_PAGE_OFFSET, the default first. Source: arch/x86/Kconfig of Linux.
@@ -37,6 +37,11 @@ class I386Arch(Arch):
     @classmethod
     def uts_machine(cls, byte_order: ByteOrder) -> str:
         return "i686"
+
+    @classmethod
+    def kept_vaddrs(cls, guest: Guest) -> tuple[tuple[int, int], ...]:
+        """The interrupt descriptor table of each CPU."""
+        return interrupt_tables(cls.cpus(guest.notes, guest.byte_order or cls.byte_order), gate_size=8)
 
     @classmethod
     def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:

@@ -6,9 +6,11 @@ user_32.h); struct QEMUCPUState in QEMU's target/i386/arch_dump.c, which crash a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pydump.layout.registers import Field, NoteKind, numbered, run
+from pydump.model.guest import Cpu
 
 PRSTATUS_X86_64: Final = NoteKind(
     "PRSTATUS",
@@ -70,3 +72,12 @@ def _qemu(general: str, ip_and_flags: str, *, bits: int) -> NoteKind:
 QEMU_X86_64: Final = _qemu("rax rbx rcx rdx rsi rdi rsp rbp", "rip rflags", bits=64)
 #: r8 to r15 are there because a 64-bit CPU that is not in long mode is dumped as an i386 too.
 QEMU_I386: Final = _qemu("eax ebx ecx edx esi edi esp ebp", "eip eflags", bits=32)
+
+
+def interrupt_tables(cpus: Sequence[Cpu], *, gate_size: int) -> tuple[tuple[int, int], ...]:
+    """``(vaddr, size)`` of the interrupt descriptor tables that the CPUs use: 256 gates each.
+
+    Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3, 6.10.
+    """
+    tables = {cpu.registers.get("idt_base", 0) for cpu in cpus} - {0}
+    return tuple((table, 256 * gate_size) for table in sorted(tables))

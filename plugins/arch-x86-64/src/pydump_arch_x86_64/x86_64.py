@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
 from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
-from pydump_arch_x86_64.notes import PRSTATUS_X86_64, QEMU_X86_64
+from pydump_arch_x86_64.notes import PRSTATUS_X86_64, QEMU_X86_64, interrupt_tables
 from pydump_arch_x86_64.paging import ADDRESS, CR0_PG, CR4_LA57, LongTables
 
 #: Where the kernel image is linked to lie, less phys_base. Source: Documentation/arch/x86/x86_64/mm.rst of Linux.
@@ -39,6 +39,11 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
     def qemu_phys_base(cls, guest: Guest) -> int:
         """QEMU takes the decimal digits for hexadecimal ones."""
         return (guest.vmcoreinfo and guest.vmcoreinfo.hexadecimal("NUMBER(phys_base)")) or 0
+
+    @classmethod
+    def kept_vaddrs(cls, guest: Guest) -> tuple[tuple[int, int], ...]:
+        """The interrupt descriptor table of each CPU."""
+        return interrupt_tables(cls.cpus(guest.notes, guest.byte_order or cls.byte_order), gate_size=16)
 
     @classmethod
     def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:

@@ -34,6 +34,8 @@ class ElfFormat(Format):
 
     name: ClassVar[str] = "elf"
     maps_vaddrs: ClassVar[bool] = True
+    #: As makedumpfile does: 256 pages of 4 KiB. Each run that is left out costs a program header.
+    least_hole: ClassVar[int] = 1 << 20
     Options: ClassVar[type] = ElfOptions
 
     @classmethod

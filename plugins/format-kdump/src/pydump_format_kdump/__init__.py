@@ -50,6 +50,7 @@ class KdumpFormat(Format):
     compressors: ClassVar[tuple[str, ...]] = ("zlib", "lzo", "snappy", "zstd")
     splits: ClassVar[bool] = True
     whole_pages: ClassVar[bool] = True
+    shares_zero_pages: ClassVar[bool] = True
     Options: ClassVar[type] = KdumpOptions
 
     @classmethod

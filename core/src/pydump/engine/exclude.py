@@ -1,0 +1,196 @@
+"""Decides which pages a dump leaves out: what was asked for, what a filter finds, and whether that can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from pydump.errors import PlanError
+from pydump.interfaces.filter import Classified, Filter
+from pydump.interfaces.source import KnowsHoles
+from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.report import Check
+
+if TYPE_CHECKING:
+    from pydump.interfaces.arch import Arch
+    from pydump.interfaces.source import Source
+    from pydump.model.guest import Guest
+    from pydump.registry import Registry
+
+#: The bits of a dump level, as makedumpfile numbers them, and the classes that each leaves out.
+LEVELS: Final = {1: ("zero",), 2: ("cache",), 4: ("cache", "cache-private"), 8: ("user",), 16: ("free",)}
+#: The highest dump level.
+MAX_LEVEL: Final = sum(LEVELS)
+#: The class that needs no filter: pages whose bytes are all zero.
+ZERO: Final = "zero"
+#: Bytes of guest memory that are searched for zero pages at once.
+PIECE: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """What is left out, and why.
+
+    Attributes:
+        excluded: Pages, as ranges of paddr.
+        level: The dump level that says so, for formats that record one.
+        sizes: Bytes of each class that was left out; a page in two classes counts in the first.
+        checks: What the filter checked.
+        trusted: Did all checks pass? If not, nothing is left out unless the user insists.
+        warnings: What the user should know, a line each.
+    """
+
+    excluded: Ranges = field(default_factory=Ranges.empty)
+    level: int = 0
+    sizes: tuple[tuple[str, int], ...] = ()
+    checks: tuple[Check, ...] = ()
+    trusted: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+def classes_of_level(level: int) -> frozenset[str]:
+    """The classes that a dump level leaves out.
+
+    Raises:
+        PlanError: There is no such level.
+    """
+    if not 0 <= level <= MAX_LEVEL:
+        raise PlanError(
+            f"there is no dump level {level}", hint=f"a level is 0 to {MAX_LEVEL}: a sum of 1, 2, 4, 8 and 16"
+        )
+    return frozenset(name for bit, names in LEVELS.items() if level & bit for name in names)
+
+
+def level_of_classes(classes: frozenset[str]) -> int:
+    """The dump level that leaves out ``classes``, as far as levels know them."""
+    return sum(bit for bit, names in LEVELS.items() if names[-1] in classes)
+
+
+def check_classes(classes: frozenset[str], registry: Registry) -> None:
+    """Refuse classes that no installed filter knows.
+
+    Raises:
+        PlanError: One of them is unknown; the hint says which there are, or what to install.
+    """
+    known = {ZERO, *(name for cls in registry.filters() for name in cls.classes)}
+    unknown = sorted(classes - known)
+    if unknown:
+        hint = (
+            f"available: {', '.join(sorted(known))}" if registry.filters() else registry.install_hint("filter", "linux")
+        )
+        raise PlanError(f"no installed filter knows pages of class {unknown[0]!r}", hint=hint)
+
+
+def exclude(
+    source: Source,
+    guest: Guest,
+    arch: type[Arch] | None,
+    classes: frozenset[str],
+    registry: Registry,
+    *,
+    read_zeros: bool,
+    least: int,
+    anyway: bool,
+) -> Exclusion:
+    """What leaving out ``classes`` leaves out of a guest.
+
+    Args:
+        source: Guest memory.
+        guest: The completed facts.
+        arch: The guest's architecture, or None where no plugin knows it.
+        classes: What to leave out.
+        registry: What is installed.
+        read_zeros: Must zero pages be looked for? Formats that store all of them as one need not know them.
+        least: Runs shorter than this many bytes are kept.
+        anyway: Leave pages out even where a check failed.
+
+    Raises:
+        PlanError: The guest does not say what its pages are.
+    """
+    found = _classified(source, guest, arch, classes - {ZERO}, registry)
+    chosen = {name: ranges for one in found for name, ranges in one.classes.items() if name in classes | one.always}
+    checks = tuple(check for one in found for check in one.checks)
+    warnings = tuple(warning for one in found for warning in one.warnings)
+    trusted = all(check.passed for check in checks)
+    if not trusted:
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.passed)
+        kept = "pages are left out anyway" if anyway else "nothing is left out (--filter-anyway insists)"
+        warnings += (f"the filter's rules do not fit this guest ({failed}): {kept}",)
+        if not anyway:
+            return Exclusion(checks=checks, trusted=False, warnings=warnings)
+    held = guest.memory.ranges().subtract(source.excluded()).subtract(source.unreadable())
+    excluded = Ranges.empty()
+    for ranges in chosen.values():
+        excluded = excluded.union(ranges)
+    if ZERO in classes and read_zeros:
+        chosen[ZERO] = Ranges.of(_zero_pages(source, held.subtract(excluded), guest.page_size or 4096))
+        excluded = excluded.union(chosen[ZERO])
+    excluded = excluded.intersect(held)
+    excluded = Ranges(excluded.array[excluded.array[:, 1] - excluded.array[:, 0] >= least])
+    sizes, rest = [], excluded
+    for name, ranges in chosen.items():
+        sizes.append((name, rest.intersect(ranges).size))
+        rest = rest.subtract(ranges)
+    return Exclusion(excluded, level_of_classes(classes), tuple(sizes), checks, trusted, warnings)
+
+
+def _classified(
+    source: Source, guest: Guest, arch: type[Arch] | None, classes: frozenset[str], registry: Registry
+) -> list[Classified]:
+    """What each filter finds that knows one of ``classes``."""
+    if not classes:
+        return []
+    wanted: list[type[Filter]] = [cls for cls in registry.filters() if classes & set(cls.classes) and cls.knows(guest)]
+    unknown = classes - {name for cls in wanted for name in cls.classes}
+    if unknown or arch is None:
+        raise PlanError(
+            f"no filter can find the {' and '.join(sorted(unknown or classes))} pages of this guest",
+            hint="a Linux guest is known by its VMCOREINFO: give it with --vmcoreinfo FILE"
+            if arch is not None
+            else "this needs the architecture's plugin",
+        )
+    return [cls.classify(source, guest, arch) for cls in wanted]
+
+
+def _zero_pages(source: Source, ranges: Ranges, page_size: int) -> Iterator[tuple[int, int]]:
+    """``(start, end)`` of the zero pages within ``ranges``, ascending; holes that the source knows are not read."""
+    import numpy as np
+
+    from pydump.layout.zero import zero_pages
+
+    holes = source if isinstance(source, KnowsHoles) else None
+    buffer = memoryview(bytearray(PIECE))
+    for start, end in ranges:
+        first, last = -(-start // page_size) * page_size, end // page_size * page_size
+        at = first
+        data = holes.data_ranges(first, last - first) if holes is not None and first < last else [(first, last)]
+        for data_start, data_end in data:
+            low, high = max(at, data_start // page_size * page_size), min(last, -(-data_end // page_size) * page_size)
+            if low > at:
+                yield at, low
+            for piece in range(low, high, PIECE):
+                size = min(PIECE, high - piece)
+                source.read_into(piece, buffer[:size])
+                for i in np.flatnonzero(zero_pages(buffer[:size], page_size)).tolist():
+                    yield piece + i * page_size, piece + (i + 1) * page_size
+            at = max(at, high)
+        if at < last:
+            yield at, last
+
+
+def kernel_ram(source: Source, guest: Guest, arch: type[Arch] | None) -> MemoryMap:
+    """The guest's RAM without firmware and device memory: what the kernel has struct pages for.
+
+    Raises:
+        PlanError: The guest does not say where its struct pages are.
+    """
+    from pydump.kernel.memory import KernelMemory
+    from pydump.kernel.vmemmap import struct_pages
+
+    kernel = KernelMemory.of(source, guest, arch)
+    assert arch is not None  # without one there is no kernel memory
+    page = kernel.page_size
+    known = Ranges.of((run.pfn * page, (run.pfn + run.count) * page) for run in struct_pages(kernel, arch))
+    parts = (known.clip(block.paddr, block.end) for block in guest.memory)
+    return MemoryMap.of((start, end - start) for part in parts for start, end in part)
