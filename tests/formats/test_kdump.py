@@ -407,3 +407,112 @@ def test_32_bit_sub_headers_fit_the_guests_c(tmp_path: Path) -> None:
 def test_ram_where_no_machine_has_any(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="RAM ends at 0x1000000000001000, past 4096 TiB"):
         pydump.dump(small({0: b"x" * 4096, 1 << 60: b"x" * 4096}), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("version", "says"), [(0, "has no place for notes"), (7, "is read as version 6"), (900, "900")]
+)
+def test_other_header_versions_are_read_with_a_warning(version: int, says: str, tmp_path: Path) -> None:
+    with pydump.open(write(tmp_path / "k", Hand(version=version, pages=PAGES)), arch="x86_64") as dump:
+        assert all(dump.read(pfn * 4096, 4096) == page for pfn, page in PAGES.items())
+        (line,) = dump.source.warnings()
+        assert says in line
+
+
+@pytest.mark.parametrize("status", [0x10, 0x11])
+def test_excluded_page_structs_stay_said(status: int, tmp_path: Path) -> None:
+    """makedumpfile -e. Source: DUMP_DH_EXCLUDED_VMEMMAP in makedumpfile's diskdump_mod.h."""
+    source = write(tmp_path / "in", Hand(pages=PAGES, status=status))
+    pydump.dump(source, str(tmp_path / "out"), compression="lzo")
+    assert fields(tmp_path / "out")["status"] == 0x12
+
+
+def test_the_dump_level_says_what_was_left_out(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pydump.dump(small({0: guests.text_page(0)}), out)
+    assert fields(out)["dump_level"] == 0
+    pydump.dump(write(tmp_path / "in", Hand(pages=PAGES, excluded=(6,))), out, force=True)
+    assert fields(out)["dump_level"] == 1
+
+
+def test_info_names_the_compressor_of_a_file_whose_header_names_none(tmp_path: Path) -> None:
+    with pydump.open(write(tmp_path / "k", Hand(pages=PAGES, status=0)), arch="x86_64") as dump:
+        says = dict(dump.source.describe())["compression"]
+    assert says.startswith("zlib, read with ")
+    assert says.endswith("; the header says none")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_aligned_sub_header_with_an_offset_and_no_size_keeps_its_notes(order: str, tmp_path: Path) -> None:
+    note = struct.pack(order + "III", 5, 4, 7) + b"CORE\0\0\0\0" + b"desc"
+    hand = Hand(bits=32, order=order, pages=PAGES, note=note, vmcoreinfo_at=4096 + 200)
+    with pydump.open(write(tmp_path / "k", hand), arch="arm") as dump:
+        assert [n.desc for n in dump.notes] == [b"desc"]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("phys_base", [0x40000000, 0x60000000, 0x80200000])
+def test_a_file_of_32_bit_arm_counts_pages_from_phys_base(order: str, phys_base: int, tmp_path: Path) -> None:
+    """makedumpfile on ARM has the page at phys_base in bit 0 of the bitmaps; it writes the aligned sub header."""
+    base = struct.pack(order + "I", phys_base)
+    hand = Hand(
+        bits=32, order=order, machine=b"armv7l", phys_base=base, pages=PAGES, excluded=(6,), status=9, lost=(5,)
+    )
+    source, elf = write(tmp_path / "k", hand), str(tmp_path / "elf")
+    with pydump.open(source) as dump:
+        assert dump.stated.memory.start == dump.stated.phys_base == phys_base
+        assert all(dump.read(phys_base + p * 4096, 4096) == page for p, page in PAGES.items() if p != 5)
+        assert list(dump.source.excluded()) == [(phys_base + 6 * 4096, phys_base + 7 * 4096)]
+        assert list(dump.source.unreadable()) == [(phys_base + 5 * 4096, phys_base + 6 * 4096)]
+        assert ("first page", f"{phys_base:#x}: pages are counted from phys_base") in dump.source.describe()
+        assert dump.source.flaws is not None
+    pydump.dump(source, elf, format="elf")
+    assert pydump.compare(source, elf).same
+    assert not pydump.verify(source).ok  # the lost page
+
+
+def test_pages_are_counted_from_phys_base_where_the_user_wants_it(tmp_path: Path) -> None:
+    ram = {0x40000000: guests.text_page(0) + guests.random_page(1), 0x40005000: guests.ramp_page(0)}
+    guest = pydump.MemorySource(Guest(MemoryMap(), arch="arm"), ram)
+    plain, based = tmp_path / "plain", tmp_path / "based"
+    pydump.dump(guest, plain, compression="zlib")
+    pydump.dump(guest, based, compression="zlib", options={"kdump": {"pfn_base": "phys_base"}})
+    data = based.read_bytes()
+    assert struct.unpack_from("<I", data, 428) == (6,)  # max_mapnr
+    assert struct.unpack_from("<I", data, 4096) == (0x40000000,)
+    assert data[2 * 4096] == data[3 * 4096] == 0b100011
+    assert pydump.compare(str(plain), str(based)).same
+    assert plain.stat().st_size > based.stat().st_size
+
+
+def test_pages_of_other_guests_are_counted_from_zero(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="for arm guests only"):
+        pydump.dump(small({0: bytes(4096)}), tmp_path / "out", options={"kdump": {"pfn_base": "phys_base"}})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_arm_with_ram_from_phys_base_on_is_read_as_it_says(tmp_path: Path) -> None:
+    """QEMU's and pydump's count from 0, and phys_base is where RAM begins."""
+    hand = Hand(bits=32, machine=b"armv7l", phys_base=struct.pack("<I", 0x5000), pages={5: PAGES[0], 9: PAGES[5]})
+    with pydump.open(write(tmp_path / "k", hand)) as dump:
+        assert dump.stated.memory.start == 0x5000
+        assert dump.read(0x9000, 4096) == PAGES[5]
+
+
+@pytest.mark.parametrize("high", [1 << 46, (1 << 52) - 65536])
+def test_ram_up_to_52_bits_is_written_and_read(high: int, tmp_path: Path) -> None:
+    """Dual-socket arm64 servers have RAM above 64 TiB. The bitmaps between are holes."""
+    ram = {0x90000000: guests.text_page(0), high: guests.random_page(1) + guests.ramp_page(2)}
+    source = pydump.MemorySource(Guest(MemoryMap(), arch="aarch64"), ram)
+    out, again = tmp_path / "out", tmp_path / "again"
+    tracemalloc.start()
+    pydump.dump(source, out, compression="zlib", workers=1)
+    with pydump.open(out) as dump:
+        assert [block.paddr for block in dump.stated.memory] == [0x90000000, high]
+        assert all(dump.read(paddr, len(data)) == data for paddr, data in ram.items())
+    pydump.dump(out, again, compression="none", workers=1)
+    assert pydump.compare(out, again, workers=1).same
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert out.stat().st_blocks * 512 < 1 << 20
+    assert peak < 100 << 20

@@ -14,6 +14,8 @@ from pydump.model.memory import Ranges
 
 #: Bits that are packed or unpacked at a time.
 CHUNK_BITS: Final = 1 << 23
+#: A run of zeros is told by itself if it has so many bits and lies at a multiple of them: a block of the file system.
+HOLE_BITS: Final = 4096 * 8
 #: Bytes of bitmap whose set bits are counted together.
 PIECE_BYTES: Final = 512
 PIECE_BITS: Final = PIECE_BYTES * 8
@@ -34,13 +36,14 @@ def pack(pages: Ranges, n_bits: int) -> Iterator[tuple[int, NDArray[np.uint8] | 
     done = 0
     while done < n_bits:
         next_ = int(np.searchsorted(ends, done, "right"))
-        first = max(done, int(array[next_, 0]) // CHUNK_BITS * CHUNK_BITS) if next_ < len(array) else n_bits
+        first = max(done, int(array[next_, 0]) // HOLE_BITS * HOLE_BITS) if next_ < len(array) else n_bits
         if first > done:
             yield done // 8, (first - done) // 8
         done = first
         if done < n_bits:
-            n = min(CHUNK_BITS, n_bits - done)
-            yield done // 8, _packed(pages.clip(done, done + n).array.astype(np.int64) - done, n)
+            part = pages.clip(done, min(done + CHUNK_BITS, n_bits)).array.astype(np.int64) - done
+            n = min(-(-int(part[-1, 1]) // HOLE_BITS) * HOLE_BITS, n_bits - done)
+            yield done // 8, _packed(part, n)
             done += n
 
 
@@ -125,9 +128,16 @@ class Rank:
         return after, held
 
     def is_set(self, bits: NDArray[np.int64]) -> NDArray[np.bool]:
-        """Whether each of ``bits`` is set."""
-        _, rows = self._rows(bits // PIECE_BITS)
-        bytes_ = self._data[rows, (bits >> 3) % PIECE_BYTES]
+        """Whether each of ``bits``, which ascend, is set."""
+        if not len(bits):
+            return np.empty(0, bool)
+        # They lie in few pieces, one beside the other.
+        first, last = int(bits[0]) // PIECE_BITS, int(bits[-1]) // PIECE_BITS
+        if last - first < len(bits):
+            rows = self._rows(np.arange(first, last + 1))[1][bits // PIECE_BITS - first]
+        else:
+            rows = self._rows(bits // PIECE_BITS)[1]
+        bytes_ = self._data.reshape(-1)[rows * PIECE_BYTES + (bits >> 3) % PIECE_BYTES]
         found: NDArray[np.bool] = (bytes_ >> (bits & 7).astype(np.uint8) & 1).astype(bool)
         return found
 

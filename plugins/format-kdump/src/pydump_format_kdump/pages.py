@@ -104,19 +104,23 @@ class Pages:
         own, owner = _distinct(offsets, sizes, flags)
         of = own[owner]
         shared = np.flatnonzero(of != np.arange(len(of)))
+        is_shared = np.zeros(len(of), bool)
+        is_shared[of[shared]] = True
         for flag in np.unique(flags[own]).tolist():
             some = own[(flags[own] == flag) & (offsets[own] > 0)]
             if flag == 0 and len(some):
                 self._read_raw(part, offsets[some], places[some], buffer)
             elif len(some):
-                often = np.isin(some, of[shared])
-                for i in some[often].tolist():
+                often = some[is_shared[some]]
+                for i in often.tolist():
                     page = self._shared_page(part, flag, int(pfns[i]), int(offsets[i]), int(sizes[i]))
                     buffer[places[i] : places[i] + self._block_size] = page
-                once = some[~often]
+                once = some[~is_shared[some]] if len(often) else some
                 self._read_compressed(part, flag, pfns[once], offsets[once], sizes[once], places[once], buffer)
         pages = np.frombuffer(buffer, np.uint8).reshape(-1, self._block_size)
-        pages[rows[np.flatnonzero(offsets == 0)]] = 0
+        lost = rows[np.flatnonzero(offsets == 0)]
+        if len(lost):
+            pages[lost] = 0
         for at in range(0, len(shared), 256):  # picking rows copies them
             some = shared[at : at + 256]
             pages[rows[some]] = pages[rows[of[some]]]

@@ -17,9 +17,9 @@ DESCS_AT_ONCE: Final = 1 << 15
 MAX_DESC_GAP: Final = 64
 #: The names of compressors by the flags of a descriptor.
 CODEC_NAMES: Final = {int(flag): name for name, flag in COMPRESSION_FLAGS.items()}
-#: Which flags mean something, those of larger numbers counted as the last one.
-_KNOWN_FLAGS: Final = np.zeros(max(CODEC_NAMES) + 2, bool)
-_KNOWN_FLAGS[[0, *CODEC_NAMES]] = True
+#: Which flags mean nothing, those of larger numbers counted as the last one.
+_UNKNOWN_FLAGS: Final = np.ones(max(CODEC_NAMES) + 2, bool)
+_UNKNOWN_FLAGS[[0, *CODEC_NAMES]] = False
 
 
 class DescTable:
@@ -64,8 +64,7 @@ class DescTable:
         offsets, sizes, flags = (descs[name].astype(np.int64) for name in ("offset", "size", "flags"))
         limit = self._part.backing.size
         lost = (offsets < self._part.descs_end) | (sizes <= 0) | (sizes > self._block_size) | (offsets > limit - sizes)
-        lost |= ~_KNOWN_FLAGS[np.minimum(flags, len(_KNOWN_FLAGS) - 1)]
-        lost |= (flags == 0) & (sizes != self._block_size)
+        lost |= _UNKNOWN_FLAGS[np.minimum(flags, len(_UNKNOWN_FLAGS) - 1)] | ((flags == 0) & (sizes != self._block_size))
         if len(self._holes):
             which = np.searchsorted(self._holes[:, 1], offsets, "right")
             starts = np.append(self._holes[:, 0], limit)
