@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pydump
 from pydump.builtin.files import FileBacking
 from pydump.builtin.flattened import FlattenedBacking, FlattenedSink
 from pydump.errors import FormatError
@@ -131,3 +133,43 @@ def test_what_is_written_is_what_the_format_says(tmp_path: Path) -> None:
     assert backing.size == 5000
     assert backing.read(4094, 8) == b"\0\0second"
     backing.close()
+
+
+def far_elf(path: Path, size: int) -> str:
+    """A flattened ELF file of some KiB whose one segment has ``size`` bytes, all a gap but the last page."""
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = ident + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 0, 4096, 0, 0, size, size, 0)
+    path.write_bytes(stream((0, (header + segment).ljust(4096, b"\0")), (size, b"x" * 4096)))
+    return str(path)
+
+
+def test_a_far_gap_is_not_read(tmp_path: Path) -> None:
+    """64 TiB of nothing cost nothing to verify, map and compare."""
+    size = 1 << 46
+    path = far_elf(tmp_path / "far", size)
+    other = far_elf(tmp_path / "other", size)
+    data = bytearray(Path(other).read_bytes())
+    data[-1 - 16] = 7  # the last byte of memory
+    Path(other).write_bytes(data)
+    began = time.process_time()
+    assert pydump.verify(path, workers=1).checked_size == size
+    report = pydump.survey(path, workers=1)
+    assert (report.total("zero_size"), report.total("data_size")) == (size - 4096, 4096)
+    assert pydump.compare(path, path, workers=1).same
+    differences = pydump.compare(path, other, workers=1).differences
+    assert differences == (f"paddr {size - 4096:#x}: the pages part at byte 0xfff",)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_what_one_side_holds_in_the_others_gap_is_a_difference(swap: bool, tmp_path: Path) -> None:
+    size = 8 << 20
+    paths = [far_elf(tmp_path / "far", size), str(tmp_path / "full")]
+    whole = FlattenedBacking(FileBacking.open(paths[0]))
+    data = bytearray(whole.read(0, whole.size))
+    whole.close()
+    data[4096 + 0x123456] = 1
+    Path(paths[1]).write_bytes(data)
+    found = pydump.compare(*(paths[::-1] if swap else paths), workers=1).differences
+    assert found == ("paddr 0x123000: the pages part at byte 0x456",)

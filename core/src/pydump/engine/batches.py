@@ -11,8 +11,6 @@ from pydump.model.memory import Ranges
 
 #: Bytes of guest memory in a batch that holds data, unless a run says another number.
 BATCH_SIZE = 4 << 20
-#: Bytes in a batch that is known to be zero: bounded by the page descriptors it makes.
-HOLE_BATCH_SIZE = 256 << 20
 #: A hole shorter than this is filled with zeros rather than cut out.
 LEAST_HOLE = 1 << 20
 
@@ -46,6 +44,7 @@ class Batches:
         self._source = source
         self._stored = writer.stored
         self._unit = writer.unit
+        self._max_hole = writer.max_hole
         self._readable = readable
         self._knows_holes = source if isinstance(source, KnowsHoles) else None
         # A window may cut a page, whose rest is then zero, and a page may be lost: those are filled in.
@@ -63,8 +62,8 @@ class Batches:
                 if runs:
                     yield Spec(position, size, tuple(runs))
                     position, size, runs = position + size, 0, []
-                for at in range(start, end, HOLE_BATCH_SIZE):
-                    step = min(HOLE_BATCH_SIZE, end - at)
+                for at in range(start, end, self._max_hole):
+                    step = min(self._max_hole, end - at)
                     yield Spec(position, step, ())
                     position += step
                 continue

@@ -12,7 +12,7 @@ from pydump.engine.executors import Job, executor_for
 from pydump.engine.findings import Findings, FindingsWriter
 from pydump.engine.planner import settle, with_vmcoreinfo
 from pydump.interfaces.format import Batch
-from pydump.interfaces.source import Source
+from pydump.interfaces.source import KnowsHoles, Source
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
 from pydump.model.report import CompareReport, Progress, ProgressCallback
@@ -162,20 +162,36 @@ class _Comparison(FindingsWriter):
         self._starts = [start for start, _ in both]
 
     def findings(self, batch: Batch) -> Iterator[str]:
-        # A batch without data can be long.
-        for at in range(0, batch.size, BATCH_SIZE):
-            size = min(BATCH_SIZE, batch.size - at)
-            runs = self._runs(batch.position + at, size)
-            theirs = memoryview(bytearray(size))
-            self._right.read_runs(runs, theirs)
-            ours = memoryview(bytes(size)) if batch.data is None else batch.data[at : at + size]
-            if theirs == ours:
-                continue
-            done = 0
-            for start, end in runs:
-                here = slice(done, done + end - start)
-                yield from self._pages(start, ours[here], theirs[here])
-                done += end - start
+        runs = self._runs(batch.position, batch.size)
+        if batch.data is None:
+            yield from self._against_zeros(runs)
+            return
+        theirs = memoryview(bytearray(batch.size))
+        self._right.read_runs(runs, theirs)
+        if theirs == batch.data:
+            return
+        done = 0
+        for start, end in runs:
+            here = slice(done, done + end - start)
+            yield from self._pages(start, batch.data[here], theirs[here])
+            done += end - start
+
+    def _against_zeros(self, runs: list[tuple[int, int]]) -> Iterator[str]:
+        """Compare with zeros. There can be terabytes of them: what the other side has no data for is not read."""
+        for start, end in runs:
+            known = (
+                self._right.data_ranges(start, end - start) if isinstance(self._right, KnowsHoles) else [(start, end)]
+            )
+            done = start
+            for first, last in known:
+                done = max(done, first // self._page_size * self._page_size)
+                while done < last:
+                    size = min(BATCH_SIZE, end - done)
+                    theirs = memoryview(bytearray(size))
+                    self._right.read_into(done, theirs)
+                    if theirs != bytes(size):
+                        yield from self._pages(done, memoryview(bytes(size)), theirs)
+                    done += size
 
     def _runs(self, position: int, size: int) -> list[tuple[int, int]]:
         """What a piece of the stream is made of, as ``(start, end)`` in paddr."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from pydump.errors import PlanError
 from pydump.interfaces.format import Batch, Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole, Sink
-from pydump.model.memory import Ranges
+from pydump.model.memory import PADDR_END, Ranges
 
 #: Findings that are kept; the others are counted.
 MAX_LINES = 100
@@ -66,6 +66,7 @@ class FindingsWriter(Writer):
     """
 
     sequential: ClassVar[bool] = True
+    max_hole: ClassVar[int] = PADDR_END
 
     def __init__(self, stored: Ranges) -> None:
         self.stored = stored

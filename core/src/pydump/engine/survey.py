@@ -21,7 +21,7 @@ from pydump.interfaces.sink import Extent, Hole, Sink
 from pydump.interfaces.source import Source
 from pydump.layout.zero import zero_pages
 from pydump.model.guest import Guest
-from pydump.model.memory import Ranges
+from pydump.model.memory import PADDR_END, Ranges
 from pydump.model.report import Cell, MapReport, Progress, ProgressCallback
 
 #: Of so many pages with data one is compressed, to learn how well it does.
@@ -113,6 +113,7 @@ class _Survey(Writer):
     """
 
     sequential: ClassVar[bool] = True
+    max_hole: ClassVar[int] = PADDR_END
 
     def __init__(self, readable: Ranges, page_size: int, cell_size: int) -> None:
         self.stored = readable.page_aligned(page_size)
@@ -128,12 +129,14 @@ class _Survey(Writer):
         return iter(())
 
     def encode(self, batch: Batch) -> Encoded:
+        if batch.data is None:
+            return self._hole(batch)
         page_size = self.unit
         n = batch.size // page_size
         positions = np.uint64(batch.position) + np.arange(n, dtype=np.uint64) * np.uint64(page_size)
         which = np.searchsorted(self._begins, positions, "right") - 1
         cells = (self._starts[which] + positions - self._begins[which]) // np.uint64(self._cell_size)
-        zero = np.ones(n, bool) if batch.data is None else zero_pages(batch.data, page_size)
+        zero = zero_pages(batch.data, page_size)
         numbers, of = np.unique(cells, return_inverse=True)
         found = np.zeros(len(numbers), FOUND)
         found["cell"] = numbers
@@ -143,12 +146,23 @@ class _Survey(Writer):
         # The first of each cell in any case, then one in so many.
         firsts = full[np.unique(of[full], return_index=True)[1]]
         for i in np.union1d(firsts, full[::SAMPLE]).tolist():
-            assert batch.data is not None
             found["sampled"][of[i]] += page_size
             packed = zlib.compress(batch.data[i * page_size : (i + 1) * page_size], 1)
             found["packed"][of[i]] += min(page_size, len(packed))
         payload = found.tobytes()
         return Encoded(batch.position, len(payload), payload, None, batch.size, int(zero.sum()) * page_size)
+
+    def _hole(self, batch: Batch) -> Encoded:
+        """A batch of zeros, which lies in one range of memory and may be terabytes long."""
+        which = int(np.searchsorted(self._begins, np.uint64(batch.position), "right")) - 1
+        start = int(self._starts[which]) + batch.position - int(self._begins[which])
+        end, size = start + batch.size, self._cell_size
+        found = np.zeros(-(-end // size) - start // size, FOUND)
+        for i in range(len(found)):
+            cell = start // size + i
+            found[i]["cell"], found[i]["zero"] = cell, min(end, (cell + 1) * size) - max(start, cell * size)
+        payload = found.tobytes()
+        return Encoded(batch.position, len(payload), payload, None, batch.size, batch.size)
 
     def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
         if encoded.payload:

@@ -78,6 +78,8 @@ class Writer(ABC):
     takes: str | None = None
     #: Do all extents come in ascending order of offset? Then the output can go down a pipe as it is.
     sequential: ClassVar[bool] = False
+    #: Bytes of a batch that is known to be zero, at most: bounded by what the writer makes of such a batch.
+    max_hole: ClassVar[int] = 256 << 20
 
     stored: Ranges
     unit: int

@@ -64,7 +64,8 @@ class DescTable:
         offsets, sizes, flags = (descs[name].astype(np.int64) for name in ("offset", "size", "flags"))
         limit = self._part.backing.size
         lost = (offsets < self._part.descs_end) | (sizes <= 0) | (sizes > self._block_size) | (offsets > limit - sizes)
-        lost |= _UNKNOWN_FLAGS[np.minimum(flags, len(_UNKNOWN_FLAGS) - 1)] | ((flags == 0) & (sizes != self._block_size))
+        lost |= _UNKNOWN_FLAGS[np.minimum(flags, len(_UNKNOWN_FLAGS) - 1)]
+        lost |= (flags == 0) & (sizes != self._block_size)
         if len(self._holes):
             which = np.searchsorted(self._holes[:, 1], offsets, "right")
             starts = np.append(self._holes[:, 0], limit)
