@@ -1,4 +1,4 @@
-"""A kdump-compressed dump as a source: versions 1 to 6, both widths, both byte orders, whole or split over files."""
+"""A kdump-compressed dump as a source: both widths, both byte orders, whole, cut off, or split over several files."""
 
 from __future__ import annotations
 
