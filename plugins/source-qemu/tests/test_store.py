@@ -61,3 +61,19 @@ def test_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_CGROUPS", tmp_path)
     monkeypatch.setattr(store, "_MEMBERSHIP", tmp_path / "membership")
     assert store.spare_memory() > 3 * MIB
+
+
+def test_a_store_may_be_larger_than_the_host(tmp_path: Path) -> None:
+    size = (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) * 2
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
+        pytest.skip("this host reserves all memory that is mapped: vm.overcommit_memory=2")
+    kept = store.Store(Ranges.of([(0, size)]))
+    kept.part(size - 4, 4)[:] = b"last"
+    kept.close()
+
+
+def test_a_store_that_cannot_be_mapped_is_no_room(tmp_path: Path) -> None:
+    with pytest.raises(store.NoRoomError, match="memory cannot hold"):
+        store.Store(Ranges.of([(0, 1 << 62)]))
+    with pytest.raises(store.NoRoomError, match="cannot hold 1 MiB: No such file"):
+        store.Store(Ranges.of([(0, MIB)]), str(tmp_path / "missing"))

@@ -17,11 +17,13 @@ from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import Progress, ProgressCallback
 from pydump_source_qemu.guard import Guard
 from pydump_source_qemu.head import Head, read_head
-from pydump_source_qemu.host import Host, ImpossibleError, Layout, Region
+from pydump_source_qemu.host import Host, Layout, Region, shared_size
+from pydump_source_qemu.libvirt import caution
 from pydump_source_qemu.mark import UNMARK, mark
 from pydump_source_qemu.monitor import CommandError, Monitor
 from pydump_source_qemu.pipe import Pipe, await_resumed, elf_stream, opened, widen
-from pydump_source_qemu.store import Store, room_for
+from pydump_source_qemu.process import ImpossibleError
+from pydump_source_qemu.store import NoRoomError, Store, room_for, spare_memory
 from pydump_source_qemu.watchdog import MIGRATED, PAUSE, STOPPED, Resumed, resume
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Bytes copied or read in one go.
 STEP: Final = 8 << 20
+#: With --pause none QEMU may stop the guest to send so much: firmware, which is never in the memory backend.
+MAX_REST: Final = 64 << 20
 #: More threads than this do not copy faster.
 MAX_THREADS: Final = 4
 #: Bytes a second that a snapshot may send: no limit.
@@ -95,6 +99,8 @@ class Capture:
         monitor = Monitor.connect(address, options.connect_timeout)
         capture = cls(monitor, options)
         try:
+            if line := caution(monitor):
+                capture._warn_before(line)
             capture._check_state()
             capture._lock_out_others()
         except BaseException:
@@ -129,6 +135,11 @@ class Capture:
 
     def _warn(self, line: str) -> None:
         _log.info("%s", line)
+        self.warnings.append(line)
+
+    def _warn_before(self, line: str) -> None:
+        """Warn of what a capture costs while it can still be interrupted."""
+        _log.warning("%s", line)
         self.warnings.append(line)
 
     def facts(self) -> Guest:
@@ -169,33 +180,69 @@ class Capture:
 
         if not running:
             _log.info("the guest is %s, and stays so", self._state)
-        if pause == "snapshot" and running:
+        if pause == "snapshot" and running and not self._copies_rather(wanted):
             captured = self._snapshot(wanted, tell)
             self.release()
             return captured
-        layout, access = self._locate(wanted, access)
+        layout = self._locate(wanted, running)
         if layout is None:
             captured = self._stream(wanted, running, tell)
             self.release()
             return captured
+        if layout.allocates:
+            self._warn_before(
+                f"reading the guest's shared memory makes the host allocate up to {layout.allocates >> 20} MiB for it, "
+                "for good: this user cannot see which of it was never written to, root can"
+            )
         if pause == "none" and running:
             self.consistent = False
-            _log.info("memory by way of %s; the guest runs on", access)
-            return self._where_it_lies(wanted, access)
-        room = Ranges.of(piece for region in layout.regions for piece in region.data_ranges(region.paddr, region.size))
-        why_not = room_for(room.size, self._scratch)
+            _log.info("memory by way of %s; the guest runs on", layout.way)
+            return self._where_it_lies(wanted)
+        room = Ranges.of((start, end) for _, start, end in layout.data())
+        why_not = room_for(room.size + layout.rest_size, self._scratch)
+        store = None
+        if running and pause != "full" and not why_not:
+            try:
+                store = self._store(wanted, self._scratch)
+            except NoRoomError as error:
+                why_not = error.message
         if pause in ("auto", "copy") and running and why_not and (pause == "copy" or self._scratch):
             raise SourceError(f"no room for a copy of guest memory: {why_not}", hint="--scratch DIR, or --pause full")
-        if not running or pause == "full" or why_not:
-            _log.info("memory by way of %s; it is read where it lies", access)
+        if store is None:
+            _log.info("memory by way of %s; it is read where it lies", layout.way)
             if running and pause != "full":
-                self._warn(f"no room for a copy, so the guest stands still for the whole dump: {why_not}")
+                self._warn(f"no room for a copy, so the guest stays paused for the whole dump: {why_not}")
             self._stop(running)
-            return self._where_it_lies(wanted, access)
-        _log.info("memory by way of %s, %d MiB are copied", access, room.size >> 20)
-        captured = self._copy(wanted, access, room, tell)
+            return self._where_it_lies(wanted)
+        _log.info("memory by way of %s, %d MiB are copied", layout.way, room.size + layout.rest_size >> 20)
+        captured = self._copy(store, wanted, room, tell)
         self.release()
         return captured
+
+    def _copies_rather(self, wanted: MemoryMap) -> bool:
+        """Is copying the better way than a snapshot? It is where a snapshot costs the host more memory than a copy.
+
+        QEMU reads all memory before a snapshot. Where that is shared, the host allocates what was never written to, and
+        keeps it as long as the guest lives. Private memory costs nothing: it gets the kernel's page of zeros.
+        """
+        most = shared_size(self._monitor)
+        if not most:
+            return False
+        cost = "a snapshot makes the host allocate {} MiB for the guest's shared memory, for good"
+        try:
+            layout = self._layout(wanted)
+        except ImpossibleError as error:
+            _log.info("%s", error.message)
+            self._warn_before(cost.format(f"up to {most >> 20}"))
+            return False
+        data = sum(end - start for _, start, end in layout.data())
+        holes = layout.holes()
+        if data <= holes or holes > spare_memory():
+            self._warn_before(f"{cost.format(holes >> 20)}, so {data >> 20} MiB are copied instead")
+            return True
+        if holes:
+            self._warn_before(cost.format(holes >> 20))
+        return False
 
     @property
     def _scratch(self) -> str | None:
@@ -203,57 +250,60 @@ class Capture:
 
     # The ways to memory.
 
-    def _locate(self, wanted: MemoryMap, access: str) -> tuple[Layout | None, str]:
-        """Where memory lies on this host, None if only QEMU can send it; and which way that is.
+    def _layout(self, memory: MemoryMap) -> Layout:
+        """Where memory lies on this host.
+
+        Raises:
+            ImpossibleError: It cannot be reached in the way that the user wants.
+        """
+        if self._host is None:
+            self._host = Host(self._monitor)
+        return self._host.locate(memory, self._options.access)
+
+    def _locate(self, wanted: MemoryMap, running: bool) -> Layout | None:
+        """Where memory lies on this host; None if only QEMU can send it.
 
         Raises:
             ImpossibleError: The way that the user wants is not there, or none that leaves the guest running.
         """
+        access, runs_on = self._options.access, running and self._options.pause == "none"
         if access == "stream":
-            return None, access
-        ways = (access,) if access != "auto" else ("shared", "process")
-        failure: ImpossibleError | None = None
-        for way in ways:
-            try:
-                if self._host is None:
-                    self._host = Host(self._monitor)
-                return self._host.locate(wanted, way), way
-            except ImpossibleError as error:
-                _log.info("not by way of %s: %s", way, error.message)
-                failure = error
-        if failure is not None and self._options.pause == "none":
-            raise failure
-        if failure is not None and access != "auto":
-            hint = "; or ".join(filter(None, (failure.hint, "take --qemu-access stream")))
-            raise ImpossibleError(failure.message, hint=hint)
-        return None, "stream"
+            return None
+        try:
+            layout = self._layout(wanted)
+            if runs_on and layout.rest_size > MAX_REST:
+                raise ImpossibleError(f"QEMU pauses the guest to send {layout.rest_size >> 20} MiB that are not shared")
+            return layout
+        except ImpossibleError as error:
+            if self._options.pause == "none":
+                raise
+            if access != "auto":
+                hint = "; or ".join(filter(None, (error.hint, "take --qemu-access stream")))
+                raise ImpossibleError(error.message, hint=hint) from None
+            _log.info("QEMU has to send memory: %s", error.message)
+            return None
 
-    def _where_it_lies(self, wanted: MemoryMap, access: str) -> Captured:
+    def _where_it_lies(self, wanted: MemoryMap) -> Captured:
         """Memory that is read when it is encoded; what only QEMU can reach is fetched now."""
-        head, layout = self._look(wanted, access)
+        head, layout = self._look(wanted)
         pieces: list[tuple[int, int, Readable]] = [(region.paddr, region.end, region) for region in layout.regions]
         if layout.rest:
-            store = self._store(MemoryMap(layout.rest), None)
-            self._fetch(store, layout)
+            store = self._roomy_store(MemoryMap(layout.rest), layout.rest_size)
+            store.only(self._fetch(store, layout))
             pieces += [(block.paddr, block.end, store) for block in layout.rest]
         return Captured(head.guest, pieces)
 
-    def _copy(self, wanted: MemoryMap, access: str, room: Ranges, tell: Callable[[int], None]) -> Captured:
-        """Memory that is copied while the guest stands still."""
-        store = self._store(wanted, self._scratch)
+    def _copy(self, store: Store, wanted: MemoryMap, room: Ranges, tell: Callable[[int], None]) -> Captured:
+        """Memory that is copied while the guest is paused."""
         store.reserve(room)
         self._stop(True)
-        head, layout = self._look(wanted, access)
-        data = [
-            (region, start, end)
-            for region in layout.regions
-            for start, end in region.data_ranges(region.paddr, region.size)
-        ]
+        head, layout = self._look(wanted)
+        data = layout.data()
         if self._scratch:  # what was written to since; writing where a disk has no room would end this process
             store.reserve(Ranges.of((start, end) for _, start, end in data).subtract(room))
-        self._fetch(store, layout)
+        fetched = self._fetch(store, layout)
         self._copy_all(store, data, tell)
-        store.only([*((start, end) for _, start, end in data), *((b.paddr, b.end) for b in layout.rest)])
+        store.only([*((start, end) for _, start, end in data), *fetched])
         return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
 
     def _copy_all(self, store: Store, data: list[tuple[Region, int, int]], tell: Callable[[int], None]) -> None:
@@ -278,8 +328,12 @@ class Capture:
 
     def _stream(self, wanted: MemoryMap, running: bool, tell: Callable[[int], None]) -> Captured:
         """Memory that QEMU sends, together with the facts; it stops the guest meanwhile, and lets it run again."""
-        store = self._roomy_store(wanted)
-        _log.info("memory by way of QEMU's stream; the guest stands still while it comes")
+        if size := shared_size(self._monitor):
+            self._warn_before(
+                f"QEMU's stream makes the host allocate up to {size >> 20} MiB for the guest's shared memory, for good"
+            )
+        store = self._roomy_store(wanted, wanted.size)
+        _log.info("memory by way of QEMU's stream; the guest is paused while it comes")
         window = wanted.ranges()
         whole = window == self.facts().memory.ranges()
         if running:  # QEMU lets it run by itself, unless somebody else's dump comes between
@@ -287,21 +341,10 @@ class Capture:
             self._stopped = True
         else:
             self._watch()
-        done = 0
-        buffer = memoryview(bytearray(STEP))
-        data: list[tuple[int, int]] = []
         with elf_stream(self._monitor, None if whole else (wanted.start, wanted.end - wanted.start)) as pipe:
             widen(pipe)
             head = _within(read_head(pipe), wanted)
-            for load in head.loads:
-                for start, end in window.clip(load.paddr, load.paddr + load.size):
-                    pipe.skip_to(load.offset + start - load.paddr)
-                    for at in range(start, end, STEP):
-                        size = min(STEP, end - at)
-                        pipe.read_into(buffer[:size])
-                        data += store.take(at, buffer[:size])
-                        done += size
-                        tell(done)
+            data = _take(pipe, head, window, store, tell)
             pipe.drain()
         store.only(data)
         return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
@@ -310,7 +353,7 @@ class Capture:
         """Memory that QEMU sends while the guest runs on: it keeps each page until it is sent from being written to."""
         if not self._monitor.local:
             raise PlanError("--pause snapshot needs QEMU's UNIX socket")
-        store = self._roomy_store(wanted)
+        store = self._roomy_store(wanted, wanted.size)
         if self._scratch:
             store.reserve(wanted.ranges())
         _log.info("a snapshot by QEMU, which sends memory as it is now while the guest runs on")
@@ -415,16 +458,27 @@ class Capture:
         self._guard.undo_with(UNMARK)
         self._guard.let_go()
 
-    def _look(self, wanted: MemoryMap, access: str) -> tuple[Head, Layout]:
+    def _look(self, wanted: MemoryMap) -> tuple[Head, Layout]:
         """The facts, and where memory lies now: firmware may have moved some since it was planned."""
-        assert self._host is not None
         head = _within(self._head(), wanted)
-        return head, self._host.locate(head.guest.memory, access)
+        return head, self._layout(head.guest.memory)
 
-    def _fetch(self, store: Store, layout: Layout) -> None:
-        """Have QEMU send what lies outside the memory that is shared."""
+    def _fetch(self, store: Store, layout: Layout) -> list[tuple[int, int]]:
+        """Have QEMU send what cannot be read on this host.
+
+        Returns:
+            ``(start, end)`` in paddr of what of it is not zero.
+        """
+        data = []
         for block in layout.rest:
-            self._read(block.paddr, store.part(block.paddr, block.size))
+            with self._held_by_qemu(), elf_stream(self._monitor, (block.paddr, block.size)) as pipe:
+                widen(pipe)
+                head = read_head(pipe)
+                window = Ranges.of([(block.paddr, block.end)])
+                if head.guest.memory.ranges() != window:
+                    raise ReadError(block.paddr, block.size, "there is no RAM in all or part of it")
+                data += _take(pipe, head, window, store, lambda _: None)
+        return data
 
     def _read(self, paddr: int, buffer: memoryview) -> None:
         with self._held_by_qemu(), elf_stream(self._monitor, (paddr, len(buffer))) as pipe:
@@ -448,9 +502,9 @@ class Capture:
         self._stores.append(store)
         return store
 
-    def _roomy_store(self, wanted: MemoryMap) -> Store:
-        """A store for all of memory, which comes when nobody knows yet how much of it is zero."""
-        why_not = room_for(wanted.size, self._scratch)
+    def _roomy_store(self, wanted: MemoryMap, need: int) -> Store:
+        """A store for memory that comes when nobody knows yet how much of it is zero; ``need`` bytes at most."""
+        why_not = room_for(need, self._scratch)
         if why_not:
             raise SourceError(
                 f"no room for guest memory, which comes as a stream: {why_not}",
@@ -566,3 +620,31 @@ def _within(head: Head, wanted: MemoryMap) -> Head:
     window = wanted.ranges()
     blocks = [(start, end - start) for block in head.guest.memory for start, end in window.clip(block.paddr, block.end)]
     return replace(head, guest=replace(head.guest, memory=MemoryMap.of(blocks)))
+
+
+def _take(pipe: Pipe, head: Head, window: Ranges, store: Store, tell: Callable[[int], None]) -> list[tuple[int, int]]:
+    """Keep the memory of a stream that lies in a window, but its zeros.
+
+    Args:
+        pipe: The stream, behind its head.
+        head: Its head.
+        window: What of its memory is wanted.
+        store: What keeps it.
+        tell: Told how many bytes have come.
+
+    Returns:
+        ``(start, end)`` in paddr of what was kept.
+    """
+    data: list[tuple[int, int]] = []
+    buffer = memoryview(bytearray(STEP))
+    done = 0
+    for load in head.loads:
+        for start, end in window.clip(load.paddr, load.paddr + load.size):
+            pipe.skip_to(load.offset + start - load.paddr)
+            for at in range(start, end, STEP):
+                size = min(STEP, end - at)
+                pipe.read_into(buffer[:size])
+                data += store.take(at, buffer[:size])
+                done += size
+                tell(done)
+    return data

@@ -1,84 +1,63 @@
 """Guest memory where it lies on this host: in a file that QEMU shares, or in the QEMU process.
 
-Source: proc(5) on maps, pagemap, mem and fd; ``gpa2hva`` of QEMU's human monitor (hmp-commands.hx).
+Source: proc(5) on mem, fd and map_files; ``gpa2hva`` of QEMU's human monitor (hmp-commands.hx).
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pydump.errors import ReadError, SourceError
+from pydump.errors import ReadError
 from pydump.interfaces.backing import data_of
-from pydump.model.memory import MemoryMap, RamBlock
-from pydump_source_qemu.monitor import Monitor
+from pydump.model.memory import MemoryMap, RamBlock, Ranges
+from pydump_source_qemu.maps import Mapping, held, mapping_of
+from pydump_source_qemu.monitor import CommandError, Monitor
+from pydump_source_qemu.process import ImpossibleError, Process
 
-#: Firmware, which lies beside the memory backend even where that is shared, is at most so large in all.
-MAX_REST: Final = 64 << 20
-#: Pages looked up in pagemap at a time.
-_LOOKUP: Final = 1 << 16
-#: Bits of a pagemap entry: the page is in memory, or in swap.
-_HELD: Final = 3 << 62
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+NOT_SHARED: Final = "start QEMU with -object memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m"
+_log = logging.getLogger("pydump.qmp")
 _HVA = re.compile(r"\bis (?:0x)?([0-9a-f]+)")
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?")
-
-
-class ImpossibleError(SourceError):
-    """There is no such way to this guest's memory; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mapping:
-    """A line of ``/proc/PID/maps``.
-
-    Attributes:
-        start: First address.
-        end: One past the last.
-        shared: Is what is written seen by all who map the file?
-        offset: Where in the file it begins.
-        device: The file's, as st_dev.
-        inode: The file's; 0 where there is none.
-        path: What the kernel calls the file.
-    """
-
-    start: int
-    end: int
-    shared: bool
-    offset: int
-    device: int
-    inode: int
-    path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A run of guest memory that lies in one run in a file or in QEMU's address space.
+    """A run of guest memory that lies in one run in QEMU's address space, and maybe in a file.
 
     Attributes:
         paddr: Guest-physical address of its first byte.
         size: Bytes.
-        fd: Where to read it.
-        offset: Where in there it begins.
-        pagemap: QEMU's pagemap, where a page that is not there is zero; or -1.
-        file: Is it a file, which may have holes?
+        address: QEMU's address of its first byte.
+        memory: QEMU's memory, where to read it; -1 to read the file.
+        pagemap: QEMU's pagemap, where a page that is missing was never written to; -1 where that does not follow.
+        anonymous: Is it in no file?
+        file: The file that is mapped there, which may have holes; -1 where there is none, or it cannot be opened.
+        offset: Where in the file it begins.
     """
 
     paddr: int
     size: int
-    fd: int
-    offset: int
+    address: int
+    memory: int
     pagemap: int
-    file: bool
+    anonymous: bool
+    file: int
+    offset: int
 
     @property
     def end(self) -> int:
         """One past its last byte."""
         return self.paddr + self.size
+
+    @property
+    def allocates(self) -> bool:
+        """Would reading it make the host allocate its holes, because they cannot be seen?"""
+        return self.memory >= 0 and self.file < 0 and not self.anonymous
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``paddr`` on.
@@ -86,10 +65,23 @@ class Region:
         Raises:
             ReadError: QEMU is gone, or its file has become shorter.
         """
-        done, start = 0, self.offset + paddr - self.paddr
+        if self.memory < 0:
+            self._read(self.file, self.offset, paddr, buffer)
+        elif self.file < 0:
+            self._read(self.memory, self.address, paddr, buffer)
+        else:  # a page of a file that is read by way of the process is allocated, even where the file has a hole
+            at = paddr
+            for start, end in self.data_ranges(paddr, len(buffer)):
+                buffer[at - paddr : start - paddr] = bytes(start - at)
+                self._read(self.memory, self.address, start, buffer[start - paddr : end - paddr])
+                at = end
+            buffer[at - paddr :] = bytes(paddr + len(buffer) - at)
+
+    def _read(self, fd: int, offset: int, paddr: int, buffer: memoryview) -> None:
+        done, start = 0, offset + paddr - self.paddr
         while done < len(buffer):
             try:
-                n = os.preadv(self.fd, [buffer[done:]], start + done)
+                n = os.preadv(fd, [buffer[done:]], start + done)
             except OSError as error:
                 raise ReadError(paddr + done, len(buffer) - done, f"{error.strerror} in QEMU's memory") from error
             if n == 0:
@@ -97,14 +89,22 @@ class Region:
             done += n
 
     def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
-        """``(start, end)`` in paddr of what may hold data within the range; the rest is zero."""
-        base = self.paddr - self.offset
-        if self.file:
-            yield from ((base + a, base + b) for a, b in data_of(self.fd, paddr - base, size))
-        elif self.pagemap >= 0:
-            yield from ((base + a, base + b) for a, b in _process_data(self.pagemap, paddr - base, size))
-        else:
+        """``(start, end)`` in paddr of what may hold data within the range; the rest is zero.
+
+        A page of a private mapping is the process's own where it was written to, else the file's.
+        """
+        if self.file < 0 and self.pagemap < 0:
             yield paddr, paddr + size
+            return
+        at = paddr - self.paddr
+        data = Ranges.empty()
+        if self.pagemap >= 0:
+            own = held(self.pagemap, self.address + at, size, self.memory if self.anonymous else -1)
+            data = Ranges.of((start - self.address, end - self.address) for start, end in own)
+        if self.file >= 0:
+            runs = data_of(self.file, self.offset + at, size)
+            data = data.union(Ranges.of((start - self.offset, end - self.offset) for start, end in runs))
+        yield from ((self.paddr + start, self.paddr + end) for start, end in data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,59 +114,102 @@ class Layout:
     Attributes:
         regions: What is read here, ascending.
         rest: What has to come from QEMU.
+        way: How the regions are reached, in the words of --qemu-access.
     """
 
     regions: tuple[Region, ...]
     rest: tuple[RamBlock, ...]
+    way: str
+
+    @property
+    def rest_size(self) -> int:
+        """Bytes of the rest."""
+        return sum(block.size for block in self.rest)
+
+    def data(self) -> list[tuple[Region, int, int]]:
+        """``(region, start, end)`` in paddr of what may hold data in the regions."""
+        return [
+            (region, start, end)
+            for region in self.regions
+            for start, end in region.data_ranges(region.paddr, region.size)
+        ]
+
+    def holes(self) -> int:
+        """Bytes of shared files that the host has not allocated."""
+        regions = [region for region in self.regions if region.memory < 0]
+        data = (end - start for region in regions for start, end in region.data_ranges(region.paddr, region.size))
+        return sum(region.size for region in regions) - sum(data)
+
+    @property
+    def allocates(self) -> int:
+        """Bytes, at most, that reading makes the host allocate."""
+        return sum(region.size for region in self.regions if region.allocates)
 
 
 class Host:
     """The QEMU process, seen from this host.
 
     Raises:
-        ImpossibleError: It is not to be seen.
+        ImpossibleError: It is not visible.
     """
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self.pid = monitor.pid
-        if not self.pid:
-            raise ImpossibleError(
-                "QEMU is not to be seen from here: its monitor is no UNIX socket, or it runs in another container",
-                hint="run pydump where QEMU runs",
-            )
-        self._open: dict[tuple[int, int], int] = {}
-        self._mem = self._pagemap = -1
+        self._process = Process(monitor.socket)
+        #: What is open of it: its memory, its pagemap, and files that it maps by device and inode.
+        self._open: dict[str | tuple[int, int], int] = {}
+        self._failures: set[str] = set()
 
     def locate(self, memory: MemoryMap, access: str) -> Layout:
         """Where guest memory lies.
 
         Args:
             memory: Which.
-            access: "shared" for a file that it is in, "process" for QEMU's address space.
+            access: "shared" for a file that it is in, "process" for QEMU's address space, "auto" for either, the file
+                where there is one.
 
         Raises:
-            ImpossibleError: It cannot be had there.
+            ImpossibleError: Most of it is in neither.
         """
-        maps = self._maps()
+        maps = [mapping_of(line) for line in self._process.text("maps").splitlines()]
         regions: list[Region] = []
         rest: list[RamBlock] = []
+        ways: dict[str, None] = {}
+        failure: ImpossibleError | None = None
         for block in memory:
             for paddr, mapping, address, size in self._parts(block, maps):
-                if access == "process":
-                    pagemap = self._open_pagemap() if not mapping.inode and not mapping.shared else -1
-                    regions.append(Region(paddr, size, self._open_mem(), address, pagemap, False))
-                elif mapping.shared and mapping.inode:
-                    offset = mapping.offset + address - mapping.start
-                    regions.append(Region(paddr, size, self._open_file(mapping), offset, -1, True))
+                for way in ("shared", "process") if access == "auto" else (access,):
+                    try:
+                        regions.append(self._region(paddr, size, address, mapping, way))
+                    except ImpossibleError as error:
+                        failure = error
+                        if error.message not in self._failures:
+                            self._failures.add(error.message)
+                            _log.info("at %#x not by way of %s: %s", paddr, way, error.message)
+                        continue
+                    ways[way] = None
+                    break
                 else:
                     rest.append(RamBlock(paddr, size))
-        if sum(block.size for block in rest) > min(MAX_REST, memory.size // 2):
-            raise ImpossibleError(
-                "the guest's memory is not shared",
-                hint="start QEMU with -object memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m",
-            )
-        return Layout(tuple(regions), tuple(rest))
+        layout = Layout(tuple(regions), tuple(rest), " and ".join(ways))
+        if failure is not None and layout.rest_size > sum(region.size for region in regions):
+            raise failure
+        return layout
+
+    def _region(self, paddr: int, size: int, address: int, mapping: Mapping, way: str) -> Region:
+        offset = mapping.offset + address - mapping.start
+        if way == "shared":
+            if not mapping.shared or not mapping.inode:
+                raise ImpossibleError("the guest's memory is not shared", hint=NOT_SHARED)
+            return Region(paddr, size, address, -1, -1, False, self._file(mapping), offset)
+        memory, file = self._file_of_process("mem"), -1
+        if mapping.inode:
+            with contextlib.suppress(ImpossibleError):
+                file = self._file(mapping)
+        # A page that the process has not made its own is the file's, and may hold data where that is not known.
+        seen = not mapping.shared and (file >= 0 or not mapping.inode)
+        pagemap = self._file_of_process("pagemap") if seen else -1
+        return Region(paddr, size, address, memory, pagemap, not mapping.inode, file, offset)
 
     def _parts(self, block: RamBlock, maps: list[Mapping]) -> Iterator[tuple[int, Mapping, int, int]]:
         """``(paddr, mapping, address, size)`` of the mappings that a block lies in."""
@@ -180,7 +223,8 @@ class Host:
                 yield block.paddr + at - address, mapping, at, stop - at
                 at = stop
         if at < end:
-            raise ImpossibleError(f"process {self.pid} does not hold the guest's memory: it is not the QEMU process")
+            pid = self._process.pid
+            raise ImpossibleError(f"process {pid} does not hold the guest's memory: it is not the QEMU process")
 
     def _host_address(self, paddr: int) -> int:
         """Where in QEMU's address space a byte of guest memory lies."""
@@ -190,105 +234,37 @@ class Host:
             raise ImpossibleError(f"QEMU does not say where guest memory at {paddr:#x} lies: {answer.strip()}")
         return int(match[1], 16)
 
-    def _maps(self) -> list[Mapping]:
-        try:
-            with open(f"/proc/{self.pid}/maps") as lines:
-                return [mapping_of(line) for line in lines]
-        except OSError as error:
-            raise self._denied("maps", error) from error
+    def _file_of_process(self, name: str) -> int:
+        if name not in self._open:
+            self._open[name] = self._process.open(name)
+        return self._open[name]
 
-    def _open_file(self, mapping: Mapping) -> int:
+    def _file(self, mapping: Mapping) -> int:
+        """Open the file of a mapping.
+
+        Raises:
+            ImpossibleError: It cannot be opened.
+        """
         key = mapping.device, mapping.inode
         if key not in self._open:
-            self._open[key] = self._find_file(mapping)
+            self._open[key] = self._process.open_mapped(mapping)
         return self._open[key]
 
-    def _find_file(self, mapping: Mapping) -> int:
-        """Open the file of a mapping: one that QEMU has open, which may have no name, or else by its name."""
-        directory = f"/proc/{self.pid}/fd"
-        try:
-            paths = [f"{directory}/{name}" for name in os.listdir(directory)]
-        except OSError as error:
-            raise self._denied("fd", error) from error
-        failure: OSError | None = None
-        for path in [*paths, mapping.path]:
-            try:
-                status = os.stat(path)
-                if (status.st_dev, status.st_ino) == (mapping.device, mapping.inode):
-                    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                failure = failure or (error if error.errno != errno.ENOENT else None)
-        why = f": {failure.strerror}" if failure else ""
-        raise ImpossibleError(
-            f"the file with the guest's memory, {mapping.path}, cannot be opened{why}",
-            hint="run pydump as the user that QEMU runs as",
-        )
-
-    def _open_mem(self) -> int:
-        if self._mem < 0:
-            try:
-                self._mem = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise self._denied("mem", error) from error
-        return self._mem
-
-    def _open_pagemap(self) -> int:
-        if self._pagemap < 0:
-            try:
-                self._pagemap = os.open(f"/proc/{self.pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise self._denied("pagemap", error) from error
-        return self._pagemap
-
-    def _denied(self, what: str, error: OSError) -> ImpossibleError:
-        return ImpossibleError(
-            f"cannot open /proc/{self.pid}/{what} of QEMU: {error.strerror}",
-            hint="run pydump as root, or as QEMU's user with kernel.yama.ptrace_scope=0",
-        )
-
     def close(self) -> None:
-        """Let go of files."""
-        for fd in (*self._open.values(), self._mem, self._pagemap):
-            if fd >= 0:
-                os.close(fd)
-        self._open, self._mem, self._pagemap = {}, -1, -1
+        """Close what is open."""
+        for fd in self._open.values():
+            os.close(fd)
+        self._open = {}
+        self._process.close()
 
 
-def mapping_of(line: str) -> Mapping:
-    """A line of ``/proc/PID/maps``.
+def shared_size(monitor: Monitor) -> int:
+    """Bytes of the guest's memory that are shared, of which the host allocates a page when somebody reads it.
 
-    Raises:
-        ValueError: It is none.
+    What QEMU has allocated at its start (prealloc) costs nothing. Source: qapi/machine.json, query-memdev.
     """
-    match = _MAPPING.match(line.rstrip("\n"))
-    if match is None:
-        raise ValueError(f"no line of maps: {line!r}")
-    start, end, flags, offset, major, minor, inode, path = match.groups()
-    device = os.makedev(int(major, 16), int(minor, 16))
-    return Mapping(int(start, 16), int(end, 16), flags[3] == "s", int(offset, 16), device, int(inode), path or "")
-
-
-def _process_data(pagemap: int, address: int, size: int) -> Iterator[tuple[int, int]]:
-    """Pages of private anonymous memory that were ever written to; the others read as zero."""
-    import numpy as np
-
-    end = address + size
-    last: tuple[int, int] | None = None
-    first_page, past = address // _PAGE, -(-end // _PAGE)
-    for page in range(first_page, past, _LOOKUP):
-        n = min(_LOOKUP, past - page)
-        entries = np.frombuffer(os.pread(pagemap, n * 8, page * 8), np.uint64)
-        if len(entries) < n:
-            yield (last[0] if last else max(address, page * _PAGE)), end
-            return
-        held = np.concatenate([[False], (entries & np.uint64(_HELD)) != 0, [False]])
-        edges = (np.flatnonzero(held[1:] != held[:-1]) + page) * _PAGE
-        for start, stop in edges.reshape(-1, 2).tolist():
-            if last is not None and last[1] == start:
-                last = last[0], stop
-                continue
-            if last is not None:
-                yield max(last[0], address), min(last[1], end)
-            last = start, stop
-    if last is not None:
-        yield max(last[0], address), min(last[1], end)
+    try:
+        backends = monitor.command("query-memdev")
+    except CommandError:
+        return 0
+    return sum(int(b["size"]) for b in backends if b.get("share") and not b.get("prealloc"))

@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 #: Linux 5.14; Python has no name for it. Source: include/uapi/asm-generic/mman-common.h.
 MADV_POPULATE_WRITE: Final = 23
+#: Python 3.13 has a name for it. Source: mman.h in include/uapi/asm-generic and arch/*/include/uapi/asm.
+MAP_NORESERVE: Final = 0x40 if os.uname().machine.startswith(("ppc", "sparc")) else 0x4000
 #: Memory that is left to others, at least.
 RESERVE: Final = 256 << 20
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _MEMBERSHIP: Final = Path("/proc/self/cgroup")
+
+
+class NoRoomError(SourceError):
+    """There is no room for guest memory."""
 
 
 class Store:
@@ -34,7 +40,7 @@ class Store:
         directory: Where to keep it, or None for memory.
 
     Raises:
-        SourceError: There is no room.
+        NoRoomError: There is no room.
     """
 
     def __init__(self, memory: Ranges, directory: str | None = None) -> None:
@@ -51,7 +57,9 @@ class Store:
             size += -(-(end - start) // mmap.PAGESIZE) * mmap.PAGESIZE
         try:
             if directory is None:
-                self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                # Most of a large guest was never written to: only what is written here counts as used.
+                flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+                self._map = mmap.mmap(-1, size, flags=flags)
                 with contextlib.suppress(OSError):
                     self._map.madvise(mmap.MADV_HUGEPAGE)
             else:
@@ -60,7 +68,8 @@ class Store:
                 os.ftruncate(self._fd, size)
                 self._map = mmap.mmap(self._fd, size)
         except (OSError, ValueError) as error:
-            raise SourceError(f"no room for {size >> 20} MiB of guest memory: {error}") from None
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise NoRoomError(f"{directory or 'memory'} cannot hold {size >> 20} MiB: {why}") from None
         self._view = memoryview(self._map)
 
     def reserve(self, ranges: Iterable[tuple[int, int]]) -> None:
