@@ -8,7 +8,6 @@ from pydump_source_qemu.monitor import CommandError, Monitor
 
 #: The character device of libvirt's own monitor. Source: qemuBuildMonitorCommandLine in src/qemu/qemu_command.c.
 MONITOR: Final = "charmonitor"
-
 #: So begins the name of a socket that nobody is connected to. Source: qemu_chr_socket_address in chardev/char-socket.c.
 ALONE: Final = "disconnected:"
 
@@ -26,6 +25,6 @@ def caution(monitor: Monitor) -> str | None:
     if not any(device["label"] == MONITOR and not device["filename"].startswith(ALONE) for device in devices):
         return None
     return (
-        "libvirt watches this guest: its registers can only be had by a dump, and libvirtd 9.0 crashes when QEMU tells it "
-        "of a dump that is not its own (the guest runs on); stop libvirtd for the capture, or use virsh dump"
+        "libvirt watches this guest: its registers can only be had by a dump, and libvirtd 9.0 crashes when QEMU tells "
+        "it of a dump that is not its own (the guest runs on); stop libvirtd for the capture, or use virsh dump"
     )
