@@ -517,7 +517,7 @@ def test_no_room_for_a_copy(guest: Live, tmp_path: Path, pydump: Pydump, monkeyp
     assert str(missing) in said
     monkeypatch.setattr("pydump_source_qemu.capture.room_for", lambda size, where: "none at all")
     report = api.dump(guest.source, str(tmp_path / "vmcore"))
-    assert "stands still for the whole dump: none at all" in report.warnings[-1]
+    assert "paused for the whole dump: none at all" in report.warnings[-1]
 
 
 def test_a_snapshot_of_memory_in_a_file(tmp_path: Path, pydump: Pydump) -> None:
