@@ -108,7 +108,7 @@ def exclude(
     Raises:
         PlanError: The guest does not say what its pages are.
     """
-    found = _classified(source, guest, arch, classes - {ZERO}, registry)
+    found = classified(source, guest, arch, classes - {ZERO}, registry)
     chosen = {name: ranges for one in found for name, ranges in one.classes.items() if name in classes | one.always}
     checks = tuple(check for one in found for check in one.checks)
     warnings = tuple(warning for one in found for warning in one.warnings)
@@ -135,7 +135,7 @@ def exclude(
     return Exclusion(excluded, level_of_classes(classes), tuple(sizes), checks, trusted, warnings)
 
 
-def _classified(
+def classified(
     source: Source, guest: Guest, arch: type[Arch] | None, classes: frozenset[str], registry: Registry
 ) -> list[Classified]:
     """What each filter finds that knows one of ``classes``."""

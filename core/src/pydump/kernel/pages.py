@@ -109,7 +109,8 @@ class PageRules:
         }
         needed = {"lru": "PG_lru", "private": "PG_private", "head": "PG_head_mask"}
         buddy = info.number("PAGE_BUDDY_MAPCOUNT_VALUE")
-        missing = [f"OFFSET(page.{name})" for name, offset in offsets.items() if offset is None]
+        keys = {"mapcount": "_mapcount", "tail": "compound_head"}
+        missing = [f"OFFSET(page.{keys.get(name, name)})" for name, offset in offsets.items() if offset is None]
         missing += [f"NUMBER({key})" for key in needed.values() if info.number(key) is None]
         missing += [] if size else ["SIZE(page)"]
         missing += [] if buddy is not None else ["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"]

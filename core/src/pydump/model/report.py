@@ -176,6 +176,48 @@ class CompareReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelSize:
+    """What a dump level would leave.
+
+    Attributes:
+        level: The level.
+        classes: The classes of pages that it leaves out.
+        pages: How many pages would be left.
+        size: Bytes of them.
+        packed_size: An estimate of their bytes when they are compressed, from a sample of each class.
+    """
+
+    level: int
+    classes: tuple[str, ...]
+    pages: int
+    size: int
+    packed_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SizeReport:
+    """What each dump level would leave of a guest.
+
+    Attributes:
+        path: The file.
+        ram_size: Bytes of guest RAM.
+        page_size: Bytes of a page.
+        levels: One for each level, 0 to 31.
+        classes: Class name and bytes of each class of pages; a page can be in two.
+        checks: What was checked; where one failed, a dump would leave nothing out.
+        warnings: A line each.
+    """
+
+    path: str
+    ram_size: int
+    page_size: int
+    levels: tuple[LevelSize, ...]
+    classes: tuple[tuple[str, int], ...]
+    checks: tuple[Check, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """A piece of the guest's physical address space, of one size for all cells of a map.
 
