@@ -569,7 +569,7 @@ class Capture:
         else:
             self._unguarded()
             hint = "somebody else has paused it; QMP's cont lets it run"
-        self._hang_up(wait=False)
+        self._hang_up(wait=not self._stopped)
         why = came.why or f"it is {status}"
         raise SourceError(f"the guest ran before the capture and does not run now: {why}", hint=hint)
 
