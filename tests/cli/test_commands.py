@@ -138,7 +138,10 @@ def test_json_is_what_it_says(elf: Path, run: Run) -> None:
     assert all(row["error"] is None for row in listed)
     producers = {name: producer for row in listed for name, producer in row["producers"].items()}
     assert report["producer"] == producers["lzo"]
-    assert f"compressor lzo by {producers['lzo']}\n" in run("plugins").out
+    advice = {name: text for row in listed for name, text in row["advice"].items()}
+    beside = f" ({report['advice']})" if report["advice"] else ""
+    assert report["advice"] == advice.get("lzo", "")
+    assert f"compressor lzo by {producers['lzo']}{beside}\n" in run("plugins").out
 
 
 def test_differences_are_told_with_their_place(elf: Path, run: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +31,10 @@ def build_wheels(directory: Path) -> Path:
         else:
             shutil.copytree(project, source / project.relative_to(ROOT), ignore=ignored)
     folders = [f"./{project.relative_to(ROOT)}" for project in (*PROJECTS, *EXAMPLES)]
-    pip(
-        "wheel", "--no-build-isolation", "--wheel-dir", str(wheels), "-c", str(ROOT / "constraints.txt"), *folders,
-        "./core[testing,map]", "hatchling", cwd=source,
-    )  # fmt: skip
+    command = ["wheel", "--no-build-isolation", "--wheel-dir", str(wheels), "-c", str(ROOT / "constraints.txt")]
+    pip(*command, *folders, "./core[testing,map]", "./plugins/compressor-zlib[isal]", "hatchling", cwd=source)
+    if find_spec("lzo"):  # it can be built here
+        pip(*command, "python-lzo")
     return wheels
 
 

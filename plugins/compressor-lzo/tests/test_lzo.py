@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from pydump.errors import PlanError
 from pydump.interfaces.compressor import Compressor
 from pydump.testing.compressor import PAGE, CompressorTests
 from pydump.testing.guests import KINDS
@@ -66,6 +67,7 @@ class TestPythonLzo(LzoTests):
 
     def test_it_is_taken_where_it_is_installed(self) -> None:
         assert self.make().producer.startswith("python-lzo ")
+        assert self.make().advice == ""
 
     @pytest.mark.parametrize("size", [4096, 65536])
     @pytest.mark.parametrize("kind", KINDS)
@@ -85,8 +87,9 @@ class TestLzallright(LzoTests):
             patch.setitem(sys.modules, "lzo", None)
             yield
 
-    def test_it_stands_in(self) -> None:
+    def test_it_stands_in_and_says_what_is_faster(self) -> None:
         assert self.make().producer.startswith("lzallright ")
+        assert self.make().advice.startswith("python-lzo compresses about ten times as fast: pip install python-lzo (")
 
     @pytest.mark.parametrize("size", [4096, 65536])
     @pytest.mark.parametrize("kind", KINDS)
@@ -96,3 +99,12 @@ class TestLzallright(LzoTests):
         monkeypatch.delitem(sys.modules, "lzo")
         lzo = pytest.importorskip("lzo")
         assert lzo.decompress(stream, False, size) == page
+
+
+def test_where_no_library_is_installed_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lzo", None)
+    monkeypatch.setitem(sys.modules, "lzallright", None)
+    codec = LzoCompressor()
+    for use in (lambda: codec.compress(bytes(PAGE)), lambda: codec.decompress(END, PAGE), lambda: codec.producer):
+        with pytest.raises(PlanError, match="no LZO library is installed; pip install python-lzo"):
+            use()

@@ -105,6 +105,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
     rows = [
         ("would write" if r.dry_run else "wrote", r.output if r.output != "-" else "standard output"),
         ("format", kind),
+        *([("", r.advice)] if r.advice and codec.endswith(r.producer) else []),
         (
             "guest",
             f"{_machine(r)}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}",
@@ -285,7 +286,7 @@ def hexdump(data: bytes, paddr: int) -> None:
 
 def plugins(registry: Registry, *, as_json: bool) -> None:
     """What is installed, what compresses there, and what is broken."""
-    producers = {cls.name: _producer(cls) for cls in registry.compressors()}
+    codecs = {cls.name: _codec(cls) for cls in registry.compressors()}
     if as_json:
         print_json(
             [
@@ -295,7 +296,12 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
                     "version": plugin.version,
                     "provides": [f"{role} {cls.name}" for role, cls in plugin.classes],
                     "producers": {
-                        cls.name: producers[cls.name] for role, cls in plugin.classes if role == "compressor"
+                        cls.name: codecs[cls.name][0] for role, cls in plugin.classes if role == "compressor"
+                    },
+                    "advice": {
+                        cls.name: codecs[cls.name][1]
+                        for role, cls in plugin.classes
+                        if role == "compressor" and codecs[cls.name][1]
                     },
                     "error": plugin.error,
                 }
@@ -306,7 +312,7 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
     lines = []
     for plugin in registry.plugins:
         provides = [
-            f"{role} {cls.name}" + (f" by {producers[cls.name]}" if role == "compressor" else "")
+            f"{role} {cls.name}" + (_by(*codecs[cls.name]) if role == "compressor" else "")
             for role, cls in plugin.classes
         ]
         says = f"broken: {plugin.error}" if plugin.error else ", ".join(provides)
@@ -314,12 +320,18 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
     grid(("plugin", "distribution", "provides"), lines)
 
 
-def _producer(compressor: type[Compressor]) -> str:
-    """The library that compresses, or why there is none."""
+def _codec(compressor: type[Compressor]) -> tuple[str, str]:
+    """The library that compresses, or why there is none; and the advice that goes with it."""
     try:
-        return compressor().producer
-    except Exception as error:  # whatever loading a library leads to: the others are still told of
-        return f"nothing that works: {error}"
+        codec = compressor()
+        return codec.producer, codec.advice
+    except Exception as error:  # whatever loading a library leads to: the others are still listed
+        hint = getattr(error, "hint", None)
+        return f"nothing that works: {error}", hint or ""
+
+
+def _by(producer: str, advice: str) -> str:
+    return f" by {producer}" + (f" ({advice})" if advice else "")
 
 
 def arch(cls: type[Arch], *, as_json: bool) -> None:

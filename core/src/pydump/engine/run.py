@@ -176,6 +176,7 @@ def _report(
         format=plan.format,
         compression=plan.compression,
         producer=planned.compressor.producer if planned.compressor else "none",
+        advice=planned.compressor.advice if planned.compressor else "",
         flattened=flattened,
         arch=guest.arch,
         machine=guest.machine,

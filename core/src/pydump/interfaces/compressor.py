@@ -33,6 +33,14 @@ class Compressor(ABC):
         """Which library does the work, with its version: for ``pydump info`` and the report."""
         return self.name
 
+    @property
+    def advice(self) -> str:
+        """What compresses faster than the library at work, and how to get it; empty where nothing does.
+
+        One line, for ``pydump plugins`` and the report.
+        """
+        return ""
+
     @abstractmethod
     def compress(self, data: bytes | bytearray | memoryview) -> bytes:
         """The compressed form of one page. The same input gives the same output."""

@@ -56,6 +56,7 @@ class DumpReport:
         format: The format's name.
         compression: The compressor's name, or "none".
         producer: The library that compressed, with its version.
+        advice: What compresses faster, and how to get it; empty where nothing does.
         flattened: Was the output written as a flattened stream?
         arch: The architecture's name, or None where no plugin knows it.
         machine: ELF e_machine, or None where nobody said.
@@ -111,6 +112,7 @@ class DumpReport:
     checks: tuple[Check, ...] = ()
     paused_seconds: float | None = None
     consistent: bool = True
+    advice: str = ""
 
     @property
     def complete(self) -> bool:

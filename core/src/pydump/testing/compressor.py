@@ -84,6 +84,10 @@ class CompressorTests:
         plain = producer.strip() == producer and producer.isprintable() and producer
         assert plain, f"{producer!r} is not a line of text"
 
+    def test_its_advice_is_a_line_or_nothing(self) -> None:
+        advice = self.make().advice
+        assert advice.strip() == advice and (advice.isprintable() or not advice), f"{advice!r} is not a line of text"
+
     def test_importing_it_loads_nothing_native(self) -> None:
         assert native_modules(self.compressor, call=True) == []
 

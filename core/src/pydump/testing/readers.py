@@ -132,9 +132,9 @@ def _zstd(data: bytes, size: int) -> bytes:
 
 
 def _snappy(data: bytes, size: int) -> bytes:
-    import cramjam
+    import snappy
 
-    return bytes(cramjam.snappy.decompress_raw(data))
+    return bytes(snappy.uncompress(data))
 
 
 def _lzo(data: bytes, size: int) -> bytes:

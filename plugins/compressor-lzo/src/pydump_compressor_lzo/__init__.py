@@ -7,11 +7,15 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
+from pydump.errors import PlanError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.compressor import Compressor
 
 if TYPE_CHECKING:
     from pydump_compressor_lzo.libraries import Library
+
+#: How to get the faster library.
+PYTHON_LZO = "pip install python-lzo (it needs a C compiler, Python's headers and LZO's: liblzo2-dev, lzo-devel)"
 
 
 class LzoCompressor(Compressor):
@@ -23,11 +27,19 @@ class LzoCompressor(Compressor):
     def producer(self) -> str:
         return self._library.producer
 
+    @property
+    def advice(self) -> str:
+        return "" if find_spec("lzo") else f"python-lzo compresses about ten times as fast: {PYTHON_LZO}"
+
     @cached_property
     def _library(self) -> Library:
         from pydump_compressor_lzo.libraries import Lzallright, PythonLzo
 
-        return PythonLzo() if find_spec("lzo") else Lzallright()
+        if find_spec("lzo"):
+            return PythonLzo()
+        if find_spec("lzallright"):
+            return Lzallright()
+        raise PlanError("no LZO library is installed", hint=PYTHON_LZO)
 
     def compress(self, data: bytes | bytearray | memoryview) -> bytes:
         return self._library.compress(data)
