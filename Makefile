@@ -18,8 +18,9 @@ DOCS := $(VENV)/.docs
 PROJECTS := core $(wildcard plugins/*)
 # Not tests/conformance: it runs the kit, which the plugins run too.
 QUICK := tests/unit tests/meta tests/formats plugins
-# Tests run on this many processes at once; JOBS=0 runs them in one.
+# How many processes run tests at once; 0 is this one. What shares a fixture of a module stays together.
 JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadscope
 
 .PHONY: demo check test lint docs bench clean
 
@@ -27,10 +28,10 @@ demo: $(RUN)
 	@$(BIN)/python examples/demo.py
 
 check: lint
-	@$(BIN)/python -m pytest -q -n $(JOBS) $(QUICK)
+	@$(PYTEST) $(QUICK)
 
 test: $(TOOLS)
-	@$(BIN)/python -m pytest -q -n $(JOBS) $(TESTS)
+	@$(PYTEST) $(TESTS)
 
 lint: $(TOOLS)
 	@$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -35,8 +36,18 @@ def lab() -> Path:
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheels of everything here and of all that it needs."""
-    return build_wheels(tmp_path_factory.mktemp("wheels"))
+    """A directory with the wheels of everything here and of all that it needs. Test processes share it."""
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # which is theirs in common
+    directory /= "wheels"
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "done").exists():
+            build_wheels(directory)
+            (directory / "done").touch()
+    return directory / "wheels"
 
 
 @pytest.fixture(scope="session")

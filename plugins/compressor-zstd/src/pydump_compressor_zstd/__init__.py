@@ -59,13 +59,14 @@ class ZstdCompressor(Compressor):
         return self._encoder.compress(data)
 
     def compress_batch(self, data: memoryview, page_size: int, offsets: Sequence[int]) -> list[bytes]:
-        from zstandard import BufferWithSegments
+        import zstandard
 
-        if not offsets:
-            return []
+        # Debian's is built against the system's libzstd, and has no batch call.
+        if not offsets or "multi_compress_to_buffer" not in zstandard.backend_features:
+            return super().compress_batch(data, page_size, offsets)
         # An eighth faster than a call for each page. The library wants (offset, size) pairs of u64.
         segments = array("Q", (number for offset in offsets for number in (offset, page_size)))
-        frames = self._encoder.multi_compress_to_buffer(BufferWithSegments(data, segments.tobytes()))
+        frames = self._encoder.multi_compress_to_buffer(zstandard.BufferWithSegments(data, segments.tobytes()))
         return [frames[i].tobytes() for i in range(len(frames))]
 
     def decompress(self, data: bytes | bytearray | memoryview, size: int) -> bytes:
