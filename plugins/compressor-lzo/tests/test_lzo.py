@@ -17,6 +17,7 @@ from pydump.testing.compressor import PAGE, CompressorTests
 from pydump.testing.guests import KINDS
 from pydump_compressor_lzo import LzoCompressor
 
+MISSING = "python-lzo is not installed: it needs a C compiler, python3-dev and liblzo2-dev"
 END = b"\x11\x00\x00"
 #: 0x15 copies 4 literals; 0x20 is a match of 2 + 31 + 15 * 255 + 0xEA bytes; (distance - 1) << 2 follows it.
 PERIODIC = b"\x15abcd" + b"\x20" + bytes(15) + b"\xea" + b"\x0c\x00" + END
@@ -63,7 +64,7 @@ class TestPythonLzo(LzoTests):
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _installed(cls) -> None:
-        pytest.importorskip("lzo")
+        pytest.importorskip("lzo", reason=MISSING)
 
     def test_it_is_taken_where_it_is_installed(self) -> None:
         assert self.make().producer.startswith("python-lzo ")
@@ -97,7 +98,7 @@ class TestLzallright(LzoTests):
         page = kind(3, size)
         stream = self.make().compress(page)
         monkeypatch.delitem(sys.modules, "lzo")
-        lzo = pytest.importorskip("lzo")
+        lzo = pytest.importorskip("lzo", reason=MISSING)
         assert lzo.decompress(stream, False, size) == page
 
 

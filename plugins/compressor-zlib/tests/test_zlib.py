@@ -88,7 +88,7 @@ class TestIsal(ZlibTests):
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _installed(cls) -> None:
-        pytest.importorskip("isal")
+        pytest.importorskip("isal", reason="pip install isal")
 
     @pytest.mark.parametrize("level", range(max(ISAL_LEVELS) + 1, 10))
     def test_other_levels_are_refused(self, level: int) -> None:
@@ -105,7 +105,7 @@ class TestChoice:
 
     @pytest.mark.parametrize(("level", "library"), [(1, "isal"), (2, "isal"), (3, "zlib-ng"), (9, "zlib-ng")])
     def test_isal_at_low_levels(self, level: int, library: str) -> None:
-        pytest.importorskip("isal")
+        pytest.importorskip("isal", reason="pip install isal")
         codec = ZlibCompressor(ZlibOptions(level=level))
         assert codec.library == library
         assert codec.producer.startswith(f"{library} ")
