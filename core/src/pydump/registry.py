@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
+from pydump.catalog import distribution_of, url_hint
 from pydump.errors import PlanError, UnknownPluginError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
@@ -18,27 +19,6 @@ from pydump.options import with_values
 from pydump.plugins import PluginInfo, load, words
 
 T = TypeVar("T")
-
-#: The distributions of what is not in core.
-_DISTRIBUTIONS = {
-    ("arch", "aarch64"): "pydump-arch-aarch64",
-    ("arch", "ppc64"): "pydump-arch-ppc64",
-    ("arch", "s390x"): "pydump-arch-s390x",
-    ("format", "elf"): "pydump-format-elf",
-    ("format", "kdump"): "pydump-format-kdump",
-    ("compressor", "zlib"): "pydump-compressor-zlib",
-    ("compressor", "lzo"): "pydump-compressor-lzo",
-    ("compressor", "snappy"): "pydump-compressor-snappy",
-    ("compressor", "zstd"): "pydump-compressor-zstd",
-    ("arch", "x86_64"): "pydump-arch-x86-64",
-    ("arch", "i386"): "pydump-arch-x86-64",
-    ("arch", "arm"): "pydump-arch-aarch64",
-    ("arch", "ppc64le"): "pydump-arch-ppc64",
-    ("arch", "riscv64"): "pydump-arch-riscv",
-    ("arch", "riscv32"): "pydump-arch-riscv",
-    ("source", "qmp"): "pydump-source-qemu",
-    ("filter", "linux"): "pydump-filter-linux",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +120,13 @@ class Registry:
         cls: type[Compressor] = self._get("compressor", name)
         return cls(with_values(name, cls.Options(), options or {}))
 
+    def url(self, role: str, url: str) -> UnknownPluginError:
+        """The error for a URL whose scheme no plugin of ``role`` ("source" or "sink") has."""
+        scheme = url.partition(":")[0]
+        distribution = distribution_of(role, scheme)
+        hint = f"pip install {distribution}" if distribution else url_hint(role)
+        return UnknownPluginError(role, scheme, self.names(role), hint=hint)
+
     def source(self, name: str) -> type[Source]:
         """The source called ``name``.
 
@@ -171,7 +158,7 @@ class Registry:
 
     def install_hint(self, role: str, name: str) -> str:
         """What to do about a plugin that is not there."""
-        distribution = _DISTRIBUTIONS.get((role, name))
+        distribution = distribution_of(role, name)
         return f"pip install {distribution}" if distribution else "pydump plugins shows what is installed"
 
     def decompressors(self) -> Decompressors:
@@ -182,7 +169,7 @@ class Registry:
         known = self._classes.get(role, {})
         if name in known:
             return known[name]
-        distribution = _DISTRIBUTIONS.get((role, name))
+        distribution = distribution_of(role, name)
         broken = next((p for p in self.broken if p.name == f"{role}-{name}" or p.distribution == distribution), None)
         hint = self.install_hint(role, name)
         if broken:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
-from io import BufferedReader
+from collections.abc import Callable, Iterator, Sequence
 
+from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing, packing_of, spool
 from pydump.errors import FormatError, SourceError
 from pydump.interfaces.backing import Backing, data_of
-
-#: Bytes at the beginning of a file that tell what it is.
-HEAD_SIZE = 4096
-#: Where input that cannot seek is kept while it is read: room for a dump, and not in memory.
-SPOOL_DIRECTORY = "/var/tmp"
 
 
 class FileBacking(Backing):
@@ -25,12 +20,21 @@ class FileBacking(Backing):
         self.size = os.lseek(fd, 0, os.SEEK_END)
 
     @classmethod
-    def open(cls, path: str, accept: Callable[[bytes], object] | None = None) -> FileBacking:
-        """Open ``path``; a pipe, ``-`` for standard input included, is copied to an unnamed file first.
+    def open(
+        cls,
+        path: str,
+        accept: Callable[[bytes], object] | None = None,
+        packings: Sequence[Packing] = PACKINGS,
+    ) -> FileBacking:
+        """Open ``path``.
+
+        A pipe, ``-`` for standard input included, is copied to an unnamed file first, and what is compressed is
+        unpacked there.
 
         Args:
             path: What to open.
-            accept: Called with the first bytes of a pipe before the rest is copied; raises if it is of no use.
+            accept: Called with the first bytes of what is copied before the rest is; raises if it is of no use.
+            packings: What is unpacked.
 
         Raises:
             SourceError: It cannot be opened or read.
@@ -48,12 +52,17 @@ class FileBacking(Backing):
             if stat.S_ISCHR(mode):
                 kind = "a terminal" if os.isatty(fd) else "a device without an end"
                 raise SourceError(f"{label} is {kind}", hint="name a file, or send one through a pipe")
-            if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-                with open(fd, "rb", closefd=False) as stream:
-                    spool = _spool(stream, label, accept)
-                os.close(fd)
-                return cls(label, spool)
-            return cls(label, fd)
+            flows = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+            if not flows and packing_of(os.pread(fd, HEAD_SIZE, 0), packings) is None:
+                return cls(label, fd)
+            if not flows:
+                os.lseek(fd, 0, os.SEEK_SET)
+            with open(fd, "rb", closefd=False) as stream:
+                spooled = spool(stream, label, packings, accept)
+            os.close(fd)
+            opened = cls(label, spooled.fd)
+            opened.warnings = spooled.warnings
+            return opened
         except OSError as error:
             os.close(fd)
             raise SourceError(f"cannot read {label}: {error.strerror}") from None
@@ -80,25 +89,3 @@ class FileBacking(Backing):
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-def _spool(stream: BufferedReader, label: str, accept: Callable[[bytes], object] | None) -> int:
-    """Copy a stream to an unnamed file and give its descriptor."""
-    import shutil
-    import tempfile
-
-    head = stream.read(HEAD_SIZE)
-    if accept is not None:
-        accept(head)
-    directory = os.environ.get("TMPDIR", SPOOL_DIRECTORY)
-    try:
-        with tempfile.TemporaryFile(dir=directory, prefix="pydump-") as spool:
-            spool.write(head)
-            shutil.copyfileobj(stream, spool, 1 << 20)
-            spool.flush()
-            return os.dup(spool.fileno())
-    except OSError as error:
-        raise SourceError(
-            f"cannot keep {label} in {directory} while it is read: {error.strerror}",
-            hint="set TMPDIR to a directory with room for it",
-        ) from None

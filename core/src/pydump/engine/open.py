@@ -6,21 +6,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydump.builtin.files import HEAD_SIZE, FileBacking
+from pydump.builtin.files import FileBacking
 from pydump.builtin.flattened import FlattenedBacking, is_flattened
+from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing
+from pydump.catalog import known_file
 from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.format import Format
 from pydump.interfaces.source import Source
 from pydump.options import with_values
 from pydump.registry import Registry
-
-#: What a file begins with whose format is not installed, and what to install.
-_KNOWN_HEADS = (
-    (b"\x7fELF", "pydump-format-elf"),
-    (b"KDUMP   ", "pydump-format-kdump"),
-    (b"DISKDUMP", "pydump-format-kdump"),
-)
 
 
 def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]] | None = None) -> Source:
@@ -37,6 +32,8 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
     """
     if not os.path.exists(spec):
         name, colon, argument = spec.partition(":")
+        if argument.startswith("//") and name not in registry.names("source"):
+            raise registry.url("source", spec)
         if colon and "/" not in name and name:
             source = registry.source(name)
             return source.open(argument, with_values(name, source.Options(), dict((options or {}).get(name, {}))))
@@ -47,11 +44,30 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
         format_ = _detect(backings, registry)
         if len(backings) > 1 and not format_.splits:
             raise PlanError(f"a {format_.name} dump is one file, {len(backings)} are named")
-        return format_.open(backings, registry.decompressors())
+        return _open(format_, backings, registry)
     except BaseException:
         for backing in backings:
             backing.close()
         raise
+
+
+def _open(format_: type[Format], backings: list[Backing], registry: Registry) -> Source:
+    """Open with a format; where it fails and the file is known to be something else, say what."""
+    try:
+        return format_.open(backings, registry.decompressors())
+    except FormatError as error:
+        seen = known_file(_head(backings[0]))
+        if seen is None or not seen.name:
+            raise
+        raise FormatError(
+            backings[0].path, f"it is {seen.name}, which is not read: {error.message}", hint=seen.hint
+        ) from None
+
+
+def packings(registry: Registry) -> tuple[Packing, ...]:
+    """The kinds of compressed file that can be unpacked."""
+    packed = [cls for cls in registry.compressors() if cls.file_magic]
+    return PACKINGS + tuple(Packing(cls.name, cls.file_magic, cls().unpacker) for cls in packed)
 
 
 def _open_backing(path: str, registry: Registry) -> Backing:
@@ -59,8 +75,8 @@ def _open_backing(path: str, registry: Registry) -> Backing:
         if not is_flattened(head):
             _format_of([head], [path], registry)
 
-    backing: Backing = FileBacking.open(path, accept)
-    if is_flattened(backing.read(0, min(HEAD_SIZE, backing.size))):
+    backing: Backing = FileBacking.open(path, accept, packings(registry))
+    if is_flattened(_head(backing)):
         try:
             return FlattenedBacking(backing)
         except BaseException:
@@ -71,8 +87,12 @@ def _open_backing(path: str, registry: Registry) -> Backing:
 
 def _detect(backings: list[Backing], registry: Registry) -> type[Format]:
     """The one format that all the files are of."""
-    heads = [backing.read(0, min(HEAD_SIZE, backing.size)) for backing in backings]
+    heads = [_head(backing) for backing in backings]
     return _format_of(heads, [backing.path for backing in backings], registry)
+
+
+def _head(backing: Backing) -> bytes:
+    return backing.read(0, min(HEAD_SIZE, backing.size))
 
 
 def _format_of(heads: list[bytes], paths: list[str], registry: Registry) -> type[Format]:
@@ -92,9 +112,12 @@ def _format_of(heads: list[bytes], paths: list[str], registry: Registry) -> type
         raise PlanError(f"the files are of different formats: {kinds}", hint="name the parts of one dump")
     unknown = each.index(None)
     known = ", ".join(registry.names("format")) or "none"
-    needed = next((distribution for head, distribution in _KNOWN_HEADS if heads[unknown].startswith(head)), None)
+    name = paths[unknown]
+    seen = known_file(heads[unknown])
+    if seen is not None and seen.name:
+        raise FormatError(name, f"it is {seen.name}, which is not read", hint=seen.hint)
     raise FormatError(
-        paths[unknown],
+        name,
         f"it is of no format that is installed: known are {known}",
-        hint=f"pip install {needed}" if needed else "bare memory is read with raw:PATH@PADDR",
+        hint=seen.hint if seen else "bare memory is read with raw:PATH@PADDR",
     )

@@ -152,6 +152,8 @@ def _sink(output: Output, registry: Registry, *, dry: bool = False) -> Sink:
     if target == "-":
         return DescriptorSink.stdout()
     name, colon, argument = target.partition(":")
+    if argument.startswith("//") and name not in registry.names("sink") and not os.path.isdir(f"{name}:"):
+        raise registry.url("sink", target)
     if colon and name in registry.names("sink") and not os.path.lexists(target):
         return registry.sink(name).open(argument, force=output.force)
     return DescriptorSink.special(target, dry=dry) or FileSink.open(target, force=output.force, sync=output.sync)

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+from pydump.errors import UnsupportedError
 from pydump.options import NoOptions
+
+
+class Unpacker(Protocol):
+    """Unpacks one compressed stream, piece by piece, as Python's own libraries do."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came behind its end."""
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """What the next bytes of the stream unpack to."""
 
 
 class Compressor(ABC):
@@ -20,6 +36,8 @@ class Compressor(ABC):
 
     #: Its registry name: ``--compression zstd``.
     name: ClassVar[str]
+    #: What a file begins with that holds one such stream, or several, as ``*.zst``; empty where there are none.
+    file_magic: ClassVar[bytes] = b""
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any = None) -> None:
@@ -59,3 +77,11 @@ class Compressor(ABC):
         """Compress the pages of ``data`` that begin at ``offsets``. Override it where a library has a batch call."""
         compress = self.compress
         return [compress(data[offset : offset + page_size]) for offset in offsets]
+
+    def unpacker(self) -> Unpacker:
+        """What unpacks a stream of a file that begins with ``file_magic``. It never takes more than 256 MiB of memory.
+
+        Raises:
+            UnsupportedError: There are no such files.
+        """
+        raise UnsupportedError(f"{self.name} has no files of its own")

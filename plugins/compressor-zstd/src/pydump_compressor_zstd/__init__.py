@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydump.errors import CompressionError
 from pydump.hookspecs import hookimpl
-from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.compressor import Compressor, Unpacker
 from pydump.options import option
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 #: The largest window of a frame that is not decoded in one go, in bytes: the most the library then reserves.
 MAX_WINDOW = 1 << 17
+
+#: The largest window of a file: what zstd takes without --long or --memory.
+FILE_WINDOW = 1 << 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class ZstdCompressor(Compressor):
     """Zstandard frames, by python-zstandard."""
 
     name: ClassVar[str] = "zstd"
+    file_magic: ClassVar[bytes] = b"\x28\xb5\x2f\xfd"
     Options: ClassVar[type] = ZstdOptions
     options: ZstdOptions
 
@@ -81,6 +85,11 @@ class ZstdCompressor(Compressor):
             return self._decoder.decompress(data, allow_extra_data=False)
         except ZstdError as error:
             raise CompressionError(self.name, str(error)) from None
+
+    def unpacker(self) -> Unpacker:
+        from zstandard import ZstdDecompressor
+
+        return ZstdDecompressor(max_window_size=FILE_WINDOW).decompressobj()
 
 
 @hookimpl
