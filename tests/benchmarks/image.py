@@ -39,7 +39,7 @@ def make_elf(path: Path, size: int) -> None:
                 seen.append(at)
     try:
         seconds(
-            [sys.executable, "-m", "pydump", "dump", "--arch", "x86_64", "--format", "elf", f"raw:{raw}", str(path)]
+            [sys.executable, "-m", "pydump", "dump", "--arch", "x86_64", "--format", "elf", f"raw:{raw}[0:]", str(path)]
         )
     finally:
         raw.unlink()

@@ -44,7 +44,7 @@ def test_peak_memory_does_not_grow_with_the_guest(tmp_path: Path, size: int, opt
     ram, out = tmp_path / "ram", tmp_path / "out"
     places = sparse_ram(ram, size)
     command = [sys.executable, "-m", "pydump", "dump", "--arch", "x86_64", "--no-sync", "--quiet", *options]
-    peak = peak_memory([*command, f"raw:{ram}", str(out)])
+    peak = peak_memory([*command, f"raw:{ram}[0:]", str(out)])
     assert 10 * MIB < peak < limit * MIB
     with pydump.open(str(out)) as vmcore:
         assert vmcore.stated.memory.size == size
@@ -64,7 +64,7 @@ def test_nothing_is_left_in_memory_after_a_failure(tmp_path: Path, flatten: bool
     sparse_ram(ram, 256 * MIB)
     before = shared_memory()
     with pytest.raises(PydumpError):
-        pydump.dump(f"raw:{ram}", "/dev/full", arch="x86_64", workers=3, flatten=flatten)
+        pydump.dump(f"raw:{ram}[0:]", "/dev/full", arch="x86_64", workers=3, flatten=flatten)
     children = [Path(f"/proc/self/task/{task}/children").read_text() for task in os.listdir("/proc/self/task")]
     assert not "".join(children).strip()
     gc.collect()

@@ -28,10 +28,12 @@ class Known(NamedTuple):
     Attributes:
         name: What it is, as "a LiME memory image"; empty where a distribution reads it.
         hint: What to do.
+        role: "format" or "compressor", of the distribution that reads it; else empty.
     """
 
     name: str
     hint: str
+    role: str = ""
 
 
 def distribution_of(role: str, name: str) -> str | None:
@@ -62,7 +64,7 @@ def known_file(head: bytes) -> Known | None:
     if "name" in found:
         return Known(found["name"], found["way"])
     role = "format" if "format" in found else "compressor"
-    return Known("", f"pip install {distribution_of(role, found[role])}")
+    return Known("", f"pip install {distribution_of(role, found[role])}", role)
 
 
 def beginnings(entry: dict[str, Any]) -> Iterator[bytes]:

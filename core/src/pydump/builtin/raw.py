@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from pydump.builtin.files import FileBacking
+from pydump.builtin.spool import HEAD_SIZE, PACKINGS
+from pydump.catalog import known_file
 from pydump.errors import PlanError, ReadError, SourceError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.source import Source
@@ -15,6 +18,8 @@ from pydump.model.memory import MemoryMap, RamBlock
 
 #: More digits than any address has, and so few that they can be shown.
 MAX_DIGITS = 40
+#: A path and the part of the file that is RAM.
+PART: Final = re.compile(r"(?P<path>.*)\[(?P<offset>[^][:]*):(?P<size>[^][:]*)\]", re.DOTALL)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -33,52 +38,120 @@ def parse_number(text: str) -> int:
     return int(match[1], 0 if match[1].startswith("0x") else 10) * _UNITS[match[2]]
 
 
+class _Piece(NamedTuple):
+    """A part of a file and the place of its RAM.
+
+    Attributes:
+        paddr: Where it begins in guest memory.
+        backing: The file.
+        offset: Where it begins in the file.
+        size: Bytes.
+    """
+
+    paddr: int
+    backing: Backing
+    offset: int
+    size: int
+
+
 class RawSource(Source):
-    """Files of bare RAM: ``PATH@PADDR[,PATH@PADDR…]``; without ``@PADDR`` the file begins at 0."""
+    """Files of bare RAM: ``PATH[OFFSET:SIZE]@PADDR``, as many as there are, separated by commas.
+
+    Without ``@PADDR`` the RAM begins at 0, without ``[OFFSET:SIZE]`` it is the whole file. Where neither a part nor an
+    address but 0 is named, the guest is not placed: a PC's memory may lie in two parts.
+    """
 
     name: ClassVar[str] = "raw"
 
-    def __init__(self, files: list[tuple[int, Backing]]) -> None:
-        self._files = sorted(files, key=lambda item: item[0])
+    def __init__(self, pieces: Sequence[_Piece], *, placed: bool = True) -> None:
+        self._pieces = sorted((piece for piece in pieces if piece.size), key=lambda piece: piece.paddr)
+        self._files = list({id(piece.backing): piece.backing for piece in pieces}.values())
+        self._placed = placed
         try:
-            self._memory = MemoryMap.of((paddr, backing.size) for paddr, backing in self._files)
+            self._memory = MemoryMap.of((piece.paddr, piece.size) for piece in self._pieces)
         except ValueError as error:
             raise PlanError(f"raw: {error}", hint="give each file its own place: raw:low.bin@0,high.bin@4G") from None
         if not self._memory:
             raise SourceError("raw: the files are empty")
-        self._at = {paddr: backing for paddr, backing in self._files if backing.size}
+        self._at = {piece.paddr: piece for piece in self._pieces}
 
     @classmethod
     def open(cls, argument: str, options: Any = None) -> Self:
-        files: list[tuple[int, Backing]] = []
-        for part in argument.split(","):
-            path, at, paddr = part.rpartition("@")
-            if not at:
-                path, paddr = part, "0"
-            if not path:
-                raise PlanError(f"raw:{argument} names no file", hint="write raw:PATH@PADDR")
-            files.append((parse_number(paddr), FileBacking.open(path)))
-        return cls(files)
+        pieces: list[_Piece] = []
+        named = 0
+        try:
+            for text in argument.split(","):
+                piece, stated = _piece(text, argument)
+                pieces.append(piece)
+                named += stated or piece.paddr > 0
+            return cls(pieces, placed=bool(named))
+        except BaseException:
+            for piece in pieces:
+                piece.backing.close()
+            raise
 
     def guest(self) -> Guest:
-        return Guest(self._memory)
+        return Guest(self._memory, placed=self._placed)
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
-        for block, start, end in _pieces(self._memory, paddr, len(buffer)):
-            self._at[block.paddr].read_into(start - block.paddr, buffer[start - paddr : end - paddr])
+        for block, start, end in _blocks(self._memory, paddr, len(buffer)):
+            piece = self._at[block.paddr]
+            piece.backing.read_into(piece.offset + start - block.paddr, buffer[start - paddr : end - paddr])
 
     def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
         """What the files' holes leave over."""
-        for block, start, end in _pieces(self._memory, paddr, size):
-            for a, b in self._at[block.paddr].data_ranges(start - block.paddr, end - start):
-                yield block.paddr + a, block.paddr + b
+        for block, start, end in _blocks(self._memory, paddr, size):
+            piece = self._at[block.paddr]
+            shift = piece.offset - block.paddr
+            for a, b in piece.backing.data_ranges(start + shift, end - start):
+                yield a - shift, b - shift
 
     def describe(self) -> tuple[tuple[str, str], ...]:
-        return tuple(("file", f"{backing.path} at {paddr:#x}") for paddr, backing in self._files)
+        return tuple(("file", f"{piece.backing.path}{_part(piece)} at {piece.paddr:#x}") for piece in self._pieces)
+
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(line for backing in self._files for line in backing.warnings)
 
     def close(self) -> None:
-        for _, backing in self._files:
+        for backing in self._files:
             backing.close()
+
+
+def _piece(text: str, argument: str) -> tuple[_Piece, bool]:
+    """What one of the parts between commas names, and whether it names a part of its file."""
+    path, at, address = text.rpartition("@")
+    if not at:
+        path, address = text, "0"
+    paddr = parse_number(address)
+    offset, length, stated = 0, None, False
+    match = None if os.path.exists(path) else PART.fullmatch(path)  # a file of that very name comes first
+    if match:
+        path, stated = match["path"], True
+        offset = parse_number(match["offset"]) if match["offset"] else 0
+        length = parse_number(match["size"]) if match["size"] else None
+    if not path:
+        raise PlanError(f"raw:{argument} names no file", hint="write raw:PATH@PADDR or raw:PATH[OFFSET:SIZE]@PADDR")
+    backing = FileBacking.open(path, packings=() if stated else PACKINGS)
+    seen = None if stated else known_file(backing.read(0, min(HEAD_SIZE, backing.size)))
+    if seen is not None and seen.role == "compressor":
+        backing.close()
+        hint = f"unpack it first, or write {path}[0:] where these bytes are RAM"
+        raise PlanError(f"raw: {path} is compressed, and not unpacked here", hint=hint)
+    end = backing.size if length is None else offset + length
+    if not offset < end <= backing.size and backing.size:
+        size = backing.size
+        backing.close()
+        wanted = f"{offset:#x} and on" if length is None else f"{offset:#x}..{end:#x}"
+        raise PlanError(
+            f"raw: {path} has {size:#x} bytes, not {wanted}", hint="write [OFFSET:SIZE], a part of the file"
+        )
+    return _Piece(paddr, backing, offset, end - offset), stated
+
+
+def _part(piece: _Piece) -> str:
+    """The part of its file, as it is written; empty for the whole file."""
+    whole = piece.offset == 0 and piece.size == piece.backing.size
+    return "" if whole else f"[{piece.offset:#x}:{piece.size:#x}]"
 
 
 class MemorySource(Source):
@@ -105,12 +178,12 @@ class MemorySource(Source):
         return self._guest
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
-        for block, start, end in _pieces(self._guest.memory, paddr, len(buffer)):
+        for block, start, end in _blocks(self._guest.memory, paddr, len(buffer)):
             data = memoryview(self._contents[block.paddr])
             buffer[start - paddr : end - paddr] = data[start - block.paddr : end - block.paddr]
 
 
-def _pieces(memory: MemoryMap, paddr: int, size: int) -> Iterator[tuple[RamBlock, int, int]]:
+def _blocks(memory: MemoryMap, paddr: int, size: int) -> Iterator[tuple[RamBlock, int, int]]:
     """The blocks that hold a range, each with the part ``[start, end)`` it holds.
 
     Raises:

@@ -85,6 +85,7 @@ class Guest:
 
     Attributes:
         memory: Where RAM lies.
+        placed: Whether somebody says so; a file of bare memory alone leaves it open how RAM lies around a hole.
         arch: Name of the architecture plugin.
         machine: ELF e_machine.
         byte_order: Of the guest and of every number in its dump.
@@ -114,3 +115,4 @@ class Guest:
     sections: tuple[Section, ...] = ()
     dump_level: int = 0
     excluded_vmemmap: bool = False
+    placed: bool = True

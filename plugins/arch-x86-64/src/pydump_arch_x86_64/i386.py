@@ -10,6 +10,7 @@ from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_x86_64.notes import PRSTATUS_I386, QEMU_I386, interrupt_tables
 from pydump_arch_x86_64.paging import CR0_PG, CR4_PAE, LongTables, ShortTables
+from pydump_arch_x86_64.pc import check_placed
 
 #: Where the linear mapping may begin: CONFIG_PAGE_OFFSET, the default first. Source: arch/x86/Kconfig of Linux.
 PAGE_OFFSETS: Final = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
@@ -33,6 +34,11 @@ class I386Arch(Arch):
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (PRSTATUS_I386, QEMU_I386)
     notes_by_kind: ClassVar[bool] = True
     qemu_machine: ClassVar[str] = "i686"
+
+    @classmethod
+    def settle(cls, guest: Guest) -> Guest:
+        check_placed(guest)
+        return super().settle(guest)
 
     @classmethod
     def uts_machine(cls, byte_order: ByteOrder) -> str:

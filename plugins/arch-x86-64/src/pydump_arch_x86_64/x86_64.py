@@ -10,6 +10,7 @@ from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_x86_64.notes import PRSTATUS_X86_64, QEMU_X86_64, interrupt_tables
 from pydump_arch_x86_64.paging import ADDRESS, CR0_PG, CR4_LA57, LongTables
+from pydump_arch_x86_64.pc import check_placed
 
 #: Where the kernel image is linked to lie, less phys_base. Source: Documentation/arch/x86/x86_64/mm.rst of Linux.
 START_KERNEL_MAP: Final = 0xFFFFFFFF80000000
@@ -29,6 +30,11 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (PRSTATUS_X86_64, QEMU_X86_64)
     notes_by_kind: ClassVar[bool] = True
     qemu_machine: ClassVar[str] = "x86_64"
+
+    @classmethod
+    def settle(cls, guest: Guest) -> Guest:
+        check_placed(guest)
+        return super().settle(guest)
 
     @classmethod
     def phys_base(cls, guest: Guest) -> int:
