@@ -102,8 +102,8 @@ def test_page_tables_that_were_left_out_are_told(
     struct.pack_into("<Q", data, first_load + 32, 0x4000)  # p_filesz
     (tmp_path / "part").write_bytes(data)
     said = run("read", "part", "0x80000", "6", "--vaddr").err
-    assert "the page table at paddr 0x4" in said and "left out" in said
-    assert "left out of the source" in refuse(2, "dump", "part", "out", "--format", "elf", "--paging")
+    assert "the page table at paddr 0x4" in said and "was excluded" in said
+    assert "was excluded from the source" in refuse(2, "dump", "part", "out", "--format", "elf", "--paging")
 
 
 AARCH64 = 0xFFFF800000000000

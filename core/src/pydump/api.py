@@ -10,13 +10,13 @@ from typing import Any, Self
 
 from pydump.engine.exclude import classes_of_level
 from pydump.engine.open import open_source
-from pydump.engine.planner import DEFAULT_PAGE_SIZE, Reader, Request, address_space, settle, with_vmcoreinfo
+from pydump.engine.planner import Request, find_arch, settle, with_utsname, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
-from pydump.errors import PlanError, ReadError
+from pydump.errors import PlanError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Live, Source
+from pydump.kernel.memory import KernelMemory, PhysicalMemory
 from pydump.model.guest import Cpu, Guest
-from pydump.model.memory import Ranges
 from pydump.model.note import Note
 from pydump.model.plan import Compat
 from pydump.model.report import CompareReport, DumpReport, MapReport, Milestone, ProgressCallback, VerifyReport
@@ -25,6 +25,10 @@ from pydump.registry import Registry, installed
 
 #: What names a file; of a source also ``raw:PATH@PADDR``, of an output also ``-``.
 Path = str | os.PathLike[str]
+
+
+#: Bytes that are read at once of a range of any size.
+PIECE = 1 << 20
 
 
 class Dump:
@@ -40,8 +44,8 @@ class Dump:
         self._registry = registry
         self._arch = arch
         self._settled: tuple[Guest, tuple[str, ...]] | None = None
-        self._walked: tuple[AddressSpace, int, Reader] | None = None
-        self._held: Ranges | None = None
+        self._physical: PhysicalMemory | None = None
+        self._kernel: KernelMemory | None = None
 
     @property
     def guest(self) -> Guest:
@@ -55,18 +59,34 @@ class Dump:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know about the facts, a line each."""
+        if self._unknown():
+            names = ", ".join(self._registry.names("arch")) or "none"
+            return (f"the source does not say of which architecture the guest is; --arch NAME does: {names}",)
         return self._facts()[1]
+
+    @property
+    def known(self) -> Guest:
+        """The facts as far as they are known: :attr:`guest`, or what the source says where nobody knows the rest."""
+        return self.stated if self._unknown() else self.guest
+
+    def _unknown(self) -> bool:
+        """Whether neither the source nor the user says of which architecture the guest is."""
+        stated = self.stated
+        silent = self._arch is None and (stated.byte_order is None or stated.elf_class is None)
+        return silent and find_arch(stated, self._registry) is None
 
     def _facts(self) -> tuple[Guest, tuple[str, ...]]:
         if self._settled is None:
-            guest, _, warnings = settle(self.stated, self._arch, self._registry)
+            guest, arch, warnings = settle(self.stated, self._arch, self._registry)
+            if not isinstance(self.source, Live):  # its memory is read once it is captured
+                guest = with_utsname(self.source, guest, arch)
             self._settled = guest, warnings
         return self._settled
 
     @property
     def cpus(self) -> tuple[Cpu, ...]:
         """The registers of each CPU; none without the architecture's plugin."""
-        guest = self.guest
+        guest = self.known
         if guest.arch is None or guest.byte_order is None:
             return ()
         return self._registry.arch(guest.arch).cpus(guest.notes, guest.byte_order)
@@ -77,18 +97,17 @@ class Dump:
         Raises:
             PlanError: Too little is known of the guest to walk its page tables.
         """
-        return self._walk()[0]
+        return self._kernel_memory().space
 
-    def _walk(self) -> tuple[AddressSpace, int, Reader]:
-        """The address space, its page size (that of the VMCOREINFO in memory where the source has none), its reader."""
-        if self._walked is None:
+    def _kernel_memory(self) -> KernelMemory:
+        """The kernel's memory, by the VMCOREINFO in guest memory where the source has none."""
+        if self._kernel is None:
             stated = self.stated
             if stated.vmcoreinfo is None:
                 stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry)
             guest, arch, _ = settle(stated, self._arch, self._registry)
-            read = Reader(self.source)
-            self._walked = address_space(guest, arch, read), guest.page_size or DEFAULT_PAGE_SIZE, read
-        return self._walked
+            self._kernel = KernelMemory.of(self.source, guest, arch)
+        return self._kernel
 
     def read_virtual(self, vaddr: int, size: int) -> bytes:
         """``size`` bytes from the guest kernel's virtual address ``vaddr`` on.
@@ -97,20 +116,26 @@ class Dump:
             ReadError: Something in the range is not mapped, or not in the dump.
             PlanError: Too little is known of the guest to walk its page tables.
         """
-        space, page, read = self._walk()
-        if size < 0 or vaddr < 0 or vaddr + size > 1 << 64:
-            raise ReadError(vaddr, size, "no such range", space="vaddr")
-        pieces = []
-        at, end = vaddr, vaddr + size
-        while at < end:
-            stop = min(end, (at // page + 1) * page)
-            paddr = space.translate(at)
-            if paddr is None:
-                why = read.missed or f"nothing is mapped at virtual address {at:#x}"
-                raise ReadError(vaddr, size, why, space="vaddr")
-            pieces.append(self.read(paddr, stop - at))
-            at = stop
-        return b"".join(pieces)
+        return self._kernel_memory().read(vaddr, size)
+
+    def pieces(self, address: int, size: int, *, virtual: bool = False) -> Iterator[tuple[int, bytes]]:
+        """A range of any size, as pieces of at most a MiB, each with its address.
+
+        All of the range is checked before the first piece comes: what is mapped and what the dump holds.
+
+        Args:
+            address: Guest-physical, or with ``virtual`` a virtual address of the guest's kernel.
+            size: Bytes.
+            virtual: See ``address``.
+
+        Raises:
+            ReadError: A part of the range cannot be read; the error says which.
+            PlanError: Too little is known of the guest to walk its page tables.
+        """
+        memory = self._kernel_memory() if virtual else self._physical_memory()
+        memory.check(address, size)
+        for at in range(address, address + size, PIECE):
+            yield at, memory.read(at, min(PIECE, address + size - at))
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -128,23 +153,12 @@ class Dump:
         Raises:
             ReadError: There is no RAM in a part of the range, or the dump does not hold it; the error says which.
         """
-        end = paddr + size
-        if size < 0 or paddr < 0 or end > 1 << 64:
-            raise ReadError(paddr, size, "no such range")
-        if self._held is None:
-            memory = self.stated.memory.ranges()
-            self._held = memory.subtract(self.source.excluded()).subtract(self.source.unreadable())
-        held = self._held.clip(paddr, end)
-        if held.size != size:
-            missing = next(iter(self.stated.memory.ranges().clip(paddr, end).subtract(held)), None)
-            if missing:
-                why = "was left out of the dump" if self.source.excluded().clip(*missing) else "is lost"
-                raise ReadError(paddr, size, f"{missing[0]:#x}..{missing[1]:#x} {why}")
-            raise ReadError(paddr, size, "there is no RAM in all or part of it")
-        buffer = bytearray(size)
-        if size:
-            self.source.read_into(paddr, memoryview(buffer))
-        return bytes(buffer)
+        return self._physical_memory().read(paddr, size)
+
+    def _physical_memory(self) -> PhysicalMemory:
+        if self._physical is None:
+            self._physical = PhysicalMemory(self.source)
+        return self._physical
 
     def close(self) -> None:
         """Let go of the file."""
@@ -329,7 +343,7 @@ def survey(
     from pydump.engine.survey import run_survey
 
     with _captured(source, arch=arch, progress=progress) as opened:
-        guest = opened.stated if opened.stated.byte_order is None and arch is None else opened.guest
+        guest = opened.known
         label = source.name if isinstance(source, Source) else os.fspath(source)
         return run_survey(opened.source, label, guest, max_cells, workers=workers, progress=progress)
 
@@ -339,6 +353,7 @@ def compare(
     right: Path,
     *,
     arch: str | None = None,
+    ignore_excluded: bool = False,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> CompareReport:
@@ -348,6 +363,7 @@ def compare(
         left: One vmcore.
         right: The other.
         arch: An architecture's name, for sources that say none.
+        ignore_excluded: Do not count what one of them left out by choice: is a filtered dump else the same?
         workers: Processes that compare; default: the CPUs this process may use.
         progress: Told how far the run is.
 
@@ -363,6 +379,7 @@ def compare(
             (os.fspath(left), os.fspath(right)),
             installed(),
             arch=arch,
+            ignore_excluded=ignore_excluded,
             workers=workers,
             progress=progress,
         )

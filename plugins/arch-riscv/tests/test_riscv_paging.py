@@ -132,7 +132,7 @@ def test_sv32() -> None:
     assert Riscv32Arch.load_aliases(guest) == ()
 
 
-#: An entry of Sv39 and what makes a hart fault on it. Source: the privileged manual's steps 3 to 5 of translation.
+#: An entry of Sv39 and what makes a CPU fault on it. Source: the privileged manual's steps 3 to 5 of translation.
 FORBIDDEN = {
     "a page that may be written and not read": (0x4010, entry(0x5000, LEAF) & ~0b1010),
     "a page with reserved bits": (0x4010, entry(0x5000, LEAF) | 1 << 54),

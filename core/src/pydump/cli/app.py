@@ -401,6 +401,10 @@ def compare(
     left: Annotated[str, Argument(metavar="A", help="A vmcore.")],
     right: Annotated[str, Argument(metavar="B", help="Another.")],
     arch: Arch = None,
+    ignore_excluded: Annotated[
+        bool,
+        Option("--ignore-excluded", help="Do not count what one of them left out, as a filtered dump does."),
+    ] = False,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
@@ -410,7 +414,7 @@ def compare(
     from pydump.cli.progress import shown
 
     with shown(ProgressStyle.none if _say.quiet else progress) as tell:
-        report = pydump.compare(left, right, arch=arch or _say.arch, progress=tell)
+        report = pydump.compare(left, right, arch=arch or _say.arch, ignore_excluded=ignore_excluded, progress=tell)
     if as_json or _say.json:
         render.print_json(asdict(report))
     else:
@@ -436,9 +440,7 @@ def read(
 
     start, length = parse_number(address), parse_number(size)
     with pydump.open(file, arch=arch or _say.arch) as opened:
-        step = 1 << 20
-        for at in range(start, start + length, step):
-            data = (opened.read_virtual if vaddr else opened.read)(at, min(step, start + length - at))
+        for at, data in opened.pieces(start, length, virtual=vaddr):
             if as_hex or sys.stdout.isatty():
                 render.hexdump(data, at)
             else:

@@ -188,22 +188,17 @@ def jobs(found: list[Job]) -> None:
 
 def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
     """What a vmcore is."""
-    guest = opened.guest
+    guest = opened.known
     source = opened.source
     excluded, lost = source.excluded().size, source.unreadable().size
     if as_json:
         print_json(_info_json(opened, path, guest, notes=notes))
         return
-    uts = guest.utsname
-    release = uts.release if uts.release != "unknown" else None
     rows = [("file", path), *source.describe()]
     length = _file_size(path)
     if length is not None:
         rows.append(("size", size(length)))
-    rows.append(("guest", f"{guest.arch or 'unknown architecture'}, {guest.byte_order}-endian, {guest.elf_class}-bit"))
-    rows.append(("kernel", f"Linux {release}" if release else "unknown"))
-    rows.append(("page size", f"{guest.page_size} bytes"))
-    rows.append(("phys_base", f"{guest.phys_base or 0:#x}"))
+    rows += _who(guest)
     rows.append(
         ("memory", f"{size(guest.memory.size)} in {len(guest.memory)} block{'s' if len(guest.memory) > 1 else ''}")
     )
@@ -233,6 +228,27 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
                 line("  " + "".join(f"{cell:<32}" for cell in cells[at : at + across]).rstrip())
 
 
+def _who(guest: Guest) -> list[tuple[str, str]]:
+    """Rows that say whose memory it is, as far as that is known."""
+    order = f", {guest.byte_order}-endian" if guest.byte_order else ""
+    bits = f", {guest.elf_class}-bit" if guest.elf_class else ""
+    rows = [("guest", f"{guest.arch or 'unknown architecture'}{order}{bits}")]
+    uts, text = guest.utsname, guest.vmcoreinfo
+    release, version = (value if value != "unknown" else "" for value in (uts.release, uts.version))
+    rows.append(("kernel", f"Linux {release} {version}".strip() if release else "unknown"))
+    if uts.nodename:
+        rows.append(("host name", uts.nodename))
+    for label, key in (("build id", "BUILD-ID"), ("KERNELOFFSET", "KERNELOFFSET")):
+        value = text.get(key) if text else None
+        if value:
+            rows.append((label, value if label == "build id" else f"0x{value}"))
+    if guest.page_size is not None:
+        rows.append(("page size", f"{guest.page_size} bytes"))
+    if guest.phys_base is not None:
+        rows.append(("phys_base", f"{guest.phys_base:#x}"))
+    return rows
+
+
 def _file_size(path: str) -> int | None:
     """Bytes of the file, or of the parts, that ``path`` names; None where it names no file."""
     parts = [path] if os.path.exists(path) else path.split(",")
@@ -258,6 +274,8 @@ def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[st
         "utsname": {
             name: getattr(uts, name) for name in ("sysname", "nodename", "release", "version", "machine", "domainname")
         },
+        "build_id": guest.vmcoreinfo.get("BUILD-ID") if guest.vmcoreinfo else None,
+        "kernel_offset": guest.vmcoreinfo.hexadecimal("KERNELOFFSET") if guest.vmcoreinfo else None,
         "n_cpus": guest.n_cpus,
         "memory": [{"paddr": block.paddr, "size": block.size} for block in guest.memory],
         "excluded_size": opened.source.excluded().size,

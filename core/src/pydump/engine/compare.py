@@ -31,6 +31,7 @@ def run_compare(
     registry: Registry,
     *,
     arch: str | None = None,
+    ignore_excluded: bool = False,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> CompareReport:
@@ -46,6 +47,7 @@ def run_compare(
         labels: What the user called them.
         registry: What is installed.
         arch: An architecture's name, for a side that says none.
+        ignore_excluded: Do not count what one side left out by choice.
         workers: Processes that compare; default: the CPUs this process may use.
         progress: Told how far the run is.
     """
@@ -62,7 +64,7 @@ def run_compare(
     _compare_facts(a, b, (*FACTS, *both_state), findings)
     if not bare:
         _compare_notes(a, b, findings)
-    compared = _compare_memory(left, right, a, b, labels, findings, workers, progress)
+    compared = _compare_memory(left, right, a, b, labels, findings, workers, progress, ignore_excluded=ignore_excluded)
     return CompareReport(*labels, compared, findings.lines, findings.count, time.monotonic() - began)
 
 
@@ -115,6 +117,8 @@ def _compare_memory(
     findings: Findings,
     workers: int | None,
     progress: ProgressCallback | None,
+    *,
+    ignore_excluded: bool,
 ) -> int:
     """Compare what both hold, and note what only one holds; returns the bytes that were compared."""
     held = [
@@ -124,12 +128,17 @@ def _compare_memory(
     page = max(a.page_size or 4096, b.page_size or 4096)
     for i, source in enumerate((left, right)):
         only = held[i].subtract(held[1 - i])
+        if ignore_excluded:
+            only = only.subtract((right, left)[i].excluded())
         padding = only.intersect(held[1 - i].page_aligned(page))
         for start, end in only.subtract(padding).union(_not_zero(source, padding)):
             findings.add(f"paddr {start:#x}..{end:#x}: only {labels[i]} holds it")
     for i, guest in enumerate((a, b)):
         other = (b, a)[i].memory.ranges().page_aligned(page)
-        for start, end in guest.memory.ranges().subtract(held[i]).subtract(other):
+        absent = guest.memory.ranges().subtract(held[i]).subtract(other)
+        if ignore_excluded:
+            absent = absent.subtract((left, right)[i].excluded())
+        for start, end in absent:
             findings.add(f"paddr {start:#x}..{end:#x}: RAM only in {labels[i]}, which left its contents out")
     both = held[0].intersect(held[1])
     writer = _Comparison(both, right, min(a.page_size or 4096, b.page_size or 4096))

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pydump.engine.exclude import Exclusion, check_classes, exclude, kernel_ram
 from pydump.engine.flaws import flaws
 from pydump.errors import PlanError, PydumpError, UnsupportedError
-from pydump.interfaces.arch import AddressSpace, Arch, ReadPhysical
+from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format, Writer
 from pydump.interfaces.source import Source
+from pydump.kernel.memory import KernelMemory
+from pydump.kernel.utsname import read_utsname
 from pydump.layout.registers import NoteKind, given_kinds, missing_registers, odd_notes
 from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
 #: A page that is mapped at more places than this gets one of them: x86_64's ESPFIX area maps one page 65,536 times.
 MAX_ALIASES = 64
-#: Bytes of a string in struct new_utsname, which begins with sysname, nodename and release.
-NEW_UTS_LEN = 65
 #: The page size of a guest of which nobody says another.
 DEFAULT_PAGE_SIZE = 4096
 
@@ -253,6 +253,8 @@ def _facts(
     if guest.vmcoreinfo is None and look and not request.no_vmcoreinfo and request.compat is None:
         guest = with_vmcoreinfo(source, guest, request.arch, registry)
     guest, arch, warnings = settle(guest, request.arch, registry)
+    if look and request.compat is None:
+        guest = with_utsname(source, guest, arch)
     if arch is not None:
         guest = replace(guest, sections=arch.elf_sections(guest))
     return guest, arch, warnings
@@ -298,34 +300,31 @@ def with_vmcoreinfo(source: Source, guest: Guest, arch: str | None, registry: Re
 
 def _is_running(source: Source, guest: Guest, arch: type[Arch] | None) -> bool:
     """Does the kernel that VMCOREINFO speaks of run: are its page tables and its release where it says they are?"""
-    info = guest.vmcoreinfo
-    names = info.symbol("init_uts_ns") if info else None
-    if info is None or info.osrelease is None or names is None or arch is None:
-        return False
-    read = Reader(source)
     try:
-        space = arch.address_space(guest, read)
-        # Source: struct uts_namespace and new_utsname of Linux; the name's offset is given since 5.11.
-        at = space.translate(names + (info.offset("uts_namespace.name") or 0) + 2 * NEW_UTS_LEN) if space else None
-        release = info.osrelease.encode() + b"\0"
-        return at is not None and read(at, len(release)) == release
-    except PydumpError:  # what is asked is nonsense, or lies where nothing is
+        return read_utsname(KernelMemory.of(source, guest, arch)) is not None
+    except PydumpError:  # its page tables are not there
         return False
 
 
-def address_space(guest: Guest, arch: type[Arch] | None, read: ReadPhysical) -> AddressSpace:
-    """The guest kernel's address space.
-
-    Raises:
-        PlanError: Too little is known of the guest to walk its page tables.
-    """
-    space = arch.address_space(guest, read) if arch else None
-    if space is None:
-        raise PlanError(
-            "too little is known of this guest to walk its page tables",
-            hint="it takes the architecture's plugin, and VMCOREINFO or CPU registers",
-        )
-    return space
+def with_utsname(source: Source, guest: Guest, arch: type[Arch] | None) -> Guest:
+    """``guest``, whose facts are complete, with the kernel's names from memory where the source does not say them."""
+    uts = guest.utsname
+    if guest.vmcoreinfo is None or (uts.nodename and uts.version not in ("", "unknown")):
+        return guest
+    try:
+        found = read_utsname(KernelMemory.of(source, guest, arch))
+    except PydumpError:
+        found = None
+    if found is None:
+        return guest
+    version = uts.version if uts.version not in ("", "unknown") else found.version
+    named = replace(
+        uts,
+        nodename=uts.nodename or found.nodename,
+        version=version or uts.version,
+        domainname=uts.domainname or found.domainname,
+    )
+    return replace(guest, utsname=named)
 
 
 def _mappings(source: Source, guest: Guest, arch: type[Arch] | None) -> tuple[NDArray[np.uint64], tuple[str, ...]]:
@@ -336,37 +335,18 @@ def _mappings(source: Source, guest: Guest, arch: type[Arch] | None) -> tuple[ND
     """
     import numpy as np
 
-    read = Reader(source)
-    found = address_space(guest, arch, read).mappings()
+    kernel = KernelMemory.of(source, guest, arch)
+    found = kernel.space.mappings()
     rows = np.fromiter((n for m in found for n in (m.vaddr, m.paddr, m.size)), np.uint64).reshape(-1, 3)
-    warnings = (f"{read.missed}: what it maps has no virtual address",) if read.missed else ()
+    missing = kernel.physical.missing
+    warnings = (f"{missing}: what it maps has no virtual address",) if missing else ()
     if not len(rows):
-        why = f": {read.missed}" if read.missed else ""
+        why = f": {missing}" if missing else ""
         raise PlanError(f"the guest's page tables map nothing{why}", hint="leave --paging out")
     _, first, which, count = np.unique(rows[:, 1:], axis=0, return_index=True, return_inverse=True, return_counts=True)
     keep = count[which.reshape(-1)] <= MAX_ALIASES
     keep[first] = True
     return rows[keep], warnings
-
-
-class Reader:
-    """Reads a source's memory as an address space wants it.
-
-    Attributes:
-        missed: What it read as zeros because the source does not hold it, in words; empty where there was nothing.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._missing = source.excluded().union(source.unreadable())
-        self.missed = ""
-
-    def __call__(self, paddr: int, size: int) -> bytes:
-        if self._missing.clip(paddr, paddr + size) and not self.missed:
-            self.missed = f"the page table at paddr {paddr:#x} was left out of the source, or lost"
-        buffer = bytearray(size)
-        self._source.read_into(paddr, memoryview(buffer))
-        return bytes(buffer)
 
 
 def find_arch(guest: Guest, registry: Registry) -> type[Arch] | None:

@@ -48,10 +48,9 @@ class PhysicalMemory:
         Raises:
             ReadError: There is no RAM in a part of the range, or the source does not hold it; the error says which.
         """
-        if size < 0 or paddr < 0 or paddr + size > ADDRESS_END:
-            raise ReadError(paddr, size, "there is no such range")
+        self.check(paddr, size)  # before memory is reserved for it
         buffer = bytearray(size)
-        self.read_into(paddr, memoryview(buffer))
+        self._source.read_into(paddr, memoryview(buffer))
         return bytes(buffer)
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
@@ -67,6 +66,8 @@ class PhysicalMemory:
             ReadError: A part of it is not RAM, was excluded, or is unreadable.
         """
         end = paddr + size
+        if size < 0 or paddr < 0 or end > ADDRESS_END:
+            raise ReadError(paddr, size, "there is no such range")
         held = self.held.clip(paddr, end)
         if held.size == size:
             return
@@ -136,7 +137,7 @@ class KernelMemory:
         if space is None:
             raise PlanError(
                 "too little is known of this guest to walk its page tables",
-                hint="this needs the architecture's plugin, and VMCOREINFO or CPU registers",
+                hint=_needed(guest.vmcoreinfo, arch),
             )
         return cls(
             physical,
@@ -168,6 +169,23 @@ class KernelMemory:
         Raises:
             ReadError: Something in the range is not mapped, or the source does not hold it.
         """
+        runs = self._covering(vaddr, size)
+        buffer = bytearray(size)
+        for run in runs:
+            offset = run.vaddr - vaddr
+            self.physical.read_into(run.paddr, memoryview(buffer)[offset : offset + run.size])
+        return bytes(buffer)
+
+    def check(self, vaddr: int, size: int) -> None:
+        """Refuse a range that is not mapped or that the source does not hold; the same errors as :meth:`read`."""
+        self._covering(vaddr, size)
+
+    def _covering(self, vaddr: int, size: int) -> list[Mapping]:
+        """The runs that all of a range is made of, and that the source holds.
+
+        Raises:
+            ReadError: Something in the range is not mapped, or the source does not hold it.
+        """
         if size < 0 or vaddr < 0 or vaddr + size > ADDRESS_END:
             raise ReadError(vaddr, size, "there is no such range", space="vaddr")
         runs: list[Mapping] = []
@@ -180,11 +198,9 @@ class KernelMemory:
         if at < vaddr + size:
             why = self.physical.missing or f"nothing is mapped at virtual address {at:#x}"
             raise ReadError(vaddr, size, why, space="vaddr")
-        buffer = bytearray(size)
         for run in runs:
-            offset = run.vaddr - vaddr
-            self.physical.read_into(run.paddr, memoryview(buffer)[offset : offset + run.size])
-        return bytes(buffer)
+            self.physical.check(run.paddr, run.size)
+        return runs
 
     def read_array(self, vaddr: int, dtype: str | np.dtype[Any], count: int) -> NDArray[Any]:
         """``count`` elements from ``vaddr`` on, shape (count,), as they lie in memory.
@@ -217,3 +233,20 @@ class KernelMemory:
     def offset(self, field: str) -> int | None:
         """The offset in bytes of ``struct.member``, or None where VMCOREINFO does not state it."""
         return self.info.offset(field)
+
+
+def _needed(info: Vmcoreinfo | None, arch: type[Arch] | None) -> str:
+    """What to do where the page tables cannot be found."""
+    if arch is None:
+        return "say --arch, or install the architecture's plugin"
+    if info is None:
+        return "it takes VMCOREINFO (pydump dump --vmcoreinfo) or CPU registers"
+    lacking = [] if info.symbol("_stext") is not None else ["_stext"]
+    if all(info.symbol(name) is None for name in ("swapper_pg_dir", "init_top_pgt", "init_level4_pgt")):
+        lacking.append("swapper_pg_dir")
+    if lacking:
+        lines = " and ".join(f"SYMBOL({name})" for name in lacking)
+        return (
+            f"its VMCOREINFO lacks {lines}: add it from the kernel's symbols, and give it with pydump dump --vmcoreinfo"
+        )
+    return "its page tables are not where its VMCOREINFO says: either is damaged, or of another boot"

@@ -85,7 +85,6 @@ class Guest:
 
     Attributes:
         memory: Where RAM lies.
-        placed: Whether somebody says so; a file of bare memory alone leaves it open how RAM lies around a hole.
         arch: Name of the architecture plugin.
         machine: ELF e_machine.
         byte_order: Of the guest and of every number in its dump.
@@ -99,6 +98,7 @@ class Guest:
         sections: ELF sections that belong to the dump.
         dump_level: What the source's maker left out, as makedumpfile's bits (1 zero, 2 and 4 cache, 8 user, 16 free).
         excluded_vmemmap: Did it leave out the page structs of pages that it left out (makedumpfile's -e)?
+        placed: Whether somebody says where RAM lies; a file of bare memory alone leaves open what is behind a hole.
     """
 
     memory: MemoryMap
