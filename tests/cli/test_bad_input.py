@@ -233,7 +233,7 @@ def test_parts_of_different_formats(files: dict[str, bytes], tmp_path: Path, ref
         (tmp_path / name).write_bytes(files[name])
     (tmp_path / "other").write_bytes(b"something else")
     assert "different formats: elf is elf, kdump is kdump" in refuse(2, "info", "elf,kdump")
-    assert "other: it is of no format that is installed" in refuse(1, "info", "elf,other")
+    assert "other: no installed format reads it" in refuse(1, "info", "elf,other")
 
 
 def test_a_storm_of_damage_ends_in_errors_only(files: dict[str, bytes], tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_streams_without_an_end(tmp_path: Path, refuse: Refuse, pydump_command: 
         endless.kill()
         endless.communicate()
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "standard input: it is of no format that is installed" in done.stderr
+    assert "standard input: no installed format reads it" in done.stderr
 
 
 def test_no_room_for_what_comes_through_a_pipe(

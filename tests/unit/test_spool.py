@@ -106,6 +106,20 @@ def test_of_a_damaged_or_cut_file_what_is_before_is_kept(name: str, damage: str,
     backing.close()
 
 
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_cut_compressed_kdump_is_read_as_far_as_it_goes(flatten: bool, vmcore: Path, tmp_path: Path) -> None:
+    pydump.dump(vmcore, tmp_path / "kdump", compression="none", flatten=flatten, workers=1, sync=False)
+    packed = gzip.compress((tmp_path / "kdump").read_bytes(), 1)
+    (tmp_path / "in").write_bytes(packed[: len(packed) // 2])
+    with pydump.open(tmp_path / "in") as opened:
+        assert opened.read(1 << 20, 4096) == RAM[:4096]
+        assert "the gzip stream is cut off after" in " ".join(opened.source.warnings())
+        lost = opened.source.unreadable().size
+        assert 0 < lost < len(RAM)
+    report = pydump.dump(tmp_path / "in", tmp_path / "out", workers=1, sync=False)
+    assert report.unreadable_size == lost
+
+
 def test_a_file_that_only_begins_like_one_is_an_error(tmp_path: Path) -> None:
     for head in (b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"):
         (tmp_path / "in").write_bytes(head + b"x" * 5000)

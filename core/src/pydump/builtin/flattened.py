@@ -80,7 +80,8 @@ class FlattenedBacking(Backing):
         starts, sizes, places, fault = _records(inner)
         if fault and not len(starts):
             raise FormatError(self.path, fault, offset=HEADER_SIZE, hint="the file is truncated or damaged")
-        self.warnings = (fault,) if fault else ()
+        self.warnings = (*inner.warnings, fault) if fault else inner.warnings
+        self._whole = not fault
         self.size = int((starts + sizes).max()) if len(starts) else 0
         self._starts, self._ends, self._places = _without_overlaps(starts, starts + sizes, places)
         first = np.append(True, self._starts[1:] != self._ends[:-1])[: len(self._starts)]
@@ -119,7 +120,7 @@ class FlattenedBacking(Backing):
             yield max(start, offset), min(stop, end)
 
     def missing(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        if not self.warnings:
+        if self._whole:
             yield from super().missing(offset, size)
             return
         at, end = offset, offset + size

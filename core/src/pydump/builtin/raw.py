@@ -110,7 +110,7 @@ class RawSource(Source):
         return tuple(("file", f"{piece.backing.path}{_part(piece)} at {piece.paddr:#x}") for piece in self._pieces)
 
     def warnings(self) -> tuple[str, ...]:
-        return tuple(line for backing in self._files for line in backing.warnings)
+        return tuple(f"{backing.path}: {line}" for backing in self._files for line in backing.warnings)
 
     def close(self) -> None:
         for backing in self._files:

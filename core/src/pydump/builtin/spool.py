@@ -112,7 +112,7 @@ def spool(
         packing = packing_of(head, packings)
         if packing is None:
             break
-        head, pieces = _headed(_unpacked(pieces, packing, label, warnings))
+        head, pieces = _headed(_unpacked(pieces, packing, warnings))
         if not head:
             raise SourceError(f"{label} cannot be unpacked: {'; '.join(warnings) or 'there is nothing in it'}")
     if accept is not None:
@@ -146,7 +146,7 @@ def _headed(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return bytes(first[:HEAD_SIZE]), again()
 
 
-def _unpacked(pieces: Iterator[bytes], packing: Packing, label: str, warnings: list[str]) -> Iterator[bytes]:
+def _unpacked(pieces: Iterator[bytes], packing: Packing, warnings: list[str]) -> Iterator[bytes]:
     """The content of a compressed file. Where it is damaged or cut off, what is before, and a warning."""
     done = 0
     decoder: Unpacker | None = None
@@ -163,7 +163,7 @@ def _unpacked(pieces: Iterator[bytes], packing: Packing, label: str, warnings: l
                     out = decoder.decompress(data)
                 except Exception as error:  # each library has errors of its own
                     why = error.message if isinstance(error, CompressionError) else str(error)
-                    warnings.append(f"{label}: the {packing.name} stream is damaged after {done} bytes: {why}")
+                    warnings.append(f"the {packing.name} stream is damaged after {done} bytes: {why}")
                     return
                 if out:
                     done += len(out)
@@ -172,7 +172,7 @@ def _unpacked(pieces: Iterator[bytes], packing: Packing, label: str, warnings: l
                 if decoder.eof:
                     decoder = None
     if decoder is not None:
-        warnings.append(f"{label}: the {packing.name} stream is cut off after {done} bytes")
+        warnings.append(f"the {packing.name} stream is cut off after {done} bytes")
 
 
 def _copy(pieces: Iterator[bytes], fd: int, label: str, directory: str) -> None:

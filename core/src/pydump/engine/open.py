@@ -40,7 +40,8 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
     paths = [spec] if spec == "-" or os.path.exists(spec) else spec.split(",")
     backings: list[Backing] = []
     try:
-        backings += [_open_backing(path, registry) for path in paths]
+        for path in paths:
+            backings.append(_open_backing(path, registry))
         format_ = _detect(backings, registry)
         if len(backings) > 1 and not format_.splits:
             raise PlanError(f"a {format_.name} dump is one file, {len(backings)} are named")
@@ -55,13 +56,11 @@ def _open(format_: type[Format], backings: list[Backing], registry: Registry) ->
     """Open with a format; where it fails and the file is known to be something else, say what."""
     try:
         return format_.open(backings, registry.decompressors())
-    except FormatError as error:
+    except FormatError:
         seen = known_file(_head(backings[0]))
         if seen is None or not seen.name:
             raise
-        raise FormatError(
-            backings[0].path, f"it is {seen.name}, which is not read: {error.message}", hint=seen.hint
-        ) from None
+        raise FormatError(backings[0].path, f"it is {seen.name}, which is not read", hint=seen.hint) from None
 
 
 def packings(registry: Registry) -> tuple[Packing, ...]:
@@ -111,13 +110,12 @@ def _format_of(heads: list[bytes], paths: list[str], registry: Registry) -> type
         kinds = ", ".join(f"{path} is {name}" for path, name in zip(paths, each, strict=True))
         raise PlanError(f"the files are of different formats: {kinds}", hint="name the parts of one dump")
     unknown = each.index(None)
-    known = ", ".join(registry.names("format")) or "none"
-    name = paths[unknown]
+    names = ", ".join(registry.names("format")) or "none"
     seen = known_file(heads[unknown])
     if seen is not None and seen.name:
-        raise FormatError(name, f"it is {seen.name}, which is not read", hint=seen.hint)
+        raise FormatError(paths[unknown], f"it is {seen.name}, which is not read", hint=seen.hint)
     raise FormatError(
-        name,
-        f"it is of no format that is installed: known are {known}",
+        paths[unknown],
+        f"no installed format reads it; installed: {names}",
         hint=seen.hint if seen else "bare memory is read with raw:PATH@PADDR",
     )
