@@ -68,6 +68,26 @@ def test_a_compressed_vmcore_comes_through_a_pipe(pack: Pack, vmcore: Path, tmp_
     writing.join()
 
 
+@pytest.mark.parametrize("head", [b"EMiL\1\0\0\0", b"nothing that anybody knows"])
+def test_a_slow_pipe_is_refused_after_its_first_page(head: bytes, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = threading.Event()
+
+    def send() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
+            pipe.write(head.ljust(4096, b"\0"))
+            done.wait(20)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    with pytest.raises(FormatError):
+        pydump.open(tmp_path / "pipe")
+    assert not done.is_set()
+    assert sending.is_alive(), "it would have sent more"
+    done.set()
+    sending.join()
+
+
 @pytest.mark.parametrize("program", ["gzip", "bzip2", "xz", "zstd"])
 def test_what_the_programs_write_is_read(program: str, vmcore: Path, tmp_path: Path) -> None:
     """Several streams one after the other, as ``cat a.gz b.gz``."""

@@ -127,6 +127,7 @@ def spool(
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    yield stream.read(HEAD_SIZE)  # who sends slowly learns soon that it is of no use
     while data := stream.read(WRITTEN_AT_ONCE):
         yield data
 
