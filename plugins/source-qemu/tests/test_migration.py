@@ -12,6 +12,7 @@ import pytest
 from pydump.errors import SourceError
 from pydump.model.memory import Ranges
 from pydump_source_qemu.migration import Place, RamStream, places
+from pydump_source_qemu.pipe import Pipe
 
 PAGE = 4096
 RAM, OTHER = 2, 3
@@ -56,7 +57,7 @@ def read(stream: bytes, wanted: tuple[int, int] = (0, 2 * PAGE), began: Callable
     feed.start()
     try:
         at = {"ram": [Place(0, 2 * PAGE, 0)]}
-        RamStream(reader, at, Ranges.of([wanted]), write, lambda done: None, began).read()
+        RamStream(Pipe(reader).read_some, at, Ranges.of([wanted]), write, lambda done: None, began, 1 << 30).read()
     finally:
         while os.read(reader, 1 << 16):
             pass
@@ -139,7 +140,7 @@ FlatView #1
   00000000fec00000-00000000fec00fff (prio 0, i/o): ioapic
   0000000100000000-000000017fffffff (prio 0, ram): pc.ram @00000000c0000000
 """
-    assert places(view) == {
+    assert places(view, Ranges.empty()) == {
         "pc.ram": [
             Place(0, 0xC0000, 0),
             Place(0xC0000, 0x20000, 0xC0000),

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from pydump.errors import SourceError
+from pydump_source_qemu.limits import LIMITS
 from pydump_source_qemu.monitor import CommandError, Monitor
 from pydump_source_qemu.pipe import await_resumed, elf_stream
 
@@ -112,6 +113,7 @@ class Scripted:
     """A monitor that answers query-status from a list."""
 
     local = True
+    limits = LIMITS
 
     def __init__(self, *states: str) -> None:
         self.states = list(states)
@@ -127,6 +129,10 @@ class Scripted:
         if name == "dump-guest-memory":
             raise CommandError(name, "enough")
         return {}
+
+    def field(self, name: str, key: str, kind: type[Any]) -> Any:
+        """A member of it."""
+        return self.command(name)[key]
 
     def pass_fd(self, fd: int, name: str) -> None:
         """As QEMU."""

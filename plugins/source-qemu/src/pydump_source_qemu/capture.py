@@ -19,12 +19,13 @@ from pydump_source_qemu.guard import Guard
 from pydump_source_qemu.head import Head, read_head
 from pydump_source_qemu.host import Host, Layout, Region, shared_size
 from pydump_source_qemu.libvirt import caution
+from pydump_source_qemu.limits import LIMITS, MAX_SNAPSHOT, Limits
 from pydump_source_qemu.mark import UNMARK, mark
-from pydump_source_qemu.monitor import CommandError, Monitor
+from pydump_source_qemu.monitor import CommandError, Monitor, shortened
 from pydump_source_qemu.pipe import Pipe, await_resumed, elf_stream, opened, widen
 from pydump_source_qemu.process import ImpossibleError
 from pydump_source_qemu.store import NoRoomError, Store, room_for, spare_memory
-from pydump_source_qemu.watchdog import MIGRATED, PAUSE, STOPPED, Resumed, resume
+from pydump_source_qemu.watchdog import MIGRATED, OVER, PAUSE, STOPPED, ForeignError, Resumed, resume
 
 if TYPE_CHECKING:
     from pydump_source_qemu.source import QemuOptions, Readable
@@ -75,6 +76,7 @@ class Capture:
 
     def __init__(self, monitor: Monitor, options: QemuOptions) -> None:
         self._monitor = monitor
+        self._limits = monitor.limits
         self._options = options
         self._host: Host | None = None
         self._guard: Guard | None = None
@@ -90,13 +92,13 @@ class Capture:
         self.warnings: list[str] = []
 
     @classmethod
-    def connect(cls, address: str, options: QemuOptions) -> Self:
+    def connect(cls, address: str, options: QemuOptions, limits: Limits = LIMITS) -> Self:
         """Connect to the monitor at ``address``.
 
         Raises:
             SourceError: There is none, or its guest cannot be captured now.
         """
-        monitor = Monitor.connect(address, options.connect_timeout)
+        monitor = Monitor.connect(address, options.connect_timeout, limits)
         capture = cls(monitor, options)
         try:
             if line := caution(monitor):
@@ -110,7 +112,7 @@ class Capture:
 
     def _check_state(self) -> None:
         try:
-            dump = self._monitor.command("query-dump")["status"]
+            dump = self._monitor.field("query-dump", "status", str)
         except CommandError as error:
             if "machine initialization" not in error.why:
                 raise
@@ -119,11 +121,11 @@ class Capture:
             ) from None
         if dump == "active":
             raise SourceError("QEMU dumps this guest already", hint="wait until it has ended: query-dump says when")
-        if self._monitor.command("query-status")["status"] == "inmigrate":
+        if self._monitor.field("query-status", "status", str) == "inmigrate":
             raise SourceError("the guest has not arrived yet: QEMU waits for an incoming migration")
 
     def _lock_out_others(self) -> None:
-        self._guard = Guard(self._monitor.socket)
+        self._guard = Guard(self._monitor.socket, self._limits)
         marked = mark(self._monitor, self._guard)
         self._state = await_resumed(self._monitor)
         if marked and not self._ran:
@@ -345,7 +347,7 @@ class Capture:
             widen(pipe)
             head = _within(read_head(pipe), wanted)
             data = _take(pipe, head, window, store, tell)
-            pipe.drain()
+            pipe.drain(2 * sum(load.size for load in head.loads) + self._limits.tail)
         store.only(data)
         return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
 
@@ -357,17 +359,17 @@ class Capture:
         if self._scratch:
             store.reserve(wanted.ranges())
         _log.info("a snapshot by QEMU, which sends memory as it is now while the guest runs on")
-        limit = self._monitor.command("query-migrate-parameters")["max-bandwidth"]
+        limit = self._monitor.field("query-migrate-parameters", "max-bandwidth", int)
         switch = {"capability": "background-snapshot", "state": False}
         back: list[dict[str, Any]] = [
             {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [switch]}},
             {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": limit}},
         ]
-        with opened(self._monitor) as (pipe, uri):
+        with opened(self._monitor, self._limits.snapshot) as (pipe, uri):
             # A snapshot that has begun must end: where its reader goes away or it is cancelled, QEMU 7.2 never lets go
             # of the pages, and the guest stands still at its next write. So the watchdog reads what we do not.
             close = {"execute": "closefd", "arguments": {"fdname": uri.removeprefix("fd:")}, "once": True}
-            self._guarded(close, {"drain": True}, *back, CONT, pipe=pipe.fd)
+            self._guarded(close, {"drain": MAX_SNAPSHOT}, *back, CONT, pipe=pipe.fd)
             self._stopped = True
             try:
                 head = self._snapped(switch, pipe, uri, wanted, store, tell)
@@ -388,7 +390,7 @@ class Capture:
         store: Store,
         tell: Callable[[int], None],
     ) -> Head:
-        from pydump_source_qemu.migration import RamStream, places
+        from pydump_source_qemu.migration import RamStream, most_ram, places
 
         try:
             self._monitor.command("migrate-set-capabilities", capabilities=[{**switch, "state": True}])
@@ -397,13 +399,15 @@ class Capture:
             raise SourceError(f"QEMU cannot take a snapshot of this guest: {error.why}", hint=hint) from None
         self._monitor.command("migrate-set-parameters", max_bandwidth=BANDWIDTH)
         self._monitor.command("stop")
-        head = _within(self._head(), wanted)
-        parts = places(self._monitor.human("info mtree -f"))
+        head = self._head()
+        memory, head = head.guest.memory.ranges(), _within(head, wanted)
+        parts = places(self._monitor.human("info mtree -f"), head.guest.memory.ranges())
         self._monitor.command("migrate", uri=uri)
         widen(pipe)
         try:
-            RamStream(pipe.fd, parts, head.guest.memory.ranges(), store.write, tell, self._go_on).read()
-            pipe.drain()
+            wanted_ranges = head.guest.memory.ranges()
+            RamStream(pipe.read_some, parts, wanted_ranges, store.write, tell, self._go_on, most_ram(memory)).read()
+            pipe.drain(self._limits.tail)
         except EOFError:
             raise SourceError(f"QEMU's snapshot broke off: {self._migration_error()}") from None
         if why := self._migration_error():
@@ -424,12 +428,14 @@ class Capture:
 
     def _migration_error(self) -> str:
         """Why the migration failed; empty if it did not."""
-        while True:
-            answer = self._monitor.command("query-migrate")
-            if answer.get("status") == "completed":
-                return ""
-            if answer.get("status") in ("failed", "cancelled", None):
-                return str(answer.get("error-desc") or answer.get("status"))
+        deadline = time.monotonic() + self._limits.end
+        while (status := self._monitor.field("query-migrate", "status", str, "none")) not in OVER:
+            if time.monotonic() > deadline:
+                raise SourceError(f"QEMU's snapshot does not end, with status {shortened(status)!r}")
+            time.sleep(PAUSE)
+        if status == "completed":
+            return ""
+        return shortened(self._monitor.field("query-migrate", "error-desc", str, "")) or status
 
     # What they are made of.
 
@@ -550,8 +556,11 @@ class Capture:
             self._watched = False
         came = Resumed(True)
         deadline = time.monotonic() + GRACE
-        while self._stopped and not (came := resume(self._ask)).done and time.monotonic() < deadline:
-            time.sleep(PAUSE)
+        try:
+            while self._stopped and not (came := resume(self._ask)).done and time.monotonic() < deadline:
+                time.sleep(PAUSE)
+        except ForeignError:
+            raise self._monitor.foreign("query-status") from None
         status = await_resumed(self._monitor)
         if came.busy:
             self._guarded(CONT)
@@ -601,7 +610,7 @@ class Capture:
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         """Lines for ``pydump info``."""
-        status = self._monitor.command("query-status")["status"]
+        status = self._monitor.field("query-status", "status", str)
         return (("QEMU", f"{self._monitor.version}, process {self._monitor.pid or 'unknown'}, guest {status}"),)
 
     def close(self) -> None:

@@ -16,10 +16,9 @@ from typing import Any, Final
 
 from pydump.errors import SourceError
 from pydump.signals import put_off
+from pydump_source_qemu.limits import LIMITS, Limits
 from pydump_source_qemu.watchdog import undo
 
-#: Seconds that undoing may take before this process goes on without knowing; the watchdog stays at it.
-PATIENCE: Final = 10
 #: What stops a process that has a terminal.
 STOPPING: Final = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
@@ -31,12 +30,14 @@ class Guard:
 
     Args:
         connection: The QMP connection.
+        limits: How long undoing may take.
 
     Raises:
         SourceError: No process can be started.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, limits: Limits = LIMITS) -> None:
+        self._limits = limits
         # What is left when the connection has been closed: with it, what the watchdog cannot do is done here.
         self._connection = connection.dup()
         self._commands: tuple[dict[str, Any], ...] = ()
@@ -52,7 +53,7 @@ class Guard:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._process = subprocess.Popen(
-                [os.path.realpath(sys.executable), "-I", "-S", "watchdog.py"],
+                [os.path.realpath(sys.executable), "-I", "-S", "watchdog.py", *map(str, self._limits.watchdog)],
                 cwd=str(Path(__file__).parent),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -132,11 +133,12 @@ class Guard:
                     self._lifeline.shutdown(socket.SHUT_RDWR)
                 self._lifeline.close()
                 try:
-                    failed = self._process.wait(PATIENCE if wait else 0)
+                    failed = self._process.wait(self._limits.close if wait else 0)
                 except subprocess.TimeoutExpired:
                     self._process.returncode = failed = 0  # it goes on by itself; say nothing of it at exit
                 if failed:  # somebody has killed it
-                    undo(self._connection, list(self._commands), self._pipe)
+                    patience = self._limits.watchdog._replace(total=self._limits.close)
+                    undo(self._connection, list(self._commands), self._pipe, patience)
         with contextlib.suppress(OSError):
             self._connection.close()
         self.let_go()

@@ -17,12 +17,12 @@ from pydump.errors import ReadError
 from pydump.interfaces.backing import data_of
 from pydump.model.memory import MemoryMap, RamBlock, Ranges
 from pydump_source_qemu.maps import Mapping, held, mapping_of
-from pydump_source_qemu.monitor import CommandError, Monitor
+from pydump_source_qemu.monitor import CommandError, Monitor, shortened
 from pydump_source_qemu.process import ImpossibleError, Process
 
 NOT_SHARED: Final = "start QEMU with -object memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m"
 _log = logging.getLogger("pydump.qmp")
-_HVA = re.compile(r"\bis (?:0x)?([0-9a-f]+)")
+_HVA = re.compile(r"\bis (?:0x)?([0-9a-f]{1,16})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ class Host:
         answer = self._monitor.human(f"gpa2hva {paddr:#x}")
         match = _HVA.search(answer)
         if match is None:
-            raise ImpossibleError(f"QEMU does not say where guest memory at {paddr:#x} lies: {answer.strip()}")
+            raise ImpossibleError(f"QEMU does not say where guest memory at {paddr:#x} lies: {shortened(answer)}")
         return int(match[1], 16)
 
     def _file_of_process(self, name: str) -> int:
@@ -264,7 +264,7 @@ def shared_size(monitor: Monitor) -> int:
     What QEMU has allocated at its start (prealloc) costs nothing. Source: qapi/machine.json, query-memdev.
     """
     try:
-        backends = monitor.command("query-memdev")
+        backends = monitor.rows("query-memdev", size=int)
     except CommandError:
         return 0
-    return sum(int(b["size"]) for b in backends if b.get("share") and not b.get("prealloc"))
+    return sum(b["size"] for b in backends if b.get("share") and not b.get("prealloc"))

@@ -19,7 +19,7 @@ def caution(monitor: Monitor) -> str | None:
         SourceError: QEMU is gone.
     """
     try:
-        devices = monitor.command("query-chardev")
+        devices = monitor.rows("query-chardev", label=str, filename=str)
     except CommandError:
         return None
     if not any(device["label"] == MONITOR and not device["filename"].startswith(ALONE) for device in devices):

@@ -67,7 +67,7 @@ def _busy() -> SourceError:
 
 def _found(monitor: Monitor) -> str | None:
     try:
-        return str(monitor.command("qom-get", path=f"/objects/{NAME}", property="identity"))
+        return monitor.text("qom-get", path=f"/objects/{NAME}", property="identity")
     except CommandError:
         return None
 

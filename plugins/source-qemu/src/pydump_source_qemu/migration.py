@@ -7,7 +7,6 @@ Source: migration/{savevm,ram,vmstate}.c of QEMU 7.2 and 10.0.
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -38,12 +37,23 @@ RAM_SAVE_FLAG_MEM_SIZE: Final = 0x04
 RAM_SAVE_FLAG_PAGE: Final = 0x08
 RAM_SAVE_FLAG_EOS: Final = 0x10
 RAM_SAVE_FLAG_CONTINUE: Final = 0x20
-#: A record's offset and flags share a number; the flags have the low bits.
+#: The bits of the flags of storage attributes.
 FLAGS: Final = 0xFFF
 #: Bytes read ahead.
 BUFFER: Final = 4 << 20
-#: TARGET_PAGE_SIZE, unless the stream says another.
+#: TARGET_PAGE_SIZE, unless the stream says another, and how many bits another can have.
 PAGE_SIZE: Final = 4096
+PAGE_BITS: Final = range(10, 17)
+#: More parts of a flat view, blocks of RAM, and capabilities than these are not believed.
+MAX_PLACES: Final = 1 << 12
+MAX_BLOCKS: Final = 1 << 14
+MAX_CAPABILITIES: Final = 1 << 8
+#: Bytes of a stream beside those that its RAM takes.
+MAX_OTHER: Final = 1 << 26
+#: Bytes of RAM blocks that are not guest memory: video memory, flash, persistent memory.
+MAX_OTHER_RAM: Final = 64 << 30
+#: Sections that come in parts: RAM and the two others that there are.
+MAX_SECTIONS: Final = 16
 #: Sections of devices that take turns with RAM. Each ends its part of the stream in a way of its own.
 STORAGE_ATTRIBUTES: Final = "s390-storage_attributes"
 HASH_TABLE: Final = "spapr/htab"
@@ -78,17 +88,27 @@ class Place:
     paddr: int
 
 
-def places(flat_view: str) -> dict[str, list[Place]]:
+def most_ram(memory: Ranges) -> int:
+    """Bytes of RAM blocks that a guest with this memory has at most; more is not believed."""
+    return 8 * memory.size + MAX_OTHER_RAM
+
+
+def places(flat_view: str, memory: Ranges) -> dict[str, list[Place]]:
     """The parts of each memory region that the guest sees as RAM.
 
     Args:
         flat_view: What ``info mtree -f`` prints.
+        memory: The guest's memory, all of which must be in it.
 
     Returns:
         By the region's name, in ascending offsets. A part that is seen at two addresses is there twice.
+
+    Raises:
+        SourceError: It is not a flat view, or lacks memory.
     """
+    most = most_ram(memory)
     found: dict[str, list[Place]] = {}
-    ours = False
+    ours, seen = False, [(0, 0)]
     for line in flat_view.splitlines():
         if line.startswith("FlatView"):
             ours = False
@@ -96,33 +116,48 @@ def places(flat_view: str) -> dict[str, list[Place]]:
             ours = True
         elif ours and (match := _FLAT_RANGE.match(line)):
             start, end, name, offset = match.groups()
-            size = int(end, 16) + 1 - int(start, 16)
-            found.setdefault(name, []).append(Place(int(offset or "0", 16), size, int(start, 16)))
+            place = Place(int(offset or "0", 16), int(end, 16) + 1 - int(start, 16), int(start, 16))
+            if not seen[-1][1] <= place.paddr < place.paddr + place.size or len(seen) > MAX_PLACES:
+                raise SourceError(f"QEMU's list of memory regions is damaged at {place.paddr:#x}")
+            if place.offset + place.size > most:
+                raise SourceError(f"QEMU's list of memory regions has {place.size:#x} bytes at {place.paddr:#x}")
+            seen.append((place.paddr, place.paddr + place.size))
+            found.setdefault(name, []).append(place)
+    if missing := memory.subtract(Ranges.of(seen)):
+        raise SourceError(
+            f"QEMU's list of memory regions lacks the memory at {next(iter(missing))[0]:#x}", hint="take --pause copy"
+        )
     return {name: sorted(parts) for name, parts in found.items()}
+
+
+def _damaged(why: str) -> SourceError:
+    return SourceError(f"QEMU's snapshot is damaged: {why}")
 
 
 class RamStream:
     """Reads a migration stream up to the end of its RAM.
 
     Args:
-        fd: Where the stream comes from.
+        fill: Fills the beginning of a buffer with what comes next, and gives how much; EOFError at the end.
         parts: As :func:`places` gives them.
         wanted: The paddrs that must come. QEMU sends no page of a virtio-mem block that is unplugged, for one.
         write: Called with a paddr and a page run's bytes, an array of shape (n,), uint8.
         tell: Called with the bytes of RAM that have come.
         began: Called once, before the first page. QEMU has write-protected RAM by then.
+        most: Bytes that all blocks have at most.
     """
 
     def __init__(
         self,
-        fd: int,
+        fill: Callable[[memoryview], int],
         parts: Mapping[str, list[Place]],
         wanted: Ranges,
         write: Callable[[int, NDArray[np.uint8]], None],
         tell: Callable[[int], None],
         began: Callable[[], None],
+        most: int,
     ) -> None:
-        self._fd = fd
+        self._fill = fill
         self._regions = parts
         self._wanted = wanted
         self._write = write
@@ -135,7 +170,11 @@ class RamStream:
         self._parts: dict[str, list[Place]] = {}
         self._came: dict[str, NDArray[np.bool]] = {}
         self._block = ""
+        self._regions_seen: set[str] = set()
         self._done = 0
+        self._most_ram = most
+        #: How much has come, and may come.
+        self._taken, self._most = 0, MAX_OTHER
 
     def read(self) -> None:
         """Read all RAM; what the guest does not see is thrown away.
@@ -150,7 +189,7 @@ class RamStream:
         began = False
         while True:
             kind = self._number(1)
-            if kind == QEMU_VM_CONFIGURATION:
+            if kind == QEMU_VM_CONFIGURATION and not sections:
                 self._configuration()
             elif kind == QEMU_VM_COMMAND:
                 self._number(2)
@@ -160,8 +199,10 @@ class RamStream:
                 if kind == QEMU_VM_SECTION_START:
                     sections[section] = self._text(1)
                     self._skip(8)  # instance, version
+                    if len(sections) > MAX_SECTIONS:
+                        raise _damaged("it has too many sections")
                 elif section not in sections:
-                    raise SourceError(f"QEMU's snapshot is damaged: section {section} goes on and never began")
+                    raise _damaged(f"section {section} goes on and never began")
                 elif not began:
                     began = True
                     self._began()
@@ -199,7 +240,7 @@ class RamStream:
         if self._peek() == QEMU_VM_SECTION_FOOTER:  # machine types up to 2.3 have none
             self._skip(1)
             if self._number(4) != section:
-                raise SourceError("QEMU's snapshot is damaged: a section's end does not match its beginning")
+                raise _damaged("a section's end does not match its beginning")
 
     def _skip_device(self, section: int) -> None:
         """Skip a device's section. The stream does not say how long it is, so look for its footer."""
@@ -219,9 +260,15 @@ class RamStream:
             name = self._text(1)
             self._skip(4)
             if name == "configuration/target-page-bits":
-                self._page_size = 1 << self._number(4)
+                bits = self._number(4)
+                if bits not in PAGE_BITS:
+                    raise _damaged(f"pages of 2^{bits} bytes")
+                self._page_size = 1 << bits
             elif name == "configuration/capabilities":
-                for _ in range(self._number(4)):
+                count = self._number(4)
+                if count > MAX_CAPABILITIES:
+                    raise _damaged(f"{count} capabilities")
+                for _ in range(count):
                     self._text(1)
             elif name == "configuration/uuid":
                 self._skip(16)
@@ -229,10 +276,11 @@ class RamStream:
                 raise SourceError(f"QEMU's snapshot has an unknown part {name!r}", hint="take --pause copy")
 
     def _ram(self) -> None:
-        """The records of a RAM section."""
+        """The records of a RAM section. A record's offset and flags share a number; the flags have the low bits."""
+        mask = self._page_size - 1
         while True:
             record = self._number(8)
-            offset, flags = record & ~FLAGS, record & FLAGS
+            offset, flags = record & ~mask, record & mask
             if flags == RAM_SAVE_FLAG_EOS:
                 break
             if flags == RAM_SAVE_FLAG_MEM_SIZE:
@@ -294,7 +342,7 @@ class RamStream:
         first = offset // self._page_size
         pages = self._came.get(self._block)
         if pages is None or first + n > len(pages):
-            raise SourceError(f"QEMU's snapshot is damaged: page {offset:#x} of no block {self._block!r}")
+            raise _damaged(f"page {offset:#x} of no block {self._block!r}")
         before = pages[first : first + n].copy()
         pages[first : first + n] = True
         self._done += n * self._page_size
@@ -318,17 +366,32 @@ class RamStream:
 
     def _blocks(self, total: int) -> None:
         """The list of blocks, with the sizes of those that are seen by the guest."""
+        if self._came or total > self._most_ram:
+            raise _damaged(f"a list of blocks with {total:#x} bytes")
+        self._most += 4 * total  # a page is no longer than itself and a block's name, and may come again
         while total > 0:
             name, used = self._text(1), self._number(8)
+            if used > total or name in self._came or len(self._came) == MAX_BLOCKS:
+                raise _damaged(f"block {name!r} has {used:#x} bytes")
             total -= used
-            regions = [region for region in self._regions if _is_named(name, region)]
-            self._parts[name] = self._regions[max(regions, key=len)] if regions else []
-            self._came[name] = np.zeros(-(-used // self._page_size), np.bool)
+            region = self._region(name)
+            self._parts[name] = self._regions.get(region, [])
+            self._regions_seen.add(region)
+            try:
+                self._came[name] = np.zeros(-(-used // self._page_size), np.bool)
+            except MemoryError:
+                raise SourceError(f"no memory to read the block {name!r} of {used >> 30} GiB") from None
+
+    def _region(self, block: str) -> str:
+        """The memory region of a block, which may have the path of its device before it; empty if it is not seen."""
+        name, slash = block, "/"
+        while slash and name not in self._regions:
+            _, slash, name = name.partition("/")
+        return name if slash else ""
 
     def _check(self) -> None:
         """Whether every wanted page has come."""
-        sent = {region for region in self._regions for name in self._came if _is_named(name, region)}
-        for region in self._regions.keys() - sent:
+        for region in self._regions.keys() - self._regions_seen:
             if any(self._wanted.clip(part.paddr, part.paddr + part.size) for part in self._regions[region]):
                 raise SourceError(f"QEMU's snapshot does not have the memory {region}", hint="take --pause copy")
         for name, parts in self._parts.items():
@@ -337,7 +400,7 @@ class RamStream:
                 for start, end in self._wanted.clip(part.paddr, part.paddr + part.size):
                     shift = part.offset - part.paddr
                     first, last = (start + shift) // self._page_size, -(-(end + shift) // self._page_size)
-                    missing = np.count_nonzero(~came[first:last]) + max(0, last - max(first, len(came)))
+                    missing = last - first - np.count_nonzero(came[first:last])
                     if missing:
                         raise SourceError(f"QEMU's snapshot lacks {missing} pages of {name} in {start:#x}..{end:#x}")
 
@@ -345,14 +408,17 @@ class RamStream:
         """Have ``size`` bytes in the buffer."""
         if self._end - self._at >= size:
             return
+        if size > BUFFER:
+            raise _damaged(f"a part of {size:#x} bytes")
         rest = self._data[self._at : self._end]
         self._data[: len(rest)] = rest
         self._at, self._end = 0, len(rest)
         while self._end < size:
-            n = os.readv(self._fd, [self._view[self._end :]])
-            if n == 0:
-                raise EOFError
+            n = self._fill(self._view[self._end :])
             self._end += n
+            self._taken += n
+        if self._taken - self._end > self._most:
+            raise _damaged("it goes on behind its end")
 
     def _number(self, size: int) -> int:
         self._need(size)
@@ -375,8 +441,3 @@ class RamStream:
             self._need(step)
             self._at += step
             size -= step
-
-
-def _is_named(block: str, region: str) -> bool:
-    """Whether a block of the stream is that memory region; a device's has its path before it."""
-    return block == region or block.endswith("/" + region)

@@ -12,31 +12,30 @@ import logging
 import os
 import select
 import socket
-import stat
 import struct
 import time
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError
-from qemu.qmp.qmp_client import GreetingError, NegotiationError
+from qemu.qmp.message import DeserializationError
+from qemu.qmp.qmp_client import BadReplyError
 
 from pydump.errors import SourceError
 from pydump.signals import put_off
+from pydump_source_qemu.address import connected, is_accepted
+from pydump_source_qemu.limits import LIMITS, MAX_LINE, Limits
 
 T = TypeVar("T")
 
-#: Seconds that QEMU may take to answer a command.
-COMMAND_TIMEOUT: Final = 60
-#: The highest number of a TCP port.
-MAX_PORT: Final = 65535
 #: Seconds after which a signal that came during a command is looked at.
 SLICE: Final = 0.1
 #: What every capture needs.
 NEEDED: Final = ("query-status", "stop", "cont", "dump-guest-memory", "query-dump")
 #: The id of a command whose reply is dropped.
 POSTED: Final = "posted"
+#: Characters of a message of QEMU's that are shown.
+MAX_MESSAGE: Final = 500
 NO_QMP: Final = "it takes a monitor made with -qmp, not QEMU's human one or another server"
 
 
@@ -55,7 +54,7 @@ class CommandError(SourceError):
 
 
 class _Client(QMPClient):
-    """The library's client, for monitors of -qmp-pretty as well."""
+    """The library's client, for monitors of -qmp-pretty as well, and without the text that it makes for its log."""
 
     async def _readline(self) -> bytes:
         """A whole message. Where it has many lines, all but the first and the last are indented.
@@ -65,39 +64,96 @@ class _Client(QMPClient):
         line = await super()._readline()
         if line.rstrip() != b"{":
             return line
-        lines = [line]
+        lines, size = [line], 0
         while lines[-1].rstrip() != b"}":
             lines.append(await super()._readline())
-        return b" ".join(line.strip() for line in lines)
+            size += len(lines[-1])
+            if size > MAX_LINE or not lines[-1].endswith(b"\n"):
+                raise ValueError("a message without an end")
+        return b" ".join(line.strip() for line in lines) + b"\n"
 
     async def _on_message(self, msg: Message) -> None:
         if msg.get("id") != POSTED:
             await super()._on_message(msg)
 
+    def _cb_outbound(self, message: Message) -> Message:
+        return message
+
+    def _cb_inbound(self, message: Message) -> Message:
+        return message
+
+
+class _Pauses:
+    """How often and how long the guest was paused, by QEMU's events and clock. Source: qapi/run-state.json."""
+
+    def __init__(self) -> None:
+        self.resumes = 0
+        self._paused = 0.0
+        self._since: float | None = None
+
+    def fold(self, event: Message) -> bool:
+        """Take in an event, of which nothing is kept; so a flood of them takes no memory.
+
+        Raises:
+            ValueError: It is not one of QEMU's.
+        """
+        if not isinstance(event["event"], str):
+            raise ValueError("an event without a name")
+        if event["event"] not in ("STOP", "RESUME", "WAKEUP"):  # a guest that wakes from S3 sends only the latter
+            return False
+        at = _moment(event.get("timestamp"))
+        if event["event"] == "STOP":
+            self._since = at if self._since is None else self._since
+            return False
+        self.resumes += 1
+        if self._since is not None:
+            self._paused += max(0.0, at - self._since)
+            self._since = None
+        return False
+
+    @property
+    def seconds(self) -> float:
+        """How long, until now."""
+        return self._paused + (max(0.0, time.time() - self._since) if self._since is not None else 0.0)
+
+
+def _moment(stamp: object) -> float:
+    """Seconds since 1970. QEMU says -1 where its host has no clock. Source: docs/interop/qmp-spec.rst."""
+    if isinstance(stamp, dict):
+        seconds, microseconds = stamp.get("seconds"), stamp.get("microseconds")
+        if type(seconds) is int and type(microseconds) is int and abs(seconds) < 1 << 40 and -1 <= microseconds < 10**6:
+            return seconds + microseconds / 1e6
+    raise ValueError("an event without a time")
+
 
 class Monitor:
     """A connection to a QMP server.
+
+    What answers may be anything: each wait ends, a message has a largest size, events are not kept, and what has
+    another type than QEMU gives it is an error that says so.
 
     Attributes:
         address: What the user called it.
         socket: The connected socket.
         version: QEMU's, as "7.2.22".
+        limits: How long it may take.
     """
 
-    def __init__(self, address: str, connected: socket.socket, timeout: float, deadline: float) -> None:
+    def __init__(
+        self, address: str, connected: socket.socket, timeout: float, deadline: float, limits: Limits = LIMITS
+    ) -> None:
         self.address = address
         self.socket = connected
         self.socket.setblocking(False)
         self.version = ""
+        self.limits = limits
         # The library reports a lost connection to its logger as well as by an exception; the exception does.
         logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._client = _Client()
-        self._paused = 0.0
-        self._stopped_at: float | None = None
-        #: How often the guest began to run.
-        self.resumes = 0
+        self._client = _Client(readbuflen=MAX_LINE)
+        self._pauses = _Pauses()
+        self._client.events.event_filter = self._pauses.fold
         try:
             self._greet(timeout, deadline)
         except BaseException:
@@ -105,41 +161,41 @@ class Monitor:
             raise
 
     @classmethod
-    def connect(cls, address: str, timeout: float) -> Self:
+    def connect(cls, address: str, timeout: float, limits: Limits = LIMITS) -> Self:
         """Connect and shake hands.
 
         Args:
             address: The path of a UNIX socket, or ``host:port``.
             timeout: Seconds that this may take.
+            limits: How long everything else may take.
 
         Raises:
             SourceError: It failed; the message says why.
         """
         deadline = time.monotonic() + timeout
-        return cls(address, _connected(address, timeout), timeout, deadline)
+        return cls(address, connected(address, timeout), timeout, deadline, limits)
 
     def _greet(self, timeout: float, deadline: float) -> None:
         if not select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise self._silent(timeout)
         try:
             self._run(self._client.connect(self.socket), deadline)
-        except (ConnectError, QMPError, TimeoutError) as error:
+        except TimeoutError:
+            raise self._foreign("what it says does not end") from None
+        except (ConnectError, QMPError) as error:
             cause = error.exc if isinstance(error, ConnectError) else error
             if isinstance(cause, EOFError | ConnectionError):
-                why = f"{self.address} hung up without a word"
-            elif isinstance(cause, GreetingError | NegotiationError | TimeoutError | ValueError):  # or endless
-                why = f"{self.address} does not speak QMP"
-            else:
-                why = f"{self.address}: {cause}"
-            raise SourceError(why, hint=NO_QMP) from None
+                raise SourceError(f"{self.address} hung up without a word", hint=NO_QMP) from None
+            if isinstance(cause, OSError):
+                raise SourceError(f"{self.address}: {cause.strerror or cause}", hint=NO_QMP) from None
+            raise self._foreign("it does not greet as QEMU does") from None
         greeting = self._client.greeting
-        with contextlib.suppress(AttributeError, KeyError, TypeError):
-            version: Any = greeting.QMP.version  # type: ignore[union-attr]  # None counts among what is suppressed
-            self.version = "{major}.{minor}.{micro}".format(**version["qemu"])
+        self.version = self._version(greeting.QMP.version if greeting is not None else None)
         try:
-            known = {entry["name"] for entry in self._execute("query-commands", {}, timeout, deadline)}
-        except (CommandError, KeyError, TypeError):
-            known = set()
+            entries = self._execute("query-commands", {}, timeout, deadline)
+        except CommandError:
+            entries = []
+        known = {entry["name"] for entry in self._rows("query-commands", entries, {"name": str})}
         missing = [name for name in NEEDED if name not in known]
         if missing:
             raise SourceError(
@@ -147,9 +203,17 @@ class Monitor:
                 hint="connect to the monitor of a virtual machine",
             )
 
+    def _version(self, version: object) -> str:
+        numbers = version.get("qemu") if isinstance(version, dict) else None
+        if isinstance(numbers, dict):
+            parts = [numbers.get(key) for key in ("major", "minor", "micro")]
+            if all(type(part) is int and 0 <= part < 1 << 16 for part in parts):
+                return "{}.{}.{}".format(*parts)
+        raise self._foreign("it does not say which version of QEMU it is")
+
     def _silent(self, timeout: float) -> SourceError:
         """Nobody speaks: QEMU leaves a second client waiting, another server takes it and says nothing."""
-        accepted = _is_accepted(self.socket)
+        accepted = is_accepted(self.socket)
         if accepted:
             return SourceError(f"{self.address} says nothing in {timeout:g} s: it is no QMP monitor", hint=NO_QMP)
         why = "another client has this monitor" + ("" if accepted is False else ", or it is none of QMP")
@@ -171,8 +235,8 @@ class Monitor:
         data = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", data)[0])
 
-    def command(self, name: str, **arguments: Any) -> Any:
-        """Run a command and give what it returns.
+    def command(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """Run a command and give the object that it returns, which is empty for many.
 
         Args:
             name: The command.
@@ -180,11 +244,69 @@ class Monitor:
 
         Raises:
             CommandError: QEMU refused it.
-            SourceError: QEMU is gone, or does not answer.
+            SourceError: QEMU is gone, or does not answer, or what answers is not QEMU.
         """
-        return self._execute(name, arguments, COMMAND_TIMEOUT, time.monotonic() + COMMAND_TIMEOUT)
+        answer = self._answer(name, arguments)
+        if not isinstance(answer, dict):
+            raise self.foreign(name)
+        return answer
 
-    def _execute(self, name: str, arguments: dict[str, Any], timeout: float, deadline: float) -> Any:
+    def field(self, name: str, key: str, kind: type[T], default: T | None = None) -> T:
+        """Run a command and give one member of the object that it returns.
+
+        Args:
+            name: The command.
+            key: The member.
+            kind: Its type.
+            default: Its value where it is left out; None where QEMU always has it.
+
+        Raises:
+            SourceError: As for :meth:`command`, which includes a member of another type.
+        """
+        value = self.command(name).get(key, default)
+        if type(value) is not kind:
+            raise self.foreign(name)
+        return value
+
+    def text(self, name: str, **arguments: Any) -> str:
+        """Run a command that returns a string; raises as :meth:`command`."""
+        answer = self._answer(name, arguments)
+        if not isinstance(answer, str):
+            raise self.foreign(name)
+        return answer
+
+    def rows(self, name: str, **kinds: type) -> list[dict[str, Any]]:
+        """Run a command that returns a list of objects.
+
+        Args:
+            name: The command.
+            kinds: Members that each of them has, and their types.
+
+        Raises:
+            SourceError: As for :meth:`command`.
+        """
+        return self._rows(name, self._answer(name, {}), kinds)
+
+    def _rows(self, name: str, answer: object, kinds: dict[str, type]) -> list[dict[str, Any]]:
+        if not isinstance(answer, list):
+            raise self.foreign(name)
+        for row in answer:
+            if not isinstance(row, dict) or any(type(row.get(key)) is not kind for key, kind in kinds.items()):
+                raise self.foreign(name)
+        return answer
+
+    def foreign(self, name: str) -> SourceError:
+        """The error for an answer to the command ``name`` that QEMU would not give."""
+        return self._foreign(f"its answer to {name} is not one of QEMU's")
+
+    def _foreign(self, why: str) -> SourceError:
+        return SourceError(f"{self.address} does not speak QMP: {why}", hint=NO_QMP)
+
+    def _answer(self, name: str, arguments: dict[str, Any]) -> object:
+        seconds = self.limits.command
+        return self._execute(name, arguments, seconds, time.monotonic() + seconds)
+
+    def _execute(self, name: str, arguments: dict[str, Any], timeout: float, deadline: float) -> object:
         self._own()
         if self._loop.is_closed():
             raise SourceError(f"the connection to {self.address} is closed")
@@ -192,11 +314,27 @@ class Monitor:
         try:
             return self._run(self._client.execute(name, message or None), deadline)
         except ExecuteError as error:
-            raise CommandError(name, str(error)) from None
+            raise CommandError(name, shortened(str(error))) from None
         except TimeoutError:
             raise SourceError(f"QEMU has not answered {name} in {timeout:g} s") from None
-        except (QMPError, OSError, EOFError) as error:
-            raise SourceError(f"the connection to QEMU broke at {name}: did QEMU end?") from error
+        except BadReplyError:
+            raise self.foreign(name) from None
+        except (QMPError, OSError, EOFError):
+            if self._is_foreign():
+                raise self.foreign(name) from None
+            raise SourceError(f"the connection to QEMU broke at {name}: did QEMU end?") from None
+
+    def _is_foreign(self) -> bool:
+        """Whether the connection has broken because of what came, not because it ended."""
+        try:
+            self._run(self._client.disconnect(), time.monotonic() + 1)
+        except DeserializationError as error:
+            return error.raw.endswith(b"\n")  # else it ended within a message
+        except (OSError, EOFError):
+            return False
+        except Exception:  # whatever the library, or JSON, says of it
+            return True
+        return False
 
     def _own(self) -> None:
         if os.getpid() != self._pid:
@@ -211,7 +349,7 @@ class Monitor:
         Raises:
             SourceError: As for :meth:`command`.
         """
-        return str(self.command("human-monitor-command", command_line=line)).replace("\r\n", "\n")
+        return self.text("human-monitor-command", command_line=line).replace("\r\n", "\n")
 
     def post(self, name: str) -> None:
         """Send a command without waiting for QEMU to carry it out; its reply is dropped.
@@ -237,10 +375,13 @@ class Monitor:
 
     @property
     def paused_seconds(self) -> float:
-        """How long the guest has stood still since we connected, by QEMU's own clock."""
-        self._note_events()
-        running_up = time.time() - self._stopped_at if self._stopped_at is not None else 0
-        return self._paused + max(0.0, running_up)
+        """How long the guest was paused since we connected, by QEMU's own clock."""
+        return self._pauses.seconds
+
+    @property
+    def resumes(self) -> int:
+        """How often the guest began to run."""
+        return self._pauses.resumes
 
     def settle(self) -> None:
         """Take in the events that QEMU has sent.
@@ -249,19 +390,6 @@ class Monitor:
             SourceError: QEMU is gone.
         """
         self.command("query-status")
-        self._note_events()
-
-    def _note_events(self) -> None:
-        for event in self._client.events.clear():
-            stamp = event["timestamp"]
-            at = stamp["seconds"] + stamp["microseconds"] / 1e6  # type: ignore[index]
-            if event["event"] == "STOP" and self._stopped_at is None:
-                self._stopped_at = at
-            elif event["event"] in ("RESUME", "WAKEUP"):  # a guest that wakes from S3 sends only the latter
-                self.resumes += 1
-                if self._stopped_at is not None:
-                    self._paused += at - self._stopped_at
-                    self._stopped_at = None
 
     def _run(self, work: Coroutine[Any, Any, T], deadline: float) -> T:
         """Drive the connection until ``work`` is done, or by the monotonic clock the ``deadline`` is past.
@@ -299,65 +427,7 @@ class Monitor:
             self.socket.close()
 
 
-def _is_accepted(connection: socket.socket) -> bool | None:
-    """Has the server taken a connection, or has it only the kernel's? None: it cannot be seen from here.
-
-    Source: proc_net_tcp.rst; unix_seq_show in net/unix/af_unix.c: the other end of a connection has the state 2
-    (SS_CONNECTING) or the inode 0 until it is accepted.
-    """
-    try:
-        if connection.family == socket.AF_UNIX:
-            name = connection.getpeername()
-            lines = [line.split(None, 7) for line in Path("/proc/net/unix").read_text().splitlines()]
-            states = {fields[5] for fields in lines if fields[7:] == [name]}
-            return "02" not in states if states & {"02", "03"} else None
-        ours, theirs = connection.getsockname()[1], connection.getpeername()[1]
-        for table in ("tcp", "tcp6"):
-            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[1].endswith(f":{theirs:04X}") and fields[2].endswith(f":{ours:04X}"):
-                    return fields[9] != "0"
-    except (OSError, UnicodeError):
-        pass
-    return None
-
-
-def _connected(address: str, timeout: float) -> socket.socket:
-    host, colon, port = address.rpartition(":")
-    if colon and port.isascii() and port.isdigit() and "/" not in address and not os.path.exists(address):
-        if int(port) > MAX_PORT:
-            raise SourceError(f"cannot connect to {address}: ports end at {MAX_PORT}", hint="qmp:HOST:PORT")
-        try:
-            return socket.create_connection((host.strip("[]") or "localhost", int(port)), timeout)
-        except UnicodeError:  # what a name would be in the DNS
-            raise SourceError(f"cannot connect to {address}: {host} is no host name", hint="qmp:HOST:PORT") from None
-        except OSError as error:
-            raise SourceError(
-                f"cannot connect to {address}: {error.strerror or error}",
-                hint="start QEMU with -qmp tcp:HOST:PORT,server=on,wait=off",
-            ) from None
-    hint: str | None = "start QEMU with -qmp unix:PATH,server=on,wait=off"
-    try:
-        if not stat.S_ISSOCK(os.stat(address).st_mode):
-            raise SourceError(f"{address} is no socket", hint="name QEMU's QMP socket, or host:port")
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(timeout)
-        try:
-            connection.connect(address)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-    except TimeoutError:
-        why, hint = f"no answer in {timeout:g} s", "another client may have this monitor: give QEMU one more"
-    except BlockingIOError:
-        why, hint = "others wait for this monitor already", "let them go, or give QEMU one more -qmp"
-    except ConnectionRefusedError:
-        why = "nobody listens there: has QEMU ended?"
-    except PermissionError:
-        why, hint = "permission denied", "run pydump as the user that QEMU runs as"
-    except ValueError as error:  # a NUL
-        why = str(error)
-    except OSError as error:
-        why = error.strerror or str(error)
-    raise SourceError(f"cannot connect to {address}: {why}", hint=hint)
+def shortened(text: str) -> str:
+    """Text of QEMU's as it is shown: one line that is not too long."""
+    line = " ".join(text[: 2 * MAX_MESSAGE].split())
+    return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}…"

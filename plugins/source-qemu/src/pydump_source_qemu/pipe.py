@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import shutil
 import tempfile
 import time
@@ -12,14 +13,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from pydump.errors import SourceError
+from pydump_source_qemu.limits import LIMITS, PROGRESS
 from pydump_source_qemu.monitor import CommandError, Monitor
 
 #: Bytes the kernel may buffer; what an unprivileged process may have.
 PIPE_SIZE: Final = 1 << 20
 #: Seconds between two questions whether a dump has ended.
 POLL: Final = 0.0005
-#: Seconds after which QEMU must have noticed that nobody reads.
-PATIENCE: Final = 30
 
 
 class Pipe:
@@ -28,15 +28,20 @@ class Pipe:
     Args:
         fd: Its file descriptor.
         directory: Where it has a name, or None.
+        patience: Seconds to wait for the next PROGRESS bytes. What this process does in between does not count.
 
     Attributes:
         fd: Its file descriptor, or -1 when it is closed.
     """
 
-    def __init__(self, fd: int, directory: str | None = None) -> None:
+    def __init__(self, fd: int, directory: str | None = None, patience: float = LIMITS.stream) -> None:
         self.fd = fd
         self._directory = directory
+        self._patience = patience
         self._at = 0
+        #: How long, and how much has come, since PROGRESS bytes had come for the last time.
+        self._waited = 0.0
+        self._came = 0
 
     def read(self, size: int) -> bytes:
         """Exactly ``size`` bytes.
@@ -52,21 +57,47 @@ class Pipe:
         """Fill ``buffer``; raises as :meth:`read`."""
         done = 0
         while done < len(buffer):
-            n = os.readv(self.fd, [buffer[done:]])
-            if n == 0:
-                raise EOFError
-            done += n
-        self._at += done
+            done += self.read_some(buffer[done:])
+
+    def read_some(self, buffer: memoryview) -> int:
+        """Fill the beginning of ``buffer``, and give how much of it; raises as :meth:`read`."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        began = time.monotonic()
+        if not poll.poll(max(0.0, self._patience - self._waited) * 1000):
+            raise SourceError(
+                f"QEMU's stream does not go on: {self._came} bytes in {self._patience:g} s",
+                hint="is QEMU stopped, or its host short of memory?",
+            )
+        self._waited += time.monotonic() - began
+        n = os.readv(self.fd, [buffer])
+        if n == 0:
+            raise EOFError
+        self._came += n
+        if self._came >= PROGRESS:
+            self._came, self._waited = 0, 0.0
+        self._at += n
+        return n
 
     def skip_to(self, offset: int) -> None:
         """Throw away what comes before ``offset`` in the stream; raises as :meth:`read`."""
         while self._at < offset:
             self.read(min(1 << 20, offset - self._at))
 
-    def drain(self) -> None:
-        """Read to the end."""
-        while os.read(self.fd, 1 << 20):
-            pass
+    def drain(self, limit: int) -> None:
+        """Read to the end.
+
+        Args:
+            limit: Bytes after which it must have come.
+
+        Raises:
+            SourceError: It has not.
+        """
+        buffer = memoryview(bytearray(1 << 20))
+        with contextlib.suppress(EOFError):
+            while limit >= 0:
+                limit -= self.read_some(buffer)
+            raise SourceError("QEMU's stream goes on behind its end")
 
     def unname(self) -> None:
         """QEMU has opened it, and nobody else shall; so nothing is left of it, however this process ends."""
@@ -82,11 +113,15 @@ class Pipe:
 
 
 @contextlib.contextmanager
-def opened(monitor: Monitor) -> Iterator[tuple[Pipe, str]]:
+def opened(monitor: Monitor, patience: float | None = None) -> Iterator[tuple[Pipe, str]]:
     """A pipe from QEMU to us.
 
     Through a UNIX socket QEMU gets its writing end. Through TCP it gets a path, which leads to us only if it runs on
     this host; the path lies in a directory that exists nowhere else, so that no file is left on another one.
+
+    Args:
+        monitor: The connection.
+        patience: As for :class:`Pipe`; None for what a dump may take.
 
     Yields:
         The reading end, and what QEMU calls the writing end: ``fd:NAME`` or ``file:PATH``.
@@ -94,9 +129,10 @@ def opened(monitor: Monitor) -> Iterator[tuple[Pipe, str]]:
     Raises:
         SourceError: QEMU does not take it.
     """
+    patience = monitor.limits.stream if patience is None else patience
     if monitor.local:
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        pipe = Pipe(reader)
+        pipe = Pipe(reader, patience=patience)
         name = f"pydump-{writer}"  # more than one pipe may be on its way
         try:
             try:
@@ -108,7 +144,7 @@ def opened(monitor: Monitor) -> Iterator[tuple[Pipe, str]]:
             pipe.close()
         return
     directory = tempfile.mkdtemp(prefix="pydump-")
-    pipe = Pipe(-1, directory)
+    pipe = Pipe(-1, directory, patience)
     try:
         path = os.path.join(directory, "pipe")
         os.mkfifo(path)
@@ -158,7 +194,7 @@ def elf_stream(monitor: Monitor, window: tuple[int, int] | None = None) -> Itera
         try:
             yield pipe
         except EOFError:
-            status = monitor.command("query-dump")["status"]
+            status = monitor.field("query-dump", "status", str)
             raise SourceError(f"QEMU's dump broke off, with status {status!r}") from None
         except BaseException:
             pipe.close()
@@ -170,8 +206,8 @@ def elf_stream(monitor: Monitor, window: tuple[int, int] | None = None) -> Itera
 
 
 def _await_end(monitor: Monitor) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while monitor.command("query-dump")["status"] == "active":
+    deadline = time.monotonic() + monitor.limits.end
+    while monitor.field("query-dump", "status", str) == "active":
         if time.monotonic() > deadline:
             raise SourceError("QEMU goes on with a dump that nobody reads")
         time.sleep(POLL)
@@ -185,8 +221,8 @@ def await_resumed(monitor: Monitor) -> str:
     Returns:
         The state; it is "save-vm" if that does not end.
     """
-    deadline = time.monotonic() + PATIENCE
-    while (status := str(monitor.command("query-status")["status"])) == "save-vm" and time.monotonic() < deadline:
+    deadline = time.monotonic() + monitor.limits.end
+    while (status := monitor.field("query-status", "status", str)) == "save-vm" and time.monotonic() < deadline:
         time.sleep(POLL)
     return status
 

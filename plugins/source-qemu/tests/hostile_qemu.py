@@ -1,0 +1,401 @@
+"""A QMP server that answers a capture as QEMU does, until it does not.
+
+Run as a program it reads cases from standard input, a line of JSON each: ``[way, command, n, manner]``. When
+``command`` comes for the n-th time (or, for "greeting", before any does) the server begins to behave in that manner.
+"stream" in place of a command is what dump-guest-memory or migrate writes. A line of JSON, a :class:`Result`, says how
+the capture went.
+
+Source: docs/interop/qmp-spec.rst, qapi/*.json; what the guest holds is a dump of QEMU 7.2, and its flat view.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import io
+import itertools
+import json
+import lzma
+import mmap
+import os
+import re
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydump.errors import PydumpError
+from pydump_source_qemu.capture import Capture
+from pydump_source_qemu.head import Head, Load, read_head
+from pydump_source_qemu.limits import Limits
+from pydump_source_qemu.migration import Place, places
+from pydump_source_qemu.pipe import Pipe
+from pydump_source_qemu.source import QemuOptions, QemuSource
+from pydump_source_qemu.watchdog import Patience
+
+DATA = Path(__file__).parents[3] / "tests/data/qemu/nano-x86_64"
+LIMITS = Limits(
+    command=2, stream=1, snapshot=1, end=1, close=0.3, tail=8 << 20, watchdog=Patience(0.3, 0.2, 0.5, total=1.5)
+)
+#: How each way of a capture is asked for.
+WAYS = {
+    "stream": QemuOptions(access="stream"),
+    "process": QemuOptions(access="process", pause="full"),
+    "copy": QemuOptions(access="process", pause="copy"),
+    "snapshot": QemuOptions(pause="snapshot"),
+}
+#: The commands that it knows.
+LISTED = (
+    "cont closefd dump-guest-memory getfd human-monitor-command migrate migrate-set-capabilities "
+    "migrate-set-parameters object-add object-del qom-get query-dump query-migrate query-migrate-parameters "
+    "query-status stop query-chardev query-memdev"
+).split()
+EVENT = b'{"event": "NIC_RX_FILTER_CHANGED", "timestamp": {"seconds": 1, "microseconds": 2}}\n'
+#: Values of types that QEMU gives nowhere.
+WRONG: dict[str, Any] = {"wrong type": 7, "list": [[]], "text": "text", "wrong member": 7, "no member": {}}
+
+
+@dataclasses.dataclass
+class Result:
+    """How a capture went.
+
+    Attributes:
+        reached: Whether the server came to misbehave.
+        kind: "done", the name of a PydumpError, or "internal" with what else was raised.
+        message: The error's.
+        same: Whether memory was read as it is.
+        seconds: How long it took, until all processes had ended.
+        memory: The most memory that this process has had, in bytes.
+        left: Processes that did not end.
+        commands: What the server was asked.
+    """
+
+    reached: bool
+    kind: str
+    message: str
+    same: bool
+    seconds: float
+    memory: int
+    left: int
+    commands: list[str]
+
+
+class Guest:
+    """A guest's memory: QEMU's ELF dump of it, and where its parts lie in this process."""
+
+    def __init__(self) -> None:
+        self.elf = lzma.decompress((DATA / "elf.xz").read_bytes())
+        self.flat_view = (DATA / "hmp-mtree.txt").read_text()
+        self._memory = mmap.mmap(-1, len(self.elf))
+        self._memory.write(self.elf)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        fd = os.memfd_create("elf")
+        pipe = Pipe(fd)
+        os.write(fd, self.elf)
+        os.lseek(fd, 0, os.SEEK_SET)
+        self.head: Head = read_head(pipe)
+        pipe.close()
+
+    def read(self, paddr: int, size: int) -> bytes:
+        """Memory."""
+        load = next(load for load in self.head.loads if load.paddr <= paddr < load.paddr + load.size)
+        return self.elf[load.offset + paddr - load.paddr :][:size]
+
+    def host_address(self, paddr: int) -> int:
+        """Where in this process a byte of memory lies."""
+        load = next(load for load in self.head.loads if load.paddr <= paddr < load.paddr + load.size)
+        return self._base + load.offset + paddr - load.paddr
+
+    def snapshot(self) -> bytes:
+        """A migration stream. Source: migration/{savevm,ram}.c of QEMU 7.2."""
+        blocks = {
+            name: max(part.offset + part.size for part in parts)
+            for name, parts in places(self.flat_view, self.head.guest.memory.ranges()).items()
+        }
+        out = io.BytesIO()
+        out.write(struct.pack(">II", 0x5145564D, 3) + b"\x07" + struct.pack(">I", 10) + b"pc-i440fx-")
+        out.write(b"\x01" + struct.pack(">I", 2) + b"\x03ram" + struct.pack(">II", 0, 4))
+        out.write(struct.pack(">Q", sum(blocks.values()) | 0x04))
+        for name, size in blocks.items():
+            out.write(bytes([len(name)]) + name.encode() + struct.pack(">Q", size))
+        out.write(struct.pack(">Q", 0x10) + b"\x7e" + struct.pack(">I", 2) + b"\x03" + struct.pack(">I", 2))
+        for name, parts in places(self.flat_view, self.head.guest.memory.ranges()).items():
+            new = bytes([len(name)]) + name.encode()
+            for offset in range(0, blocks[name], 4096):
+                page = self._page(parts, offset)
+                flags = (0x08 if page.strip(b"\0") else 0x02) | (0 if new else 0x20)
+                out.write(struct.pack(">Q", offset | flags) + new + (page if flags & 0x08 else b"\0"))
+                new = b""
+        out.write(struct.pack(">Q", 0x10) + b"\x7e" + struct.pack(">I", 2) + b"\x04" + b"devices")
+        return out.getvalue()
+
+    def _page(self, parts: list[Place], offset: int) -> bytes:
+        for part in parts:
+            if part.offset <= offset < part.offset + part.size:
+                return self.read(part.paddr + offset - part.offset, 4096)
+        return bytes(4096)
+
+
+class Server:
+    """A server for one client.
+
+    Args:
+        path: Its socket.
+        guest: What it has.
+        command, n, manner: When and how it begins to misbehave; no manner means that it does not.
+    """
+
+    def __init__(self, path: str, guest: Guest, command: str, n: int, manner: str) -> None:
+        self._guest = guest
+        self._trouble = command, n, manner
+        self.commands: list[str] = []
+        self.reached = False
+        self._state = "running"
+        self._fds: dict[str, int] = {}
+        self._passed: list[int] = []
+        self._end = threading.Event()
+        self._writers: list[threading.Thread] = []
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(path)
+        self._socket.listen(1)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._end.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        for thread in (self._thread, *self._writers):
+            thread.join(10)
+        self._socket.close()
+        for fd in (*self._passed, *self._fds.values()):
+            os.close(fd)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            self._client, _ = self._socket.accept()
+            with self._client:
+                self._talk()
+
+    def _talk(self) -> None:
+        greeting = {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}
+        if self._due("greeting"):
+            return self._misbehave({}, {"QMP": greeting})
+        self._send({"QMP": greeting})
+        rest = ""
+        while True:
+            data, fds, _, _ = socket.recv_fds(self._client, 1 << 16, 4)
+            self._passed += fds
+            if not data:
+                return None
+            rest = (rest + data.decode()).lstrip()
+            while rest:  # QEMU reads JSON as it comes, with or without ends of lines
+                try:
+                    request, end = json.JSONDecoder().raw_decode(rest)
+                except ValueError:
+                    break
+                rest = rest[end:].lstrip()
+                if not self._reply(request):
+                    return None
+
+    def _reply(self, request: dict[str, Any]) -> bool:
+        name = request["execute"]
+        if name == "human-monitor-command":
+            name = request["arguments"]["command-line"].split()[0]
+        self.commands.append(name)
+        answer = self._answer(request["execute"], request.get("arguments", {}))
+        if self._due(name):
+            self._misbehave(request, answer)
+            return self._trouble[2] in WRONG  # then it goes on with the next command
+        self._send({**answer, "id": request.get("id")})
+        return True
+
+    def _due(self, name: str) -> bool:
+        """Whether it is time to misbehave; from then on the same command always is."""
+        command, n, manner = self._trouble
+        due = bool(manner) and name == command and (name == "greeting" or self.commands.count(name) >= n)
+        self.reached |= due
+        return due
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._client.sendall(json.dumps(message).encode() + b"\n")
+
+    def _answer(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What QEMU would say."""
+        result: Any = {}
+        if name == "query-commands":
+            result = [{"name": name} for name in LISTED]
+        elif name == "query-status":
+            result = {"status": self._state, "running": self._state == "running", "singlestep": False}
+        elif name == "query-chardev":
+            result = [{"label": "qmp", "filename": "unix:qmp", "frontend-open": True}]
+        elif name == "query-memdev":
+            result = [{"size": 1 << 21, "share": False, "prealloc": False}]
+        elif name == "query-dump":
+            result = {"status": "completed", "completed": 1, "total": 1}
+        elif name == "query-migrate":
+            result = {"status": "completed"}
+        elif name == "query-migrate-parameters":
+            result = {"max-bandwidth": 1 << 27}
+        elif name == "qom-get":
+            return {"error": {"class": "DeviceNotFound", "desc": "Device '/objects/pydump' not found"}}
+        elif name in ("stop", "cont"):
+            self._run(name == "cont")
+        elif name == "getfd":
+            self._fds[arguments["fdname"]] = self._passed.pop()
+        elif name == "closefd":
+            fd = self._fds.pop(arguments["fdname"], None)
+            if fd is None:
+                return {"error": {"class": "GenericError", "desc": "File descriptor named 'pydump' not found"}}
+            os.close(fd)
+        elif name == "dump-guest-memory":
+            self._write(arguments["protocol"], self._guest.elf)
+        elif name == "migrate":
+            self._run(True)
+            self._write(arguments["uri"], self._guest.snapshot())
+        elif name == "human-monitor-command":
+            result = self._human(arguments["command-line"])
+        return {"return": result}
+
+    def _human(self, line: str) -> str:
+        if line.startswith("info"):
+            return self._guest.flat_view
+        paddr = int(line.split()[1], 16)
+        return f"Host virtual address for {paddr:#x} (ram) is {self._guest.host_address(paddr):#x}\r\n"
+
+    def _run(self, runs: bool) -> None:
+        self._state = "running" if runs else "paused"
+        seconds, microseconds = divmod(time.time_ns() // 1000, 10**6)
+        self._send(
+            {"event": "RESUME" if runs else "STOP", "timestamp": {"seconds": seconds, "microseconds": microseconds}}
+        )
+
+    def _write(self, protocol: str, data: bytes) -> None:
+        fd = self._fds.pop(protocol.removeprefix("fd:"))
+        self.commands.append("stream")
+        manner = self._trouble[2] if self._due("stream") else ""
+
+        def write() -> None:
+            with contextlib.suppress(OSError), open(fd, "wb", buffering=0) as file:
+                for piece in _pieces(data, manner):
+                    view = memoryview(piece)
+                    while len(view):
+                        view = view[file.write(view) :]
+                    if self._end.wait(0.02 if manner == "drip" else 0):
+                        return
+                if manner == "silence":
+                    self._end.wait()
+
+        self._writers.append(threading.Thread(target=write, daemon=True))
+        self._writers[-1].start()
+
+    def _misbehave(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
+        manner = self._trouble[2]
+        if manner in WRONG:
+            self._send(self._wrong(manner, answer) | ({"id": request["id"]} if "id" in request else {}))
+        elif manner == "silence":
+            while self._client.recv(1 << 16):
+                pass
+        elif manner in ("endless line", "flood"):
+            piece = b"x" * 65536 if manner == "endless line" else EVENT * 800
+            while True:  # not at full speed: other cases run beside this one
+                self._client.sendall(piece)
+                time.sleep(0.002)
+        elif manner == "drip":
+            for byte in itertools.cycle(b'{"return": ['):
+                self._client.sendall(bytes([byte]))
+                time.sleep(0.02)
+        elif manner == "deep":
+            self._client.sendall(b"[" * (1 << 20) + b"\n")
+            self._client.recv(1 << 16)
+
+    @staticmethod
+    def _wrong(manner: str, answer: dict[str, Any]) -> dict[str, Any]:
+        key = next(iter(answer))
+        value = answer[key]
+        if manner == "wrong member" and isinstance(value, dict) and value:
+            return {key: dict.fromkeys(value, 7)}
+        if manner == "wrong member" and isinstance(value, list):
+            return {key: [dict.fromkeys(row) for row in value]}
+        return {key: WRONG[manner]}
+
+
+def _pieces(data: bytes, manner: str) -> Iterator[bytes]:
+    """What is written of a stream."""
+    if manner == "silence":
+        return
+    if manner == "close":
+        data = data[: len(data) // 2]
+    if manner == "drip":
+        yield from (data[i : i + 1] for i in range(len(data)))
+    elif manner == "wrong type":
+        yield re.sub(rb"^.{64}", bytes(range(64)), data, flags=re.DOTALL)
+    else:
+        yield data
+    while manner in ("flood", "endless line"):
+        yield bytes(1 << 16) if manner == "endless line" else data[-(1 << 16) :]
+
+
+def run(guest: Guest, way: str, command: str, n: int, manner: str) -> Result:
+    """Capture a guest from a server."""
+    began = time.monotonic()
+    kind, message, same = "done", "", False
+    with tempfile.TemporaryDirectory(prefix="pydump-hostile-") as directory:
+        path = os.path.join(directory, "qmp")
+        server = Server(path, guest, command, n, manner)
+        try:
+            capture = Capture.connect(path, dataclasses.replace(WAYS[way], connect_timeout=2), LIMITS)
+            try:
+                source = QemuSource(capture)
+                source.capture(source.guest().memory)
+                same = all(_read(source, load) == guest.read(load.paddr, load.size) for load in guest.head.loads)
+                source.release()
+            finally:
+                capture.close()
+        except PydumpError as error:
+            kind, message = type(error).__name__, str(error)
+        except BaseException as error:
+            kind, message = "internal", repr(error)
+        left = _children(time.monotonic() + 8)
+        server.close()
+    return Result(server.reached, kind, message, same, time.monotonic() - began, _peak_memory(), left, server.commands)
+
+
+def _read(source: QemuSource, load: Load) -> bytes:
+    buffer = bytearray(load.size)
+    source.read_into(load.paddr, memoryview(buffer))
+    return bytes(buffer)
+
+
+def _children(deadline: float) -> int:
+    """Whether processes that this one has started are left at the deadline."""
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.01)
+        except ChildProcessError:
+            return 0
+    return 1
+
+
+def _peak_memory() -> int:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+
+
+def main() -> None:
+    """Run the cases."""
+    guest = Guest()
+    for line in sys.stdin:
+        print(json.dumps(dataclasses.asdict(run(guest, *json.loads(line)))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
