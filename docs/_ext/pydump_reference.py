@@ -85,7 +85,7 @@ def command_tree() -> Iterator[tuple[str, Any]]:
 
     from pydump.cli import app as cli
 
-    cli._add_dump(["dump"])
+    cli._add_dump("dump")
     group = typer.main.get_command(cli.app)
     yield "", group
     yield from sorted(group.commands.items())  # type: ignore[attr-defined]

@@ -263,6 +263,15 @@ def test_loudness_stands_anywhere(elf: Path, run: Run) -> None:
         assert (done.code, done.out, done.err) == (0, "", "")
 
 
+@pytest.mark.parametrize("name", ["-v", "-q", "--quiet", "dump", "plugins"])
+def test_a_file_may_be_called_like_an_option_or_a_command(elf: Path, run: Run, name: str) -> None:
+    assert run("dump", "--format", "elf", "--", elf, name).code == 0
+    told = run("info", "--", name)
+    assert (told.code, told.err) == (0, "")
+    assert "x86_64" in told.out
+    assert run("-q", "compare", "--", elf, name).out == ""
+
+
 def test_progress_for_people_and_programs(elf: Path, run: Run) -> None:
     lines = run("dump", elf, "a", "--progress", "json").err.splitlines()
     last = json.loads(lines[-1])

@@ -156,10 +156,10 @@ def test_a_flag_is_taken_only_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_the_flags_of_dump_are_all_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "app", typer.Typer(add_completion=False))
-    app._add_dump([])
+    app._add_dump(None)
     dump = typer.main.get_command(app.app)
     flags = {flag for parameter in dump.params for flag in (*parameter.opts, *parameter.secondary_opts)}
-    long = {flag for flag in flags | set(app.LOUDNESS) | {"--help"} if flag.startswith("--")}
+    long = {flag for flag in flags | {"--help"} if flag.startswith("--")}
     assert "--begin" in long
     assert {f"flag {flag}" for flag in long} == {claim for claim in plugins.RESERVED if claim.startswith("flag ")}
 

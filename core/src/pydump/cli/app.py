@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperCommand, TyperOption
 
 from pydump.errors import Cancelled, PlanError, PydumpError
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pydump.model.report import DumpReport, Milestone, ProgressCallback
     from pydump.options import OptionField
 
-LOUDNESS = ("-v", "--verbose", "-q", "--quiet")
 #: Stands below each command's options.
 EPILOG = "-v, --verbose: say what is chosen, and why. -q, --quiet: say nothing but errors. Both may stand anywhere."
 #: Set by the shell when it asks what a word may become; what was typed is in COMP_WORDS.
@@ -169,6 +169,38 @@ def _silence_stdout() -> None:
     os.close(nothing)
 
 
+def _adjust(context: Any, parameter: Any, value: bool) -> None:
+    """Note that ``-v`` or ``-q`` was given."""
+    if value:
+        setattr(_say, parameter.name, True)
+
+
+class _Command(TyperCommand):
+    """A command that also takes ``-v`` and ``-q`` after its name: who repeats a command adds them at the end."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        for flags in (["--verbose", "-v"], ["--quiet", "-q"]):
+            self.params.append(
+                TyperOption(param_decls=flags, is_flag=True, hidden=True, expose_value=False, callback=_adjust)
+            )
+
+    def invoke(self, ctx: Any) -> Any:
+        """Load what the command needs, then run it."""
+        if _say.verbose:
+            _hear_reasons()
+        if self.name != "plugins":
+            _warn_of_broken_plugins()
+        if self.name in ("dump", "info", "verify", "compare", "read", "map"):
+            _load()
+        # From here on there may be something to undo.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _terminated)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _interrupted)
+        return super().invoke(ctx)
+
+
 @app.callback(invoke_without_command=True)
 def top(
     context: typer.Context,
@@ -183,8 +215,6 @@ def top(
     With --arch NAME and no command: the dump facts of that architecture.
     """
     _say.arch, _say.json, _say.verbose, _say.quiet = arch, as_json, verbose, quiet
-    if verbose:
-        _hear_reasons()
     if version:
         from pydump import __version__
 
@@ -330,7 +360,7 @@ def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_ru
             print(f"job {started.job} goes on in the background; pydump status {started.job} tells how far it is")
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=_Command, epilog=EPILOG)
 def status(
     job: Annotated[
         str | None,
@@ -349,7 +379,7 @@ def status(
         render.jobs(found)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=_Command, epilog=EPILOG)
 def info(
     file: SourceArg,
     arch: Arch = None,
@@ -379,7 +409,7 @@ def info(
             render.info(opened, file, notes=notes, as_json=as_json or _say.json)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=_Command, epilog=EPILOG)
 def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle.auto) -> None:
     """Check every structure, every descriptor, every page. Exit code 4 where something is wrong."""
     import pydump
@@ -396,7 +426,7 @@ def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle
         raise typer.Exit(EXIT_DIFFERS)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=_Command, epilog=EPILOG)
 def compare(
     left: Annotated[str, Argument(metavar="A", help="A vmcore.")],
     right: Annotated[str, Argument(metavar="B", help="Another.")],
@@ -423,7 +453,7 @@ def compare(
         raise typer.Exit(EXIT_DIFFERS)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=_Command, epilog=EPILOG)
 def read(
     file: SourceArg,
     address: Annotated[str, Argument(metavar="ADDR", help="Guest-physical address, as 0x1000; with --vaddr virtual.")],
@@ -447,7 +477,7 @@ def read(
                 write_all(1, data)
 
 
-@app.command(name="map", epilog=EPILOG)
+@app.command(name="map", cls=_Command, epilog=EPILOG)
 def map_(
     file: SourceArg,
     output: Annotated[
@@ -485,7 +515,7 @@ def map_(
         render.table(maps.totals(report))
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=_Command, epilog=EPILOG)
 def plugins(as_json: Json = False) -> None:
     """What is installed, what does not work, and why."""
     from pydump.cli import render
@@ -494,7 +524,7 @@ def plugins(as_json: Json = False) -> None:
     render.plugins(installed(), as_json=as_json or _say.json)
 
 
-@app.command("new-plugin", epilog=EPILOG)
+@app.command("new-plugin", cls=_Command, epilog=EPILOG)
 def new_plugin(
     role: Annotated[
         str, Argument(metavar="ROLE", help="arch, format, compressor, source or sink.", autocompletion=_roles)
@@ -520,24 +550,13 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    # Wherever they stand: who repeats a command with -v adds it at the end.
-    if COMPLETION in os.environ:
-        arguments = os.environ.get("COMP_WORDS", "").split()[1:]
-    loudness = [a for a in arguments if a in LOUDNESS]
-    arguments = loudness + [a for a in arguments if a not in LOUDNESS]
+    typed = os.environ.get("COMP_WORDS", "").split()[1:] if COMPLETION in os.environ else arguments
+    name = _command_name(typed)
     _say.written = False
     try:
         _escape_unprintable()
-        _add_dump(arguments)
-        if not {"-h", "--help"} & set(arguments):
-            _warn_of_broken_plugins(arguments)
-            _load(arguments)
-        # From here on there may be something to undo.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _terminated)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, _interrupted)
-        code = _command(arguments).main(arguments, prog_name="pydump", standalone_mode=False)
+        _add_dump(name)
+        code = _command(name).main(arguments, prog_name="pydump", standalone_mode=False)
         sys.stdout.flush()
         if code == EXIT_INTERRUPTED:  # typer's answer to Ctrl-C
             raise KeyboardInterrupt
@@ -569,11 +588,23 @@ def run(arguments: list[str]) -> int:
         return _fail(f"internal error: {type(error).__name__}: {error}; set PYDUMP_DEBUG=1 for the traceback", 1)
 
 
-def _command(arguments: list[str]) -> Any:
+def _command_name(arguments: list[str]) -> str | None:
+    """The first word that is not an option of ``pydump`` itself, nor the value of one."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return next(words, None)
+        if word == "--arch":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
+def _command(name: str | None) -> Any:
     """What typer makes of the commands, or of the one that is run alone: those with many options take their time."""
     commands = app.registered_commands
-    word = next((a for a in arguments if a not in LOUDNESS), None)
-    chosen = [c for c in commands if c.callback is not None and c.callback.__name__ == word]
+    chosen = [c for c in commands if c.callback is not None and c.callback.__name__ == name]
     app.registered_commands = chosen or commands
     try:
         return typer.main.get_command(app)
@@ -633,8 +664,8 @@ def _warn(opened: Dump) -> None:
         _talk(f"warning: {warning}")
 
 
-def _warn_of_broken_plugins(arguments: list[str]) -> None:
-    if "plugins" in arguments or "-q" in arguments or "--quiet" in arguments or not arguments:
+def _warn_of_broken_plugins() -> None:
+    if _say.quiet:
         return
     from pydump.registry import installed
 
@@ -642,25 +673,24 @@ def _warn_of_broken_plugins(arguments: list[str]) -> None:
         _tell(f"pydump: warning: plugin {plugin.name} does not work: {plugin.error}")
 
 
-def _load(arguments: list[str]) -> None:
+def _load() -> None:
     """Load what takes long, while Ctrl-C can still end the process at once."""
-    if {"dump", "info", "verify", "compare", "read", "map"} & set(arguments):
-        import numpy  # noqa: F401  (loaded at its first use)
+    import numpy  # noqa: F401  (loaded at its first use)
 
-        import pydump.api  # noqa: F401
+    import pydump.api  # noqa: F401
 
 
-def _add_dump(arguments: list[str]) -> None:
+def _add_dump(name: str | None) -> None:
     """Register ``dump`` as the first command, with what is installed when it is the one that is run."""
     signature = inspect.signature(dump, eval_str=True)
     # Those of plugins, whose names have "__" in them, are there from the last run in this process.
     parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and "__" not in p.name]
-    if "dump" in arguments:
+    if name == "dump":
         _say_what_is_installed()
         parameters += _plugin_parameters()
     dump.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     dump.__annotations__ = {p.name: p.annotation for p in parameters}
-    app.command(epilog=EPILOG)(dump)
+    app.command(cls=_Command, epilog=EPILOG)(dump)
     app.registered_commands.insert(0, app.registered_commands.pop())
 
 
