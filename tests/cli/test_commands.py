@@ -85,7 +85,7 @@ def test_help_says_what_one_needs_to_know(run: Run) -> None:
     assert "--pause <auto|copy|snapshot|full|none> qmp: " in told
     assert "Default: False" not in told
     for command in ("dump", "info", "new-plugin"):
-        assert "-v, --verbose: say what is chosen, and why. -q, --quiet:" in " ".join(
+        assert "-v, --verbose Say what is chosen, and why. -q, --quiet Say" in " ".join(
             run(command, "--help").out.split()
         )
 

@@ -255,6 +255,7 @@ BROKEN = (
         "__import__('multiprocessing').parent_process()",
     ),
     Broken("sink", "test_forked_processes_write_at_once", PWRITE, SEEK_AND_WRITE),
+    Broken("sink", "test_what_is_written_is_there", "force: bool = False, sync: bool = True", "force: bool = False"),
     Broken("sink", "test_what_is_written_is_there", "            os.ftruncate(self._fd, size)\n", ""),
     Broken(
         "sink",

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytest
 
@@ -26,9 +26,10 @@ from pydump.interfaces.format import Batch, Encoded
 from pydump.interfaces.sink import Extent, Hole
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap
+from pydump.options import option
 from pydump.registry import Registry, registry_of
 from pydump.testing import guests
-from pydump.testing.dummy import DummyArch, DummyCompressor, DummyFormat, DummyWriter
+from pydump.testing.dummy import DummyArch, DummyCompressor, DummyFormat, DummyWriter, MemorySink
 from pydump.testing.pipes import slow_reader
 
 REQUEST = Request(format="dummy", compression="dummy", arch="dummy")
@@ -182,6 +183,36 @@ class DyingCompressor(DummyCompressor):
     def compress(self, data: bytes | bytearray | memoryview) -> bytes:
         os.kill(os.getpid(), 9)
         return b""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketOptions:
+    region: str = option("here", help="where it is")
+
+
+class BucketSink(MemorySink):
+    """Says what it was opened with."""
+
+    name = "bucket"
+    Options = BucketOptions
+    opened: ClassVar[list[Any]] = []
+
+    @classmethod
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
+        cls.opened[:] = [argument, options, force, sync]
+        return super().open(argument)
+
+
+def test_a_sink_gets_its_options(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._classes["sink"], "bucket", BucketSink)
+    request = replace(REQUEST, options={"bucket": {"region": "there"}})
+    output = Output("bucket:name", sync=False)
+    run_dump(guest_source(70), "t", output, request, registry)
+    assert BucketSink.opened == ["name", BucketOptions("there"), False, False]
+    run_dump(guest_source(70), "t", replace(output, force=True, sync=True), REQUEST, registry, dry_run=True)
+    assert BucketSink.opened == ["name", BucketOptions(), True, True]
+    with pytest.raises(PlanError, match="^--bucket-region is of sink bucket, and the output is "):
+        run_dump(guest_source(70), "t", Output(str(tmp_path / "file")), request, registry)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,7 @@ from pydump.cli import app
 from pydump.errors import PluginError, UnknownPluginError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.compressor import Compressor
+from pydump.options import option
 from pydump.plugins import load
 from pydump.registry import Registry, registry_of
 from pydump.testing import dummy
@@ -162,6 +164,19 @@ def test_the_flags_of_dump_are_all_reserved(monkeypatch: pytest.MonkeyPatch) -> 
     long = {flag for flag in flags | {"--help"} if flag.startswith("--")}
     assert "--begin" in long
     assert {f"flag {flag}" for flag in long} == {claim for claim in plugins.RESERVED if claim.startswith("flag ")}
+
+
+def test_options_of_every_role_become_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, slots=True)
+    class Options:
+        region: str = option("here", help="where it is")
+
+    bases = {"compressor": dummy.DummyCompressor, "format": dummy.DummyFormat, "sink": dummy.MemorySink}
+    classes = [(role, type(role, (base,), {"name": f"my_{role}", "Options": Options})) for role, base in bases.items()]
+    registry = Registry((plugins.PluginInfo("mine", "", "", tuple(classes)),))
+    monkeypatch.setattr("pydump.registry.installed", lambda: registry)
+    flags = {parameter.annotation.__metadata__[0].default for parameter in app._plugin_parameters()}
+    assert flags == {"--my-compressor-region", "--my-format-region", "--my-sink-region"}
 
 
 def hooked(hook: str, cls: type) -> types.ModuleType:

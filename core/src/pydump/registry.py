@@ -86,6 +86,10 @@ class Registry:
         """All filters."""
         return tuple(self._classes.get("filter", {}).values())
 
+    def sinks(self) -> tuple[type[Sink], ...]:
+        """All sinks."""
+        return tuple(self._classes.get("sink", {}).values())
+
     def arch(self, name: str) -> type[Arch]:
         """The architecture called ``name`` or, in any case of letters, one of its aliases.
 
@@ -149,9 +153,9 @@ class Registry:
         """Refuse options of plugins that are not there.
 
         Raises:
-            PlanError: No compressor, format or source has that name.
+            PlanError: No compressor, format, source or sink has that name.
         """
-        known = {name for role in ("compressor", "format", "source") for name in self.names(role)}
+        known = {name for role in ("compressor", "format", "source", "sink") for name in self.names(role)}
         unknown = sorted(set(options) - known)
         if unknown:
             raise PlanError(f"options for {unknown[0]!r}, which is not installed", hint=f"there are {sorted(known)}")

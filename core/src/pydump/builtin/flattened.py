@@ -217,7 +217,7 @@ class FlattenedSink(Sink):
         self._append(MakedumpfileHeader().pack("big").ljust(HEADER_SIZE, b"\0"))
 
     @classmethod
-    def open(cls, argument: str, *, force: bool = False) -> Self:
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
         raise UnsupportedError("a flattened stream is chosen with --flatten, not by name")
 
     def write(self, extent: Extent | Hole) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import select
 import stat
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole, Sink
@@ -43,7 +43,7 @@ class FileSink(Sink):
         self._force = force
 
     @classmethod
-    def open(cls, argument: str, *, force: bool = False, sync: bool = True) -> Self:
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
         if not argument or "\0" in argument:
             raise SinkError(f"cannot write a file {'with a NUL in its name' if argument else 'without a name'}")
         if os.path.isdir(argument):
@@ -190,7 +190,7 @@ class DescriptorSink(Sink):
         self._at = 0
 
     @classmethod
-    def open(cls, argument: str, *, force: bool = False) -> Self:
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
         try:
             return cls.of(int(argument), f"fd:{argument}")
         except ValueError:

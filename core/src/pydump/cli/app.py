@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from pydump.api import Dump
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.format import Format
+    from pydump.interfaces.sink import Sink
     from pydump.interfaces.source import Source
     from pydump.model.report import DumpReport, Milestone, ProgressCallback
     from pydump.options import OptionField
 
-#: Stands below each command's options.
-EPILOG = "-v, --verbose: say what is chosen, and why. -q, --quiet: say nothing but errors. Both may stand anywhere."
+#: Options of ``pydump`` and of each command: they may stand before its name and after it.
+LOUDNESS = {
+    ("--verbose", "-v"): "Say what is chosen, and why.",
+    ("--quiet", "-q"): "Say nothing but errors.",
+}
 #: Set by the shell when it asks what a word may become; what was typed is in COMP_WORDS.
 COMPLETION = "_PYDUMP_COMPLETE"
 #: Exit codes that no error carries.
@@ -180,9 +184,9 @@ class _Command(TyperCommand):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        for flags in (["--verbose", "-v"], ["--quiet", "-q"]):
+        for flags, text in LOUDNESS.items():
             self.params.append(
-                TyperOption(param_decls=flags, is_flag=True, hidden=True, expose_value=False, callback=_adjust)
+                TyperOption(param_decls=list(flags), is_flag=True, expose_value=False, callback=_adjust, help=text)
             )
 
     def invoke(self, ctx: Any) -> Any:
@@ -360,7 +364,7 @@ def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_ru
             print(f"job {started.job} goes on in the background; pydump status {started.job} tells how far it is")
 
 
-@app.command(cls=_Command, epilog=EPILOG)
+@app.command(cls=_Command)
 def status(
     job: Annotated[
         str | None,
@@ -379,7 +383,7 @@ def status(
         render.jobs(found)
 
 
-@app.command(cls=_Command, epilog=EPILOG)
+@app.command(cls=_Command)
 def info(
     file: SourceArg,
     arch: Arch = None,
@@ -409,7 +413,7 @@ def info(
             render.info(opened, file, notes=notes, as_json=as_json or _say.json)
 
 
-@app.command(cls=_Command, epilog=EPILOG)
+@app.command(cls=_Command)
 def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle.auto) -> None:
     """Check every structure, every descriptor, every page. Exit code 4 where something is wrong."""
     import pydump
@@ -426,7 +430,7 @@ def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle
         raise typer.Exit(EXIT_DIFFERS)
 
 
-@app.command(cls=_Command, epilog=EPILOG)
+@app.command(cls=_Command)
 def compare(
     left: Annotated[str, Argument(metavar="A", help="A vmcore.")],
     right: Annotated[str, Argument(metavar="B", help="Another.")],
@@ -453,7 +457,7 @@ def compare(
         raise typer.Exit(EXIT_DIFFERS)
 
 
-@app.command(cls=_Command, epilog=EPILOG)
+@app.command(cls=_Command)
 def read(
     file: SourceArg,
     address: Annotated[str, Argument(metavar="ADDR", help="Guest-physical address, as 0x1000; with --vaddr virtual.")],
@@ -477,7 +481,7 @@ def read(
                 write_all(1, data)
 
 
-@app.command(name="map", cls=_Command, epilog=EPILOG)
+@app.command(name="map", cls=_Command)
 def map_(
     file: SourceArg,
     output: Annotated[
@@ -515,7 +519,7 @@ def map_(
         render.table(maps.totals(report))
 
 
-@app.command(cls=_Command, epilog=EPILOG)
+@app.command(cls=_Command)
 def plugins(as_json: Json = False) -> None:
     """What is installed, what does not work, and why."""
     from pydump.cli import render
@@ -524,7 +528,7 @@ def plugins(as_json: Json = False) -> None:
     render.plugins(installed(), as_json=as_json or _say.json)
 
 
-@app.command("new-plugin", cls=_Command, epilog=EPILOG)
+@app.command("new-plugin", cls=_Command)
 def new_plugin(
     role: Annotated[
         str, Argument(metavar="ROLE", help="arch, format, compressor, source or sink.", autocompletion=_roles)
@@ -690,7 +694,7 @@ def _add_dump(name: str | None) -> None:
         parameters += _plugin_parameters()
     dump.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     dump.__annotations__ = {p.name: p.annotation for p in parameters}
-    app.command(cls=_Command, epilog=EPILOG)(dump)
+    app.command(cls=_Command)(dump)
     app.registered_commands.insert(0, app.registered_commands.pop())
 
 
@@ -708,14 +712,15 @@ def _say_what_is_installed() -> None:
 
 
 def _plugin_parameters() -> list[inspect.Parameter]:
-    """``--<name>-<field>``, or the flag it declares, for each option of each compressor, format and source."""
+    """``--<name>-<field>``, or the flag it declares, for each option of each compressor, format, source and sink."""
     from pydump.options import option_fields
     from pydump.registry import installed
 
     parameters = []
     registry = installed()
-    classes: list[type[Source | Format | Compressor]] = [
+    classes: list[type[Source | Sink | Format | Compressor]] = [
         *registry.sources(),
+        *registry.sinks(),
         *registry.formats(),
         *registry.compressors(),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydump.errors import PlanError
 from pydump.interfaces.format import Batch, Encoded, Writer
@@ -37,7 +37,7 @@ class Findings(Sink):
         return tuple(self._lines)
 
     @classmethod
-    def open(cls, argument: str, *, force: bool = False) -> Self:
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
         raise PlanError("findings are not an output")
 
     def add(self, line: str) -> None:

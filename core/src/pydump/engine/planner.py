@@ -12,6 +12,7 @@ from pydump.errors import PlanError, PydumpError, UnsupportedError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format, Writer
+from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.utsname import read_utsname
@@ -99,7 +100,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
     codec = compressor.name if compressor else None
     codecs = (cls for cls in registry.compressors() if cls.name != codec)
-    _refuse_options(
+    refuse_options(
         request, "compressor", codecs, f"the dump is {f'compressed with {codec}' if codec else 'not compressed'}"
     )
     if request.paging and request.compat == "qemu":
@@ -107,7 +108,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
             "virtual addresses are what QEMU gets wrong: --compat qemu writes none", hint="leave one of the two out"
         )
     sources = (cls for cls in registry.sources() if not isinstance(source, cls))
-    _refuse_options(request, "source", sources, f"the source is {source.name}")
+    refuse_options(request, "source", sources, f"the source is {source.name}")
     if request.paging and not choice.format.maps_vaddrs:
         raise UnsupportedError(
             f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
@@ -394,8 +395,8 @@ def _compressor(
     return compressor
 
 
-def _refuse_options(
-    request: Request, role: str, others: Iterable[type[Compressor | Format | Source]], instead: str
+def refuse_options(
+    request: Request, role: str, others: Iterable[type[Compressor | Format | Source | Sink]], instead: str
 ) -> None:
     """Refuse options of plugins that are not the chosen one: they would say nothing.
 
@@ -414,7 +415,7 @@ def _refuse_options(
 def _format_options(request: Request, chosen: type[Format], registry: Registry) -> Any:
     """The options of the chosen format; those of another one would say nothing."""
     others = (cls for cls in registry.formats() if cls is not chosen)
-    _refuse_options(request, "format", others, f"the dump is {chosen.name}")
+    refuse_options(request, "format", others, f"the dump is {chosen.name}")
     return with_values(chosen.name, chosen.Options(), dict(request.options.get(chosen.name, {})))
 
 

@@ -12,11 +12,12 @@ from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.sinks import DescriptorSink, FileSink
 from pydump.engine.batches import BATCH_SIZE, Batches
 from pydump.engine.executors import Executor, Job, Outcome, executor_for
-from pydump.engine.planner import Planned, Request, make_plan
+from pydump.engine.planner import Planned, Request, make_plan, refuse_options
 from pydump.interfaces.format import Writer
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Live, Source
 from pydump.model.report import DumpReport, Milestone, Progress, ProgressCallback
+from pydump.options import with_values
 from pydump.registry import Registry
 from pydump.signals import put_off
 
@@ -75,12 +76,12 @@ def run_dump(
         batches = Batches(source, planned.plan.readable(), planned.writer, batch_size)
         executor = executor_for(workers, batches)
         outcome = Outcome(planned.writer.start)
-        sink = _sink(output, registry, dry=True)  # what speaks against the output is said now
+        sink = _sink(output, request, registry, dry=True)  # what speaks against the output is said now
         flattened = _flattens(sink, planned.writer, output)
         sink.abort()
         size = planned.writer.size_limit
         return _report(planned, label, output, executor, began, outcome, size, flattened=flattened, dry=True)
-    with _Opened(_sink(output, registry)) as opened:
+    with _Opened(_sink(output, request, registry)) as opened:
         planned = make_plan(source, request, registry, look=not live)
         if isinstance(source, Live):
             source.capture(planned.plan.guest.memory, progress)
@@ -147,15 +148,31 @@ def _flattens(sink: Sink, writer: Writer, output: Output) -> bool:
     return output.flatten or not (sink.seekable or writer.sequential)
 
 
-def _sink(output: Output, registry: Registry, *, dry: bool = False) -> Sink:
+def _sink(output: Output, request: Request, registry: Registry, *, dry: bool = False) -> Sink:
+    """What the output names, opened.
+
+    Args:
+        output: Where the dump goes.
+        request: Holds the options of plugins.
+        registry: What is installed.
+        dry: Open nothing that its reader would notice.
+
+    Raises:
+        PlanError: It cannot be written as asked, or an option is of a sink that is not used.
+        SinkError: It cannot be opened.
+    """
     target = output.target
+    name, colon, argument = target.partition(":")
+    chosen = registry.sink(name) if colon and name in registry.names("sink") and not os.path.lexists(target) else None
+    unused = (cls for cls in registry.sinks() if cls is not chosen)
+    refuse_options(request, "sink", unused, f"the output is {target}")
+    if chosen is not None:
+        options = with_values(name, chosen.Options(), dict(request.options.get(name, {})))
+        return chosen.open(argument, options, force=output.force, sync=output.sync)
     if target == "-":
         return DescriptorSink.stdout()
-    name, colon, argument = target.partition(":")
     if argument.startswith("//") and name not in registry.names("sink") and not os.path.isdir(f"{name}:"):
         raise registry.url("sink", target)
-    if colon and name in registry.names("sink") and not os.path.lexists(target):
-        return registry.sink(name).open(argument, force=output.force)
     return DescriptorSink.special(target, dry=dry) or FileSink.open(target, force=output.force, sync=output.sync)
 
 

@@ -179,7 +179,7 @@ class _Tally(Sink):
         self._cells: dict[int, NDArray[Any]] = {}
 
     @classmethod
-    def open(cls, argument: str, *, force: bool = False) -> Self:
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
         raise PlanError("a survey is not an output")
 
     def of(self, cell: int) -> tuple[int, int, int, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
+
+from pydump.options import NoOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,19 @@ class Sink(ABC):
     seekable: ClassVar[bool]
     #: May :meth:`write` be called in a forked process?
     shared: ClassVar[bool] = False
+    Options: ClassVar[type] = NoOptions
 
     @classmethod
     @abstractmethod
-    def open(cls, argument: str, *, force: bool = False) -> Self:
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
         """Open what stands after the colon for writing.
 
         Args:
             argument: A path, a URL: what the sink understands.
+            options: An instance of ``Options``, or None for the defaults.
             force: Replace what is there.
+            sync: At :meth:`commit`, wait until the data is stored for good, as fsync does. Without it a power cut may
+                lose the output.
 
         Raises:
             PlanError: Something is there and ``force`` is not set.

@@ -171,7 +171,7 @@ class MemorySink(Sink):
         self.state = "open"
 
     @classmethod
-    def open(cls, argument: str, *, force: bool = False) -> Self:
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
         return cls()
 
     def write(self, extent: Extent | Hole) -> None:

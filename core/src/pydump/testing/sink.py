@@ -26,17 +26,18 @@ import pytest
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole, Sink
 from pydump.testing import guests
-from pydump.testing.declared import faults_of_claims
+from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.forks import positions
 from pydump.testing.fresh import native_modules
 
-#: An output in pieces: a gap that nobody writes, a hole, an extent of several MiB and an empty one.
+#: An output in pieces: a gap that nobody writes, a hole, an extent of several MiB, one of wide items and an empty one.
 LARGE = guests.text_page(5, 3 << 20)
 PIECES: tuple[Extent | Hole, ...] = (
     Extent(0, b"head"),
     Extent(4096, bytearray(guests.random_page(1))),
     Hole(8192, 1 << 20),
     Extent((1 << 20) + 8192, memoryview(LARGE)),
+    Extent((1 << 20) + 8192 + len(LARGE), memoryview(guests.random_page(2)).cast("Q")),
     Extent((5 << 20) - 3, b""),
     Extent((5 << 20) - 3, b"end"),
 )
@@ -92,6 +93,7 @@ class SinkTests:
         name = self.sink.name
         assert name.isidentifier() and name.islower(), f"{name!r} is no name: lower-case letters, digits and _ make one"
         assert (type(self.sink.seekable), type(self.sink.shared)) == (bool, bool), "seekable and shared are yes or no"
+        assert faults_of_options(self.sink) == []
         assert faults_of_claims("sink", self.sink) == []
 
     def test_importing_it_loads_nothing_native(self) -> None:
@@ -117,9 +119,10 @@ class SinkTests:
 
     # --- what it writes ---
 
-    def test_what_is_written_is_there(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("sync", [True, False], ids=["sync", "no sync"])
+    def test_what_is_written_is_there(self, sync: bool, tmp_path: Path) -> None:
         argument = self.place(tmp_path)
-        self.fill(self.sink.open(argument), PIECES, SIZE)
+        self.fill(self.sink.open(argument, self.sink.Options(), sync=sync), PIECES, SIZE)
         self.holds(argument, PIECES, SIZE)
 
     def test_an_empty_output(self, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydump.errors import PlanError, SinkError
 from pydump.hookspecs import hookimpl
@@ -20,26 +20,27 @@ class SkeletonSink(Sink):
     seekable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
-    def __init__(self, path: str, fd: int, temporary: str, *, force: bool) -> None:
+    def __init__(self, path: str, fd: int, temporary: str, *, force: bool, sync: bool) -> None:
         self._path = path
         self._fd = fd
         self._temporary = temporary
         self._force = force
+        self._sync = sync
 
     @classmethod
-    def open(cls, argument: str, *, force: bool = False) -> Self:
+    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
         if not force and os.path.lexists(argument):
             raise PlanError(f"{argument!r} exists", hint="choose another name, or replace it with --force")
         try:
             fd, temporary = tempfile.mkstemp(prefix=".skeleton.", dir=os.path.dirname(argument) or ".")
         except OSError as error:
             raise SinkError(f"cannot write {argument!r}: {error.strerror}", hint="write skeleton:PATH") from None
-        return cls(argument, fd, temporary, force=force)
+        return cls(argument, fd, temporary, force=force, sync=sync)
 
     def write(self, extent: Extent | Hole) -> None:
         if isinstance(extent, Hole):
             return  # what is never written reads as zeros
-        view = memoryview(extent.data)
+        view = memoryview(extent.data).cast("B")  # its items may be wider than a byte
         done = 0
         try:
             while done < len(view):
@@ -50,7 +51,8 @@ class SkeletonSink(Sink):
     def commit(self, size: int) -> None:
         try:
             os.ftruncate(self._fd, size)
-            os.fsync(self._fd)
+            if self._sync:
+                os.fsync(self._fd)
             if self._force:
                 os.replace(self._temporary, self._path)
             else:
