@@ -209,7 +209,7 @@ sys.meta_path.insert(0, Interrupts())
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("mib", [60, 100, 110, 115, 120, 125])
+@pytest.mark.parametrize("mib", [60, 80, 95, 100, 110, 115, 120, 125])
 def test_little_memory_is_one_line(mib: int, qemu: Qemu, tmp_path: Path, pydump_command: list[str]) -> None:
     done = subprocess.run(
         [*pydump_command, "dump", str(qemu("linux-x86_64", "elf")), "out", "--compression", "lzo", "--workers", "2"],
@@ -218,8 +218,8 @@ def test_little_memory_is_one_line(mib: int, qemu: Qemu, tmp_path: Path, pydump_
     )  # fmt: skip
     if done.returncode == 0:
         return  # where libraries are smaller, it is enough
-    if "OpenBLAS" in done.stderr or "Fatal Python error" in done.stderr:
-        pytest.skip("NumPy's library, or the interpreter, ends the process by itself")
+    if "Fatal Python error" in done.stderr:
+        pytest.skip("the interpreter ends the process by itself")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert len(done.stderr) < 300
     assert "plugin" not in done.stderr and "internal error" not in done.stderr

@@ -143,6 +143,26 @@ def test_a_directory_that_cannot_be_synced_holds_the_dump_all_the_same(
     assert (tmp_path / "vmcore").read_bytes() == b"new"
 
 
+@pytest.mark.usefixtures("temporary")
+@pytest.mark.parametrize("force", [False, True])
+def test_a_name_that_may_not_be_on_the_disk_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    real = os.fsync
+
+    def files_only(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(sinks.os, "fsync", files_only)
+    sink = FileSink.open(str(tmp_path / "vmcore"), force=force)
+    sink.write(Extent(0, b"new"))
+    with pytest.raises(SinkError, match="vmcore is written, but may not be on the disk: Input/output error; read"):
+        sink.commit(3)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("vmcore", b"new")]
+
+
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="No such file or directory"):
         FileSink.open(str(tmp_path / "nowhere" / "vmcore"))
@@ -173,15 +193,13 @@ def test_a_reader_that_goes_away_is_one_error() -> None:
 def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    got = []
-    thread = threading.Thread(target=lambda: got.append(fifo.read_bytes()))
-    thread.start()
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     sink = DescriptorSink.special(str(fifo))
     assert sink is not None
     sink.write(Extent(0, b"through"))
     sink.commit(7)
-    thread.join(10)
-    assert got == [b"through"]
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
     assert stat.S_ISFIFO(fifo.stat().st_mode)
     null = DescriptorSink.special(os.devnull)
     assert null is not None

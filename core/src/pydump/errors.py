@@ -124,7 +124,7 @@ class CompressionError(PydumpError):
 
 
 class SinkError(PydumpError):
-    """The output could not be written; nothing was left at the target."""
+    """The output could not be written. Nothing was left at the target, unless the message says what is there."""
 
 
 class Cancelled(PydumpError):  # noqa: N818  (an interruption is no error of anybody's)

@@ -6,11 +6,11 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import select
 import stat
 from typing import Any, ClassVar, Self
 
+from pydump.builtin.names import open_file_behind, refuse_planted
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole, Sink
 
@@ -19,8 +19,6 @@ from pydump.interfaces.sink import Extent, Hole, Sink
 STEP = 2 << 20
 #: What a file system answers that has no hard links: vfat and exFAT the first, others what their servers say.
 NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
-#: Symbolic links that one path may lead over. Source: path_resolution(7).
-MAX_LINKS = 40
 
 
 class FileSink(Sink):
@@ -41,6 +39,8 @@ class FileSink(Sink):
         self._fd = fd
         self._temporary = temporary
         self._force = force
+        #: Does the file have its name?
+        self._named = False
 
     @classmethod
     def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
@@ -53,6 +53,8 @@ class FileSink(Sink):
             if _is_there(argument) and not force:
                 raise PlanError(f"{argument} exists", hint="choose another name, or replace it with --force")
             try:
+                if not os.path.exists("/proc/self/fd"):  # it is needed to give the file a name
+                    raise FileNotFoundError
                 fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 temporary = None
             except OSError:
@@ -107,6 +109,7 @@ class FileSink(Sink):
                 name = _temporary("") if self._force else os.path.basename(self.path)
                 # Only linkat follows the symbolic link that stands for an open file, and Python takes it with a dir_fd.
                 os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=directory, follow_symlinks=True)
+                self._named = not self._force
                 if self._force:
                     self._temporary = os.path.join(where, name)
             if self._temporary is not None:
@@ -114,6 +117,7 @@ class FileSink(Sink):
                     os.rename(self._temporary, self.path)
                 else:
                     self._take_name(self._temporary)
+                self._named = True
                 self._temporary = None
             if self.sync:
                 _sync_directory(directory)
@@ -135,9 +139,15 @@ class FileSink(Sink):
                 os.unlink(self.path)
                 raise
         else:
+            self._named = True
             os.unlink(temporary)
 
     def _failed(self, error: OSError) -> SinkError:
+        if self._named:
+            return SinkError(
+                f"{self.path} is written, but may not be on the disk: {error.strerror}",
+                hint="read it back with pydump verify before you rely on it",
+            )
         return SinkError(
             f"cannot write {self.path}: {error.strerror}; nothing was left there",
             hint="free some space or choose another place" if error.errno in _FULL else None,
@@ -229,37 +239,66 @@ class DescriptorSink(Sink):
         return cls.of(1, "standard output")
 
     @classmethod
-    def special(cls, path: str, *, dry: bool = False) -> Self | None:
-        """The device, pipe, socket or open descriptor at ``path``; None where a file can be made.
+    def special(cls, path: str, *, force: bool = False, dry: bool = False) -> Self | None:
+        """The device, pipe or open descriptor at ``path``; None where a file can be made.
 
         Args:
             path: Where it is.
+            force: Write also to a block device, and to what somebody else may have put there.
             dry: Do not open it: who reads from a pipe sees its end when it is closed.
 
         Raises:
-            PlanError: It leads to a descriptor that cannot be had.
+            PlanError: It leads to a descriptor that cannot be had, or must not be written without ``force``.
             SinkError: It cannot be opened for writing.
         """
         if "\0" in path:
             return None
-        owner, fd = _behind(path)
-        if owner == os.getpid():
-            return cls.of(fd, path)
+        owner, number = open_file_behind(path)
         try:
-            mode = os.stat(path).st_mode
+            pinned = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return cls.of(number, path) if owner == os.getpid() else None
+        except OSError as error:
+            raise SinkError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            mode = os.fstat(pinned).st_mode
+            if not force and (owner or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))):
+                refuse_planted(path, pinned)
+            if owner == os.getpid():
+                return cls.of(number, path)
             if stat.S_ISREG(mode) and owner:
                 raise PlanError(f"{path} is a file that another process has open", hint="name the file itself")
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 return None
+            if stat.S_ISBLK(mode) and not force:
+                raise PlanError(f"{path} is a block device", hint="--force overwrites what is on it")
             if not dry:
-                return cls(os.open(path, os.O_WRONLY | os.O_CLOEXEC), path, owned=True)
+                return cls._opened(path, pinned)
             if not os.access(path, os.W_OK):
                 raise SinkError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
             return cls(-1, path)
-        except FileNotFoundError:
-            return None
         except OSError as error:
+            if error.errno == errno.ENXIO and stat.S_ISFIFO(mode):
+                raise SinkError(f"nobody reads from the pipe {path}", hint="start its reader first") from None
             raise SinkError(f"cannot write {path}: {error.strerror}") from error
+        finally:
+            os.close(pinned)
+
+    @classmethod
+    def _opened(cls, path: str, pinned: int) -> Self:
+        """The special file that is open as ``pinned``, and no other that has its name now, open for writing."""
+        # Without O_NONBLOCK a pipe that nobody reads from would be waited for.
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        try:
+            fd = os.open(f"/proc/self/fd/{pinned}", flags)
+        except FileNotFoundError:  # there is no /proc
+            fd = os.open(path, flags)
+        why = "is a terminal" if os.isatty(fd) else "was replaced while it was opened"
+        if os.isatty(fd) or not os.path.samestat(os.fstat(fd), os.fstat(pinned)):
+            os.close(fd)
+            raise PlanError(f"a dump will not be written to {path}: it {why}", hint="name a file")
+        os.set_blocking(fd, True)
+        return cls(fd, path, owned=True)
 
     def write(self, extent: Extent | Hole) -> None:
         if extent.offset < self._at:
@@ -333,25 +372,8 @@ def _number(target: str) -> int | None:
     if target.startswith("fd:") and not os.path.lexists(target):
         with contextlib.suppress(ValueError):
             return int(target.removeprefix("fd:"))
-    owner, fd = _behind(target)
+    owner, fd = open_file_behind(target)
     return fd if owner == os.getpid() else None
-
-
-def _behind(path: str) -> tuple[int, int]:
-    """The process and the number of the open descriptor that ``path`` leads to, as /dev/stdout does; or 0, 0.
-
-    Source: proc_pid_fd(5). What such a link leads to may be an ordinary file, whose name is not what was asked for.
-    """
-    for _ in range(MAX_LINKS):
-        directory, name = os.path.split(path)
-        of = re.fullmatch(r"/proc/(\d+)(/task/\d+)?/fd", os.path.realpath(directory))
-        if of and name.isdecimal():
-            return int(of[1]), int(name)
-        try:
-            path = os.path.join(directory, os.readlink(path))
-        except (OSError, ValueError):
-            break
-    return 0, 0
 
 
 def _no_descriptor(label: str) -> PlanError:

@@ -8,6 +8,7 @@ import errno
 import inspect
 import io
 import json
+import mmap
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ LOUDNESS = {
     ("--verbose", "-v"): "Say what is chosen, and why.",
     ("--quiet", "-q"): "Say nothing but errors.",
 }
+#: Bytes of address space that NumPy and its libraries take at least.
+LIBRARIES = 80 << 20
 #: Set by the shell when it asks what a word may become; what was typed is in COMP_WORDS.
 COMPLETION = "_PYDUMP_COMPLETE"
 #: Exit codes that no error carries.
@@ -678,7 +681,15 @@ def _warn_of_broken_plugins() -> None:
 
 
 def _load() -> None:
-    """Load what takes long, while Ctrl-C can still end the process at once."""
+    """Load what takes long, while Ctrl-C can still end the process at once.
+
+    Raises:
+        MemoryError: There is too little for it: NumPy's linear algebra would print a line of its own, and exit.
+    """
+    try:
+        mmap.mmap(-1, LIBRARIES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        raise MemoryError from None
     import numpy  # noqa: F401  (loaded at its first use)
 
     import pydump.api  # noqa: F401

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import stat
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydump.errors import PlanError, PydumpError
 from pydump.model.report import Progress
@@ -25,6 +28,10 @@ INTERVAL = 0.5
 PAUSE, ATTEMPTS = 1, 30
 #: Jobs that have ended are shown until as many others have ended after them.
 KEPT = 50
+#: A job's file has some KiB, most of it warnings.
+MAX_SIZE = 1 << 20
+#: What a job's file is called.
+FILE_NAME = re.compile(r"([1-9][0-9]{0,8})\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,7 @@ class Job:
     """A dump.
 
     Attributes:
-        number: What the user calls it.
+        number: What the user calls it: the number in its file's name.
         pid: The process that dumps.
         pid_started: When that process started, in clock ticks since boot: another with its pid has another start.
         source: As the user named it.
@@ -70,6 +77,38 @@ def directory() -> Path:
     return Path(state) / "pydump" / "jobs"
 
 
+@contextlib.contextmanager
+def _opened_directory(*, create: bool = False) -> Iterator[int]:
+    """The directory of jobs, open; what is in it is reached through this, whatever becomes of its name.
+
+    Args:
+        create: Make it, and the directories above it, where they are not there: for us alone, under any umask.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        PydumpError: Others can write to it, or could have put it there.
+    """
+    where = directory()
+    missing = [path for path in (where, *where.parents) if not path.exists()] if create else []
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            path.chmod(0o700)
+    fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for status in (os.stat("..", dir_fd=fd), os.fstat(fd)):
+            ours = status.st_uid == os.geteuid()
+            if not ours or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                whose = "is open to other users" if ours else f"belongs to user {status.st_uid}"
+                raise PydumpError(
+                    f"no job can be kept in {where}: it or the directory above it {whose}",
+                    hint="set XDG_STATE_HOME to a directory of your own",
+                )
+        yield fd
+    finally:
+        os.close(fd)
+
+
 class JobFile:
     """The job of this process, on the disk.
 
@@ -83,30 +122,34 @@ class JobFile:
 
     def __init__(self, source: str, output: str) -> None:
         self._next = 0.0
-        where = directory()
         try:
-            where.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _forget(where)
-            number = max((job.number for job in jobs()), default=0) + 1
-            while True:
-                try:
-                    os.close(os.open(where / f"{number}.json", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                    break
-                except FileExistsError:
+            with _opened_directory(create=True) as where:
+                known = _jobs(where)
+                for job in [job for job in known if job.status != "active"][:-KEPT]:
+                    os.unlink(f"{job.number}.json", dir_fd=where)
+                number = max((job.number for job in known), default=0) + 1
+                while not self._claimed(number, where):
                     number += 1
-            self._path = where / f"{number}.json"
-            self.job = Job(
-                number, os.getpid(), _started(os.getpid()) or 0, source, os.path.abspath(output), began=time.time()
-            )
+            pid = os.getpid()
+            output = os.path.abspath(output)
+            self.job = Job(number, pid, _started(pid) or 0, source, output, began=time.time())
             try:
                 self._write()
             except BaseException:
                 self.remove()
                 raise
         except OSError as error:
-            raise PydumpError(
-                f"cannot keep a job in {where}: {error.strerror}", hint="set XDG_STATE_HOME, or leave --detach out"
-            ) from None
+            why = f"cannot keep a job in {directory()}: {error.strerror}"
+            raise PydumpError(why, hint="set XDG_STATE_HOME, or leave --detach out") from None
+
+    @staticmethod
+    def _claimed(number: int, where: int) -> bool:
+        """Whether no other job has the number, so that this one has it now."""
+        try:
+            os.close(_created(f"{number}.json", where))
+        except FileExistsError:
+            return False
+        return True
 
     def tell(self, progress: Progress) -> None:
         """How far it is. That this cannot be written down is no reason to end it."""
@@ -136,31 +179,92 @@ class JobFile:
 
     def remove(self) -> None:
         """It never became a job."""
-        self._path.unlink(missing_ok=True)
-        self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, PydumpError), _opened_directory() as where:
+            for name in (self._name, self._temporary):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=where)
 
     @property
-    def _temporary(self) -> Path:
-        return self._path.with_suffix(".new")
+    def _name(self) -> str:
+        return f"{self.job.number}.json"
+
+    @property
+    def _temporary(self) -> str:
+        return f"{self.job.number}.new"
 
     def _write(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have tidied up
-        self._temporary.write_text(json.dumps(asdict(self.job)))
-        self._temporary.replace(self._path)
+        with _opened_directory(create=True) as where:  # somebody may have tidied up
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary, dir_fd=where)
+            with open(_created(self._temporary, where), "w") as file:
+                file.write(json.dumps(asdict(self.job)))
+            os.replace(self._temporary, self._name, src_dir_fd=where, dst_dir_fd=where)
+
+
+def _created(name: str, where: int) -> int:
+    """A new file that only we can read, under any umask, open for writing."""
+    fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=where)
+    os.fchmod(fd, 0o600)
+    return fd
 
 
 def jobs() -> list[Job]:
-    """All jobs, the oldest first. One whose process is gone without a word has failed."""
+    """All jobs, the oldest first. One whose process is gone without a word has failed.
+
+    Raises:
+        PydumpError: Somebody else could have put them there.
+    """
+    try:
+        with _opened_directory() as where:
+            return _jobs(where)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise PydumpError(f"cannot read {directory()}: {error.strerror}", hint="set XDG_STATE_HOME") from None
+
+
+def _jobs(where: int) -> list[Job]:
     found = []
-    for path in directory().glob("[0-9]*.json"):
-        try:
-            job = Job(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
-            continue  # it is being made, or was made by another version
-        if job.status == "active" and _started(job.pid) != job.pid_started:
-            job = _lost(job)
-        found.append(job)
+    for name in os.listdir(where):
+        named = FILE_NAME.fullmatch(name)
+        job = _read(name, where, int(named[1])) if named else None
+        if job is not None:
+            gone = job.status == "active" and _started(job.pid) != job.pid_started
+            found.append(_lost(job) if gone else job)
     return sorted(found, key=lambda job: job.number)
+
+
+def _read(name: str, where: int, number: int) -> Job | None:
+    """The job in a file of ours; None where it is no such file, is being made, or was made by another version."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=where)
+    except OSError:
+        return None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        os.close(fd)
+        return None
+    with open(fd, "rb") as file:
+        try:
+            values = json.loads(file.read(MAX_SIZE))
+            job = Job(**values | {"number": number})
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+    return job if _makes_sense(job) else None
+
+
+def _makes_sense(job: Job) -> bool:
+    """Whether each value has its type, and each number a size that something can be done with."""
+    numbers = (job.pid, job.pid_started, job.completed, job.total, *([] if job.exit_code is None else [job.exit_code]))
+    times = (job.began, *([] if job.ended is None else [job.ended]))
+    texts = (job.source, job.output, job.phase, *([] if job.error is None else [job.error]))
+    return (
+        all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
+        and all(type(moment) in (int, float) and 0 <= moment < 1 << 36 for moment in times)
+        and all(type(text) is str and "\0" not in text for text in texts)
+        and job.status in get_args(Status)
+        and (job.report is None or type(job.report) is dict)
+    )
 
 
 def _lost(job: Job) -> Job:
@@ -189,15 +293,21 @@ def job_of(name: str) -> Job:
     return found[-1]
 
 
-def _forget(where: Path) -> None:
-    for job in [job for job in jobs() if job.status != "active"][:-KEPT]:
-        (where / f"{job.number}.json").unlink(missing_ok=True)
-
-
 def _started(pid: int) -> int | None:
-    """When a process that runs was started. Source: proc(5), /proc/pid/stat: fields 3 and 22."""
+    """When a process that runs was started, 0 without /proc; None where it does not run.
+
+    Source: proc(5), /proc/pid/stat: fields 3 and 22.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # field 2 is free text
         return None if fields[0] == "Z" else int(fields[19])
     except (OSError, IndexError, ValueError):
+        if os.path.exists("/proc/self/stat"):
+            return None
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
         return None
+    except PermissionError:
+        pass
+    return 0

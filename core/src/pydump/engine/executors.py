@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import mmap
 import os
 import pickle
@@ -31,11 +32,9 @@ PR_SET_PDEATHSIG: Final = 1
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 #: What glibc's malloc is to keep rather than give back to the kernel, and to serve from what it keeps.
-KEPT: Final = 64 << 20
-LARGEST_KEPT: Final = 16 << 20
+KEPT, LARGEST_KEPT = 64 << 20, 16 << 20
 #: Seconds between two looks at whether workers are stopped, and how long one may be.
-LOOK: Final = 1.0
-PATIENCE: Final = 10.0
+LOOK, PATIENCE = 1.0, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +291,24 @@ def executor_for(workers: int | None, batches: Batches) -> Executor:
     if workers is not None and workers < 1:
         raise PlanError("--workers must be at least 1")
     useful = min(workers or len(os.sched_getaffinity(0)), -(-batches.total // batches.batch_size))
+    if useful > 1 and (why := _no_locks()):
+        if workers is not None:
+            raise PydumpError(
+                f"workers cannot be started: semaphores in /dev/shm: {why}",
+                hint="--workers 1 does without; or make /dev/shm writable",
+            )
+        logging.getLogger("pydump").info("one process encodes: semaphores in /dev/shm: %s", why)
+        useful = 1
     return ForkedExecutor(useful) if useful > 1 else SerialExecutor()
+
+
+def _no_locks() -> str | None:
+    """Why processes cannot share a lock here, or None where they can."""
+    try:
+        get_context("fork").Lock()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _died(exitcode: int | None) -> PydumpError:

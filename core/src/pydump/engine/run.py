@@ -173,7 +173,8 @@ def _sink(output: Output, request: Request, registry: Registry, *, dry: bool = F
         return DescriptorSink.stdout()
     if argument.startswith("//") and name not in registry.names("sink") and not os.path.isdir(f"{name}:"):
         raise registry.url("sink", target)
-    return DescriptorSink.special(target, dry=dry) or FileSink.open(target, force=output.force, sync=output.sync)
+    special = DescriptorSink.special(target, force=output.force, dry=dry)
+    return special or FileSink.open(target, force=output.force, sync=output.sync)
 
 
 def _report(

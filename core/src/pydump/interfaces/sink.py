@@ -81,7 +81,7 @@ class Sink(ABC):
         """The output is complete and ``size`` bytes long: make it appear.
 
         Raises:
-            SinkError: It could not be completed; nothing is left.
+            SinkError: It could not be completed, and nothing is left; or it is there, and the message says so.
         """
 
     @abstractmethod
