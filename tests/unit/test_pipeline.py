@@ -244,7 +244,7 @@ class StoppedCompressor(DummyCompressor):
 
 def test_a_worker_that_is_stopped_is_named(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "LOOK", 0.05)
-    monkeypatch.setattr(executors, "PATIENCE", 0.2)
+    monkeypatch.setattr(executors, "LOOKS", 3)
     monkeypatch.setitem(registry._classes["compressor"], "dummy", StoppedCompressor)
     with pytest.raises(PydumpError, match=r"^worker process \d+ was stopped by SIGSTOP and did not continue"):
         run_dump(guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=2)
@@ -255,14 +255,13 @@ def test_a_worker_that_is_stopped_and_continued_goes_on(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executors, "LOOK", 0.05)
-    monkeypatch.setattr(executors, "PATIENCE", 5)
     reference = written(registry, tmp_path / "1", workers=1, batch_size=4 << 20)
     monkeypatch.setitem(registry._classes["compressor"], "dummy", StoppedCompressor)
     stopped: list[int] = []
 
-    def wake(worker: executors._Worker, now: float) -> None:
-        notice(worker, now)
-        if worker.stopped is not None:
+    def wake(worker: executors._Worker) -> None:
+        notice(worker)
+        if worker.stopped:
             stopped.append(worker.process.pid)
             os.kill(worker.process.pid, signal.SIGCONT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pydump
+from pydump.builtin.files import FileBacking
 from pydump.builtin.sinks import DescriptorSink
 from pydump.errors import PlanError, SinkError
 from pydump.model.guest import Guest
@@ -131,6 +133,19 @@ def test_a_planted_link_to_a_file_is_replaced_and_not_followed(shared: Path, tmp
         path.unlink()
     assert precious.read_text() == "ours"
     assert not (tmp_path / "nothing").exists()
+
+
+def test_what_comes_through_a_pipe_is_kept_without_a_name(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In TMPDIR, which others can look into."""
+    monkeypatch.setenv("TMPDIR", str(shared))
+    reader, writer = os.pipe()
+    os.write(writer, b"secret! " * 512)
+    os.close(writer)
+    with contextlib.closing(FileBacking.open(f"/proc/self/fd/{reader}")) as backing:
+        assert backing.read(0, 8) == b"secret! "
+        assert list(shared.iterdir()) == []
+        assert stat.S_IMODE(os.fstat(backing.fd).st_mode) == 0o600
+    os.close(reader)
 
 
 def test_a_pipe_without_a_reader_is_an_error(tmp_path: Path) -> None:

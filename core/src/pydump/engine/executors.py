@@ -33,8 +33,8 @@ M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 #: What glibc's malloc is to keep rather than give back to the kernel, and to serve from what it keeps.
 KEPT, LARGEST_KEPT = 64 << 20, 16 << 20
-#: Seconds between two looks at whether workers are stopped, and how long one may be.
-LOOK, PATIENCE = 1.0, 10.0
+#: Seconds between two looks at whether workers are stopped, and looks after which that is an error.
+LOOK, LOOKS = 1.0, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +214,13 @@ class _Worker:
         process: Its process.
         pipe: The parent's end of the pipe to it.
         memory: What its messages lie in, or None where it writes to the sink itself.
-        stopped: Since when it has been stopped (time.monotonic), or None.
+        stopped: Looks that have found it stopped, one after the other.
     """
 
     process: Any
     pipe: Any
     memory: mmap.mmap | None
-    stopped: float | None = None
+    stopped: int = 0
 
 
 def _follow(job: Job, shared: _Shared, workers: list[_Worker]) -> None:
@@ -251,11 +251,11 @@ def _follow(job: Job, shared: _Shared, workers: list[_Worker]) -> None:
         if (now := time.monotonic()) >= look:
             look = now + LOOK
             for worker in running.values():
-                _notice_stop(worker, now)
+                _notice_stop(worker)
 
 
-def _notice_stop(worker: _Worker, now: float) -> None:
-    """Remember when a worker was first seen stopped.
+def _notice_stop(worker: _Worker) -> None:
+    """Count looks that find a worker stopped: the clock goes on while Ctrl-Z has stopped this process as well.
 
     Raises:
         PydumpError: It has been stopped for too long: all would wait for it, with a guest that is paused perhaps.
@@ -265,14 +265,11 @@ def _notice_stop(worker: _Worker, now: float) -> None:
         stop = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:  # it has ended
         stop = None
-    if stop is None:
-        worker.stopped = None
-    elif worker.stopped is None:
-        worker.stopped = now
-    elif now - worker.stopped >= PATIENCE:
+    worker.stopped = worker.stopped + 1 if stop is not None else 0
+    if stop is not None and worker.stopped > LOOKS:
         name = signal.Signals(stop.si_status).name
         raise PydumpError(
-            f"worker process {pid} was stopped by {name} and did not continue within {PATIENCE:g} seconds",
+            f"worker process {pid} was stopped by {name} and did not continue within {LOOK * LOOKS:g} seconds",
             hint=f"find out who stopped it; kill -CONT {pid} would have continued it",
         )
 
