@@ -90,9 +90,11 @@ def test_memory_is_the_ram_behind_the_guest(guest: str, qemu: Qemu) -> None:
 def test_qemus_paging_dump_is_the_same_memory(guest: str, qemu: Qemu) -> None:
     """One segment for each mapping, aliases and all, is read as the RAM that is behind them."""
     with pydump.open(str(qemu(guest, "elf"))) as plain, pydump.open(str(qemu(guest, "elf-paging"))) as paging:
-        assert paging.stated.memory
-        for block in paging.stated.memory:
-            assert paging.read(block.paddr, block.size) == plain.read(block.paddr, block.size)
+        # QEMU cuts a mapping at the end of the first RAM block that it meets.
+        held = paging.stated.memory.ranges().subtract(paging.source.excluded())
+        assert held
+        for start, end in held:
+            assert paging.read(start, end - start) == plain.read(start, end - start)
 
 
 def core(*loads: tuple[int, bytes, int]) -> bytes:
@@ -116,8 +118,8 @@ A, B = b"a" * 4096, b"b" * 4096
         ([(0, A * 3, 0x8000), (0x1000, A, 0x1000), (0x8000, B, 0x2000)], [(0x3000, 0x8000), (0x9000, 0xA000)]),
         # Both leave out the same.
         ([(0, A * 2, 0x4000), (0x1000, A, 0x3000)], [(0x2000, 0x4000)]),
-        # The second has what the first leaves out: p_memsz says what is mapped.
-        ([(0, A, 0x4000), (0x2000, B, 0x1000)], []),
+        # The second has a page that the first leaves out.
+        ([(0, A, 0x4000), (0x2000, B, 0x1000)], [(0x1000, 0x2000), (0x3000, 0x4000)]),
     ],
 )
 def test_what_segments_that_overlap_leave_out(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pydump.layout.notes import desc_offset, pack_note, pack_notes, unpack_notes
+from pydump.layout.notes import MAX_NOTES, desc_offset, pack_note, pack_notes, read_notes, unpack_notes
 from pydump.model.guest import ByteOrder
 from pydump.model.note import Note
 
@@ -61,8 +61,9 @@ def test_zeros_after_the_last_note_are_ignored(zeros: int) -> None:
 
 @pytest.mark.parametrize("tail", [b"\x01", b"\0\0\0\x01", bytes(12) + b"\x01", bytes(64) + b"x"])
 def test_other_bytes_after_the_last_note_are_not(tail: bytes) -> None:
-    with pytest.raises(ValueError, match=f"{len(tail)} bytes at offset 0x1c are no note"):
+    with pytest.raises(ValueError, match=r"bytes at offset 0x[0-9a-f]+ are not a note"):
         unpack_notes(LITTLE + tail, "little")
+    assert read_notes(LITTLE + tail, "little")[0] == (CORE,)
 
 
 def test_nothing_holds_no_note() -> None:
@@ -73,6 +74,7 @@ def test_nothing_holds_no_note() -> None:
 def test_a_note_cut_off_is_an_error(length: int) -> None:
     with pytest.raises(ValueError, match="the note at offset 0x1c claims 5 \\+ 6 bytes"):
         unpack_notes(LITTLE + LITTLE[:length], "little")
+    assert read_notes(LITTLE + LITTLE[:length], "little")[0] == (CORE,)
 
 
 @pytest.mark.parametrize("field", [0, 4])
@@ -82,6 +84,27 @@ def test_sizes_near_the_limit_are_an_error(field: int) -> None:
         data[field : field + 4] = size.to_bytes(4, "little")
         with pytest.raises(ValueError, match="claims"):
             unpack_notes(bytes(data), "little")
+
+
+@pytest.mark.parametrize("byte_order", BY_HAND)
+@pytest.mark.parametrize("zeros", [4, 8, 12, 360, 1 << 20])
+def test_zeros_between_notes_are_passed_over(byte_order: ByteOrder, zeros: int) -> None:
+    data = BY_HAND[byte_order] + bytes(zeros) + BY_HAND[byte_order] + bytes(zeros) + BY_HAND[byte_order]
+    found, faults = read_notes(data, byte_order)
+    assert found == (CORE, CORE, CORE)
+    assert faults == (f"{zeros} bytes of zeros stand before the note at offset {28 + zeros:#x}",)
+
+
+def test_notes_padded_to_8_bytes() -> None:
+    """As the ABI asks for in 64-bit files, and binutils writes NT_GNU_PROPERTY_TYPE_0."""
+    note = bytes.fromhex("05000000 06000000 02000000") + b"CORE".ljust(12, b"\0") + b"abcdef\0\0"
+    assert read_notes(note * 3, "little", 8) == ((CORE, CORE, CORE), ())
+
+
+def test_more_notes_than_any_machine_has() -> None:
+    found, faults = read_notes(LITTLE * (MAX_NOTES + 5), "little")
+    assert len(found) == MAX_NOTES
+    assert faults == ("there are more than 262144 notes: what follows is not read",)
 
 
 def test_a_type_that_does_not_fit_is_refused() -> None:
@@ -104,10 +127,10 @@ def test_desc_offset_is_where_the_desc_is(note: Note, byte_order: ByteOrder) -> 
 
 @given(st.binary(max_size=200), byte_orders)
 def test_any_bytes_give_notes_or_an_error(data: bytes, byte_order: ByteOrder) -> None:
-    try:
-        found = unpack_notes(data, byte_order)
-    except ValueError:
-        return
+    found, faults = read_notes(data, byte_order)
+    if faults:
+        with pytest.raises(ValueError, match="offset"):
+            unpack_notes(data, byte_order)
     assert sum(len(note.desc) + len(note.name) for note in found) <= len(data)
 
 

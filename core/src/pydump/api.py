@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -58,11 +59,12 @@ class Dump:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know about the facts, a line each."""
+        """What is missing or odd in the source, and what the user should know about the facts, a line each."""
         if self._unknown():
             names = ", ".join(self._registry.names("arch")) or "none"
-            return (f"the source does not say of which architecture the guest is; --arch NAME does: {names}",)
-        return self._facts()[1]
+            unknown = f"the source does not say of which architecture the guest is; --arch NAME does: {names}"
+            return (*self.source.warnings(), unknown)
+        return (*self.source.warnings(), *self._facts()[1])
 
     @property
     def known(self) -> Guest:
@@ -345,7 +347,8 @@ def survey(
     with _captured(source, arch=arch, progress=progress) as opened:
         guest = opened.known
         label = source.name if isinstance(source, Source) else os.fspath(source)
-        return run_survey(opened.source, label, guest, max_cells, workers=workers, progress=progress)
+        report = run_survey(opened.source, label, guest, max_cells, workers=workers, progress=progress)
+        return replace(report, warnings=opened.source.warnings())
 
 
 def compare(
@@ -373,7 +376,7 @@ def compare(
     from pydump.engine.compare import run_compare
 
     with _captured(left, progress=progress) as a, _captured(right, progress=progress) as b:
-        return run_compare(
+        report = run_compare(
             a.source,
             b.source,
             (os.fspath(left), os.fspath(right)),
@@ -383,3 +386,6 @@ def compare(
             workers=workers,
             progress=progress,
         )
+        sides = ((os.fspath(left), a), (os.fspath(right), b))
+        warnings = (f"{path}: {line}" for path, side in sides for line in side.source.warnings())
+        return replace(report, warnings=tuple(warnings))

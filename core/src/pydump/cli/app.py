@@ -25,7 +25,6 @@ from typer.core import TyperCommand, TyperOption
 from pydump.errors import Cancelled, PlanError, PydumpError
 
 if TYPE_CHECKING:
-    from pydump.api import Dump
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.format import Format
     from pydump.interfaces.sink import Sink
@@ -336,8 +335,7 @@ def dump(
         return
     with shown(ProgressStyle.none if _say.quiet or dry_run else progress) as tell:
         report = work(tell)
-    for warning in report.warnings:
-        _talk(f"warning: {warning}")
+    _warn(report.warnings)
     stream = sys.stderr if is_stdout(output) else sys.stdout
     with contextlib.nullcontext() if dry_run else _afterwards():
         if as_json or _say.json:
@@ -412,7 +410,7 @@ def info(
             else:
                 write_all(1, text)
         else:
-            _warn(opened)
+            _warn(opened.warnings)
             render.info(opened, file, notes=notes, as_json=as_json or _say.json)
 
 
@@ -452,6 +450,7 @@ def compare(
 
     with shown(ProgressStyle.none if _say.quiet else progress) as tell:
         report = pydump.compare(left, right, arch=arch or _say.arch, ignore_excluded=ignore_excluded, progress=tell)
+    _warn(report.warnings)
     if as_json or _say.json:
         render.print_json(asdict(report))
     else:
@@ -477,6 +476,7 @@ def read(
 
     start, length = parse_number(address), parse_number(size)
     with pydump.open(file, arch=arch or _say.arch) as opened:
+        _warn(opened.source.warnings())
         for at, data in opened.pieces(start, length, virtual=vaddr):
             if as_hex or sys.stdout.isatty():
                 render.hexdump(data, at)
@@ -506,6 +506,7 @@ def map_(
     cells = maps.max_cells("terminal", across) if output is None else maps.max_cells("picture")
     with shown(ProgressStyle.none if _say.quiet else progress) as tell:
         report = pydump.survey(file, arch=arch or _say.arch, max_cells=cells, progress=tell)
+    _warn(report.warnings)
     if output is not None:
         maps.save(report, output, force=force)
     if as_json or _say.json:
@@ -666,8 +667,8 @@ def _terminated(number: int, frame: Any) -> None:
     raise Cancelled(f"ended by {signal.Signals(number).name}; nothing was left at the output")
 
 
-def _warn(opened: Dump) -> None:
-    for warning in opened.warnings:
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
         _talk(f"warning: {warning}")
 
 

@@ -46,7 +46,7 @@ def run_verify(
     with suppress(PlanError):  # no plugin knows its architecture, and the file does not say enough to do without
         guest, _, _ = settle(guest, None, registry)
     n_flaws = 0
-    for n_flaws, flaw in enumerate(flaws(source, guest), 1):  # noqa: B007
+    for n_flaws, flaw in enumerate((*source.warnings(), *flaws(source, guest)), 1):  # noqa: B007
         findings.add(f"{label}: {flaw}")
     if isinstance(source, Verifiable):
         for problem in source.problems():

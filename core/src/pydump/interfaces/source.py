@@ -90,7 +90,11 @@ class Source(ABC):
         return ()
 
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know of how reading went, a line each; asked for when all has been read."""
+        """What the user should know, a line each: what is missing or odd in what was opened, and how reading went.
+
+        The first is there at once and a fault of the source, which a check of it counts. The second is there when all
+        has been read.
+        """
         return ()
 
     def close(self) -> None:
@@ -109,6 +113,15 @@ class KnowsHoles(Protocol):
 
     def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
         """``(start, end)`` in paddr of what may hold data within the range, ascending; the rest is zero."""
+        ...
+
+
+@runtime_checkable
+class KnowsVaddrs(Protocol):
+    """A source whose maker gave guest memory virtual addresses, as the PT_LOADs of /proc/vmcore have them."""
+
+    def mappings(self) -> NDArray[np.uint64]:
+        """Rows of vaddr, paddr and size, shape (n, 3); none where there are no addresses beside the physical ones."""
         ...
 
 

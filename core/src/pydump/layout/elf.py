@@ -5,9 +5,12 @@ Source: System V ABI, chapters 4 and 5; include/uapi/linux/elf.h of the Linux ke
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydump.layout.struct import U16, U32, U64, Bytes1, Bytes4, Bytes7, Bytes16, Layout
+
+if TYPE_CHECKING:
+    from pydump.model.guest import ByteOrder
 
 ELFMAG: Final = b"\x7fELF"  #: What every ELF file begins with.
 ELFCLASS32: Final = 1  #: ``ei_class``: headers of 32 bits.
@@ -141,3 +144,12 @@ class Nhdr(Layout):
     n_namesz: U32 = 0
     n_descsz: U32 = 0
     n_type: U32 = 0
+
+
+#: Bits, file header, program header and section header of each ``ei_class``.
+CLASSES: Final[dict[int, tuple[int, type[Layout], type[Layout], type[Layout]]]] = {
+    ELFCLASS32: (32, Elf32Ehdr, Elf32Phdr, Elf32Shdr),
+    ELFCLASS64: (64, Elf64Ehdr, Elf64Phdr, Elf64Shdr),
+}
+#: The byte order of each ``ei_data``.
+ORDERS: Final[dict[int, ByteOrder]] = {ELFDATA2LSB: "little", ELFDATA2MSB: "big"}

@@ -162,6 +162,7 @@ class CompareReport:
         differences: One line for each difference, the first hundred.
         n_differences: How many there were.
         seconds: How long it took.
+        warnings: What is missing or odd in one of them, a line each.
     """
 
     left: str
@@ -170,6 +171,7 @@ class CompareReport:
     differences: tuple[str, ...]
     n_differences: int
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -252,6 +254,7 @@ class MapReport:
         cell_size: Bytes of a cell, a power of two.
         blocks: ``(paddr, size)`` of each RAM block.
         cells: The cells that hold RAM, ascending.
+        warnings: What is missing or odd in the file, a line each.
     """
 
     path: str
@@ -259,6 +262,7 @@ class MapReport:
     cell_size: int
     blocks: tuple[tuple[int, int], ...]
     cells: tuple[Cell, ...]
+    warnings: tuple[str, ...] = ()
 
     def total(self, name: str) -> int:
         """The sum of a cell's attribute over all cells."""

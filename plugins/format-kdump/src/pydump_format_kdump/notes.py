@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydump.errors import FormatError
-from pydump.layout.notes import MAX_NOTES_SIZE, unpack_notes
+from pydump.layout.notes import MAX_NOTES_SIZE, read_notes, split_vmcoreinfo
 from pydump.model.note import ERASEINFO_NAME, Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump_format_kdump.parts import Part
@@ -33,18 +33,18 @@ def read_texts(part: Part, parts: Sequence[Part]) -> Texts:
     Raises:
         FormatError: There are more of them than can be.
     """
-    backing, sub = part.backing, part.headers.sub
+    sub = part.headers.sub
     warnings: list[str] = []
-    notes: tuple[Note, ...] = ()
     data = _blob(part, sub.offset_note, sub.size_note, "notes", warnings)
-    try:
-        notes = unpack_notes(data, part.headers.byte_order)
-    except ValueError as error:
-        raise FormatError(backing.path, f"notes: {error}", offset=sub.offset_note) from None
-    text = next((note.desc for note in notes if note.is_vmcoreinfo), None)
-    if text is None:
-        text = _blob(part, sub.offset_vmcoreinfo, sub.size_vmcoreinfo, "VMCOREINFO", warnings) or None
-    others = [note for note in notes if not note.is_vmcoreinfo]
+    found, faults = read_notes(data, part.headers.byte_order)
+    notes, vmcoreinfo, empty = split_vmcoreinfo(found)
+    if len(data) == sub.size_note:  # what a cut file lacks has been said
+        warnings += [f"notes at {sub.offset_note:#x}: {fault}" for fault in faults]
+    warnings += empty
+    if vmcoreinfo is None:
+        text = Vmcoreinfo(_blob(part, sub.offset_vmcoreinfo, sub.size_vmcoreinfo, "VMCOREINFO", warnings))
+        vmcoreinfo = text if text.keys() else None
+    others = list(notes)
     erased: list[bytes] = []
     for one in parts:  # makedumpfile gives each the lines of what it erased in there
         lines = _blob(one, one.headers.sub.offset_eraseinfo, one.headers.sub.size_eraseinfo, "ERASEINFO", warnings)
@@ -52,7 +52,7 @@ def read_texts(part: Part, parts: Sequence[Part]) -> Texts:
             erased.append(lines)
     if erased and not any(note.name == ERASEINFO_NAME for note in others):
         others.append(Note(ERASEINFO_NAME, 0, b"".join(erased)))
-    return Texts(tuple(others), None if text is None else Vmcoreinfo(text), tuple(warnings))
+    return Texts(tuple(others), vmcoreinfo, tuple(warnings))
 
 
 def _blob(part: Part, offset: int, size: int, name: str, warnings: list[str]) -> bytes:

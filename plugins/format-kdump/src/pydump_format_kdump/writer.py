@@ -248,12 +248,12 @@ def _notes(guest: Guest, byte_order: ByteOrder) -> tuple[bytes, dict[str, tuple[
     notes = guest.notes
     if guest.vmcoreinfo is not None:
         notes += (Note(VMCOREINFO_NAME, 0, guest.vmcoreinfo.text),)
-    packed, texts = b"", {}
+    packed, texts = bytearray(), {}
     for note in notes:
         if note.type == 0:
             texts[note.name] = (len(packed) + desc_offset(note), len(note.desc))
         packed += pack_note(note, byte_order)
-    return packed, texts
+    return bytes(packed), texts
 
 
 def _first_pfn(plan: Plan, block_size: int) -> int:
