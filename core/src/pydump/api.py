@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydump.engine.exclude import classes_of_level
 from pydump.engine.open import open_source
@@ -213,7 +213,7 @@ def dump(
     arch: str | None = None,
     begin: int | None = None,
     length: int | None = None,
-    vmcoreinfo: Vmcoreinfo | None = None,
+    vmcoreinfo: Vmcoreinfo | Literal["memory"] | None = None,
     no_vmcoreinfo: bool = False,
     cpus: Sequence[Cpu] | None = None,
     paging: bool = False,
@@ -241,8 +241,8 @@ def dump(
         arch: An architecture's name, in place of what the source says.
         begin: The first paddr wanted.
         length: Bytes wanted from ``begin`` on.
-        vmcoreinfo: VMCOREINFO to write in place of the source's. Where the source has none and none is given, it is
-            looked for in guest memory.
+        vmcoreinfo: VMCOREINFO to write in place of the source's; "memory" takes the one in guest memory. Where the
+            source has none and none is given, it is looked for there as well.
         no_vmcoreinfo: Write none, and look for none.
         cpus: CPUs whose notes are written in place of the source's.
         paging: Give the segments the guest kernel's virtual addresses (ELF only).

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.sink import Sink
     from pydump.interfaces.source import Source
     from pydump.model.report import DumpReport, Milestone, ProgressCallback
+    from pydump.model.vmcoreinfo import Vmcoreinfo
     from pydump.options import OptionField
 
 #: Options of ``pydump`` and of each command: they may stand before its name and after it.
@@ -248,7 +249,12 @@ def dump(
         int | None, Option("--workers", metavar="N", help="Processes that encode. Default: the CPUs.")
     ] = None,
     vmcoreinfo: Annotated[
-        Path | None, Option("--vmcoreinfo", metavar="FILE", help="VMCOREINFO text to write in place of the source's.")
+        Path | None,
+        Option(
+            "--vmcoreinfo",
+            metavar="FILE",
+            help="VMCOREINFO text to write in place of the source's; 'memory' for the one in guest memory.",
+        ),
     ] = None,
     no_vmcoreinfo: Annotated[bool, Option("--no-vmcoreinfo", help="Write none, and look for none in memory.")] = False,
     cpus: Annotated[
@@ -297,6 +303,10 @@ def dump(
     from pydump.engine.cpus import read_cpus
     from pydump.engine.vmcoreinfo import read_vmcoreinfo
 
+    given: Vmcoreinfo | Literal["memory"] | None = None
+    if vmcoreinfo is not None:
+        given = "memory" if str(vmcoreinfo) == "memory" else read_vmcoreinfo(vmcoreinfo)
+
     def work(tell: ProgressCallback | None, captured: Callable[[], None] | None = None) -> DumpReport:
         def reached(milestone: Milestone) -> None:
             _say.written = milestone == "written"
@@ -311,7 +321,7 @@ def dump(
             arch=arch or _say.arch,
             begin=None if begin is None else parse_number(begin),
             length=None if length is None else parse_number(length),
-            vmcoreinfo=None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo),
+            vmcoreinfo=given,
             no_vmcoreinfo=no_vmcoreinfo,
             cpus=None if cpus is None else read_cpus(cpus),
             paging=paging,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydump.engine.exclude import Exclusion, check_classes, exclude, kernel_ram
 from pydump.engine.flaws import flaws
@@ -13,7 +13,7 @@ from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format, Writer
 from pydump.interfaces.sink import Sink
-from pydump.interfaces.source import Source
+from pydump.interfaces.source import KnowsVaddrs, Source
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.utsname import read_utsname
 from pydump.layout.registers import NoteKind, given_kinds, missing_registers, odd_notes
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: A page that is mapped at more places than this gets one of them: x86_64's ESPFIX area maps one page 65,536 times.
 MAX_ALIASES = 64
+#: Differences of vaddr and paddr that a kernel's linear mappings have: that of RAM, and of the kernel's image.
+MAX_LINEAR = 4
 #: The page size of a guest of which nobody says another.
 DEFAULT_PAGE_SIZE = 4096
 
@@ -44,7 +46,7 @@ class Request:
         arch: An architecture's name, in place of what the source says.
         begin: The first paddr wanted, or None for all.
         length: Bytes wanted from ``begin`` on.
-        vmcoreinfo: The text to write in place of the source's, or None.
+        vmcoreinfo: The text to write in place of the source's, "memory" for the one in guest memory, or None.
         no_vmcoreinfo: Write none, and look for none.
         cpus: CPUs whose notes are written in place of the source's, or None.
         paging: Give the segments the guest kernel's virtual addresses.
@@ -61,7 +63,7 @@ class Request:
     arch: str | None = None
     begin: int | None = None
     length: int | None = None
-    vmcoreinfo: Vmcoreinfo | None = None
+    vmcoreinfo: Vmcoreinfo | Literal["memory"] | None = None
     no_vmcoreinfo: bool = False
     cpus: tuple[Cpu, ...] | None = None
     paging: bool = False
@@ -148,6 +150,9 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     lost = source.unreadable()
     if choice.format.whole_pages:  # a page of which a part is lost is lost
         lost = lost.page_aligned(guest.page_size or DEFAULT_PAGE_SIZE)
+    load_vaddrs = _load_vaddrs(arch, guest, memory) if request.compat is None else ()
+    if not request.paging and request.compat is None and choice.format.maps_vaddrs and not any(d for _, d in load_vaddrs):
+        mappings = _linear_mappings(source)
     # What VMCOREINFO says of the other facts holds even where it is not written.
     written = None if request.no_vmcoreinfo else guest.vmcoreinfo
     plan = Plan(
@@ -161,7 +166,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         # Who says how to compress wants it done.
         take_stored=compressor is None or not request.options.get(compressor.name),
         u64_align=arch.u64_align if arch else 8,
-        load_vaddrs=_load_vaddrs(arch, guest, memory) if request.compat is None else (),
+        load_vaddrs=load_vaddrs,
         aliases=_aliases(arch, guest) if request.compat is None else (),
         mappings=mappings,
         warnings=warnings,
@@ -249,10 +254,13 @@ def _facts(
     guest = source.guest()
     if request.cpus is not None:
         guest = _with_cpus(guest, request.cpus, request.arch, registry)
+    in_memory = request.vmcoreinfo == "memory"
     if request.vmcoreinfo is not None:
-        guest = replace(guest, vmcoreinfo=request.vmcoreinfo)
-    if guest.vmcoreinfo is None and look and not request.no_vmcoreinfo and request.compat is None:
+        guest = replace(guest, vmcoreinfo=None if request.vmcoreinfo == "memory" else request.vmcoreinfo)
+    if guest.vmcoreinfo is None and look and not request.no_vmcoreinfo and (request.compat is None or in_memory):
         guest = with_vmcoreinfo(source, guest, request.arch, registry)
+    if in_memory and look and guest.vmcoreinfo is None:
+        raise PlanError("guest memory holds no VMCOREINFO", hint="leave --vmcoreinfo memory out")
     guest, arch, warnings = settle(guest, request.arch, registry)
     if look and request.compat is None:
         guest = with_utsname(source, guest, arch)
@@ -348,6 +356,20 @@ def _mappings(source: Source, guest: Guest, arch: type[Arch] | None) -> tuple[ND
     keep = count[which.reshape(-1)] <= MAX_ALIASES
     keep[first] = True
     return rows[keep], warnings
+
+
+def _linear_mappings(source: Source) -> NDArray[np.uint64] | None:
+    """The virtual addresses that the source's maker gave to RAM, if they are those of a linear mapping or two.
+
+    gdb, and drgn for some architectures, know no others. What a QEMU dump with paging=true has is left to --paging:
+    makedumpfile and Volatility take no ELF file with the mappings of page tables.
+    """
+    import numpy as np
+
+    rows = source.mappings() if isinstance(source, KnowsVaddrs) else None
+    if rows is None or not 0 < len(np.unique(rows[:, 0] - rows[:, 1])) <= MAX_LINEAR:
+        return None
+    return rows
 
 
 def find_arch(guest: Guest, registry: Registry) -> type[Arch] | None:

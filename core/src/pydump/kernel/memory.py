@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydump.errors import PlanError, ReadError
 from pydump.interfaces.arch import AddressSpace, Arch, Mapping
+from pydump.kernel.stated import StatedSpace
 from pydump.layout.struct import prefix
 from pydump.model.memory import Ranges
 from pydump.model.vmcoreinfo import Vmcoreinfo
@@ -101,6 +102,7 @@ class KernelMemory:
         byte_order: Of the guest.
         word_size: Bytes of a pointer, 4 or 8.
         page_size: Of the guest kernel, in bytes.
+        stated: What the source states of virtual addresses, for where page tables are absent.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class KernelMemory:
         byte_order: ByteOrder,
         word_size: int,
         page_size: int,
+        stated: AddressSpace | None = None,
     ) -> None:
         self.physical = physical
         self.space = space
@@ -119,10 +122,11 @@ class KernelMemory:
         self.byte_order = byte_order
         self.word_size = word_size
         self.page_size = page_size
+        self._stated = stated
 
     @classmethod
     def of(cls, source: Source, guest: Guest, arch: type[Arch] | None) -> KernelMemory:
-        """The kernel memory of a guest whose facts are complete.
+        """The kernel memory of a guest whose facts are complete: by its page tables, else as the source states it.
 
         Args:
             source: Where guest memory is read from.
@@ -133,7 +137,8 @@ class KernelMemory:
             PlanError: Too little is known of the guest to walk its page tables.
         """
         physical = PhysicalMemory(source)
-        space = arch.address_space(guest, physical.read_table) if arch else None
+        stated = StatedSpace.of(source)
+        space = (arch.address_space(guest, physical.read_table) if arch else None) or stated
         if space is None:
             raise PlanError(
                 "too little is known of this guest to walk its page tables",
@@ -146,6 +151,7 @@ class KernelMemory:
             byte_order=guest.byte_order or "little",
             word_size=arch.elf_class // 8 if arch else 8,
             page_size=guest.page_size or 4096,
+            stated=stated,
         )
 
     @property
@@ -188,13 +194,9 @@ class KernelMemory:
         """
         if size < 0 or vaddr < 0 or vaddr + size > ADDRESS_END:
             raise ReadError(vaddr, size, "there is no such range", space="vaddr")
-        runs: list[Mapping] = []
-        at = vaddr
-        for run in self.runs(vaddr, size):
-            if run.vaddr > at:
-                break
-            runs.append(run)
-            at = run.vaddr + run.size
+        runs, at = _from_start(self.runs(vaddr, size), vaddr)
+        if at < vaddr + size and self.physical.missing and self._stated:
+            runs, at = _from_start(self._stated.runs(vaddr, size), vaddr)
         if at < vaddr + size:
             why = self.physical.missing or f"nothing is mapped at virtual address {at:#x}"
             raise ReadError(vaddr, size, why, space="vaddr")
@@ -233,6 +235,18 @@ class KernelMemory:
     def offset(self, field: str) -> int | None:
         """The offset in bytes of ``struct.member``, or None where VMCOREINFO does not state it."""
         return self.info.offset(field)
+
+
+def _from_start(runs: Iterator[Mapping], vaddr: int) -> tuple[list[Mapping], int]:
+    """The runs that follow each other from ``vaddr`` on, and where they end."""
+    taken: list[Mapping] = []
+    at = vaddr
+    for run in runs:
+        if run.vaddr > at:
+            break
+        taken.append(run)
+        at = run.vaddr + run.size
+    return taken, at
 
 
 def _needed(info: Vmcoreinfo | None, arch: type[Arch] | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, TypeAlias
 
@@ -134,29 +134,31 @@ class ElfWriter(Writer):
         rows = [
             row
             for part, runs in zip(parts, self._runs(parts), strict=True)
-            for row in self._block_rows(plan, *part, runs)
+            for row in _block_rows(plan.vaddr, *part, runs)
         ]
         if plan.mappings is not None:
             rows = _apart(rows, mappings, self._class.limit)
-        spans = [(paddr, paddr + size) for _, paddr, size in mappings]
-        for (vaddr, paddr, _), runs in zip(mappings, self._runs(spans), strict=True):
-            for start, end in runs:
-                rows.append(((vaddr + start - paddr) % self._class.limit, start, end - start, end - start))
+        rows += self._mapped_rows(plan, mappings)
         table = np.array(rows, np.uint64).reshape(-1, 4)
         return np.column_stack([table, self._positions(table)])
+
+    def _mapped_rows(self, plan: Plan, mappings: tuple[tuple[int, int, int], ...]) -> Iterator[_Row]:
+        """The PT_LOADs of virtual mappings; an alias of RAM that has a PT_LOAD of its own has only what has bytes."""
+        limit = self._class.limit
+        spans = [(paddr, paddr + size) for _, paddr, size in mappings]
+        for (vaddr, paddr, _), parts in zip(mappings, plan.guest.memory.ranges().clips(spans), strict=True):
+            shift = vaddr - paddr
+            for part, runs in zip(parts, self._runs(parts), strict=True):
+                if plan.mappings is not None:
+                    yield from _block_rows(lambda at, shift=shift: (at + shift) % limit, *part, runs)  # type: ignore[misc]
+                else:
+                    for start, end in runs:
+                        yield (start + shift) % limit, start, end - start, end - start
 
     def _runs(self, windows: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
         """What of each window has bytes, here or lost."""
         for stored, lost in zip(self.stored.clips(windows), self._lost.clips(windows), strict=True):
             yield sorted(stored + lost)
-
-    def _block_rows(self, plan: Plan, paddr: int, block_end: int, runs: list[tuple[int, int]]) -> Iterator[_Row]:
-        """The PT_LOADs of a run of RAM: each with what follows it that the source left out, as memory without bytes."""
-        first = runs[0][0] if runs else block_end
-        if first > paddr:
-            yield plan.vaddr(paddr), paddr, 0, first - paddr
-        for (start, end), following in zip(runs, [*(run[0] for run in runs[1:]), block_end], strict=False):
-            yield plan.vaddr(start), start, end - start, following - start
 
     def _positions(self, table: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Where in the stored stream the bytes of each row begin; 0 for one without any, _NOWHERE for lost ones."""
@@ -305,6 +307,15 @@ class QemuElfWriter(ElfWriter):
 
     def _section_byte_order(self) -> ByteOrder:
         return "little"
+
+
+def _block_rows(vaddr: Callable[[int], int], paddr: int, block_end: int, runs: list[tuple[int, int]]) -> Iterator[_Row]:
+    """The PT_LOADs of a run of RAM: each with what follows it that the source left out, as memory without bytes."""
+    first = runs[0][0] if runs else block_end
+    if first > paddr:
+        yield vaddr(paddr), paddr, 0, first - paddr
+    for (start, end), following in zip(runs, [*(run[0] for run in runs[1:]), block_end], strict=False):
+        yield vaddr(start), start, end - start, following - start
 
 
 def _apart(rows: list[_Row], mappings: tuple[tuple[int, int, int], ...], limit: int) -> list[_Row]:
