@@ -13,6 +13,7 @@ from pydump.engine.exclude import classes_of_level
 from pydump.engine.open import open_source
 from pydump.engine.planner import Request, find_arch, settle, with_utsname, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
+from pydump.engine.symbols import Symbols
 from pydump.errors import PlanError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Live, Source
@@ -138,6 +139,29 @@ class Dump:
         memory.check(address, size)
         for at in range(address, address + size, PIECE):
             yield at, memory.read(at, min(PIECE, address + size - at))
+
+    def symbols(self, vmlinux: Path | None = None) -> Symbols:
+        """Symbols of the guest's kernel.
+
+        Args:
+            vmlinux: The kernel's own file; without it there are only the symbols that VMCOREINFO has.
+
+        Raises:
+            PydumpError: The file cannot be read, or is not that of this kernel.
+        """
+        info = self.stated.vmcoreinfo
+        if info is None and not isinstance(self.source, Live) and not self._unknown():
+            info = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry).vmcoreinfo
+        return Symbols.open(info, None if vmlinux is None else os.fspath(vmlinux), self._registry)
+
+    def machine_name(self) -> str | None:
+        """What ELF calls the guest's machine, or None."""
+        machine = self.known.machine
+        return None if machine is None else self._registry.machine_name(machine)
+
+    def note_type_name(self, note: Note) -> str | None:
+        """What ELF calls a note's type, or None."""
+        return self._registry.note_type_name(note.name, note.type)
 
     @property
     def notes(self) -> tuple[Note, ...]:

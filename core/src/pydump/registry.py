@@ -74,6 +74,14 @@ class Registry:
         """All formats."""
         return tuple(self._classes.get("format", {}).values())
 
+    def machine_name(self, machine: int) -> str | None:
+        """What a format calls an ELF e_machine, or None."""
+        return next((name for cls in self.formats() if (name := cls.machine_name(machine))), None)
+
+    def note_type_name(self, name: str, type_: int) -> str | None:
+        """What a format calls the type of a note, or None."""
+        return next((found for cls in self.formats() if (found := cls.note_type_name(name, type_))), None)
+
     def compressors(self) -> tuple[type[Compressor], ...]:
         """All compressors."""
         return tuple(self._classes.get("compressor", {}).values())

@@ -113,6 +113,10 @@ SourceArg = Annotated[
         "qmp:SOCKET or qmp:HOST:PORT for a guest that runs under QEMU.",
     ),
 ]
+Vmlinux = Annotated[
+    Path | None,
+    Option("--vmlinux", metavar="FILE", help="The kernel's own file with its symbols, of the very build that ran."),
+]
 FileArg = Annotated[str, Argument(metavar="FILE", help="A vmcore, parts of one separated by commas, or '-'.")]
 
 #: Their help says what is installed, where it is printed: see :func:`_say_what_is_installed`.
@@ -233,7 +237,7 @@ def top(
         from pydump.cli import render
         from pydump.registry import installed
 
-        render.arch(installed().arch(arch), as_json=as_json)
+        render.arch(installed().arch(arch), installed(), as_json=as_json)
 
 
 def dump(
@@ -400,6 +404,7 @@ def info(
     arch: Arch = None,
     notes: Annotated[bool, Option("--notes", help="Print the notes and the registers they hold.")] = False,
     vmcoreinfo: Annotated[bool, Option("--vmcoreinfo", help="Print the VMCOREINFO text.")] = False,
+    vmlinux: Vmlinux = None,
     as_json: Json = False,
 ) -> None:
     """What a vmcore is, how large, and whose."""
@@ -420,8 +425,9 @@ def info(
             else:
                 write_all(1, text)
         else:
+            symbols = None if vmlinux is None else opened.symbols(vmlinux)
             _warn(opened.warnings)
-            render.info(opened, file, notes=notes, as_json=as_json or _say.json)
+            render.info(opened, file, symbols, notes=notes, as_json=as_json or _say.json)
 
 
 @app.command(cls=_Command)
@@ -472,10 +478,17 @@ def compare(
 @app.command(cls=_Command)
 def read(
     file: SourceArg,
-    address: Annotated[str, Argument(metavar="ADDR", help="Guest-physical address, as 0x1000; with --vaddr virtual.")],
+    address: Annotated[
+        str,
+        Argument(metavar="ADDR", help="Guest-physical address, as 0x1000; with --vaddr virtual, with --symbol a name."),
+    ],
     size: Annotated[str, Argument(metavar="SIZE", help="Bytes, as 4096 or 4K.")],
     arch: Arch = None,
     vaddr: Annotated[bool, Option("--vaddr", help="ADDR is a virtual address of the guest's kernel.")] = False,
+    symbol: Annotated[
+        bool, Option("--symbol", help="ADDR is a symbol of the guest's kernel: NAME or NAME+OFFSET.")
+    ] = False,
+    vmlinux: Vmlinux = None,
     as_hex: Annotated[bool, Option("--hex", help="A hex dump, also where standard output is no terminal.")] = False,
 ) -> None:
     """Guest memory to standard output; on a terminal as a hex dump."""
@@ -484,10 +497,17 @@ def read(
     from pydump.builtin.sinks import write_all
     from pydump.cli import render
 
-    start, length = parse_number(address), parse_number(size)
+    if symbol and vaddr:
+        raise PlanError("--symbol and --vaddr exclude each other", hint="leave one of the two out")
+    if vmlinux is not None and not symbol:
+        raise PlanError("--vmlinux says where symbols are, and none is asked for", hint="read FILE NAME SIZE --symbol")
+    length = parse_number(size)
+    start = 0 if symbol else parse_number(address)
     with pydump.open(file, arch=arch or _say.arch) as opened:
         _warn(opened.source.warnings())
-        for at, data in opened.pieces(start, length, virtual=vaddr):
+        if symbol:
+            start = opened.symbols(vmlinux).address(address)
+        for at, data in opened.pieces(start, length, virtual=vaddr or symbol):
             if as_hex or sys.stdout.isatty():
                 render.hexdump(data, at)
             else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pydump.api import Dump
     from pydump.cli.jobs import Job
+    from pydump.engine.symbols import Symbols
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.compressor import Compressor
     from pydump.model.guest import Guest
@@ -186,19 +187,25 @@ def jobs(found: list[Job]) -> None:
     grid(("job", "status", "memory", "output", "source", "began"), lines)
 
 
-def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
+def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool, as_json: bool) -> None:
     """What a vmcore is."""
     guest = opened.known
     source = opened.source
     excluded, lost = source.excluded().size, source.unreadable().size
     if as_json:
-        print_json(_info_json(opened, path, guest, notes=notes))
+        print_json(_info_json(opened, path, guest, symbols, notes=notes))
         return
     rows = [("file", path), *source.describe()]
     length = _file_size(path)
     if length is not None:
         rows.append(("size", size(length)))
     rows += _who(guest)
+    name = opened.machine_name()
+    if name:
+        rows.append(("machine", f"{guest.machine} ({name})"))
+    if symbols is not None:
+        how = f"the {symbols.checked} says so" if symbols.checked else "nothing in the dump confirms it"
+        rows.append(("vmlinux", f"of this kernel: {how}; moved by {symbols.shift:#x}"))
     rows.append(
         ("memory", f"{size(guest.memory.size)} in {len(guest.memory)} block{'s' if len(guest.memory) > 1 else ''}")
     )
@@ -218,7 +225,8 @@ def info(opened: Dump, path: str, *, notes: bool, as_json: bool) -> None:
     table(rows)
     if notes:
         for note in guest.notes:
-            line(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes")
+            name = opened.note_type_name(note)
+            line(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes{f'  {name}' if name else ''}")
         for cpu in opened.cpus:
             line(f"CPU {cpu.index}" if cpu.registers else f"CPU {cpu.index}: its registers cannot be read")
             cells = [f"{name:>10} {value:#018x}" for name, value in cpu.registers.items()]
@@ -259,7 +267,7 @@ def _file_size(path: str) -> int | None:
     return sum(one.st_size for one in found) if all(stat.S_ISREG(one.st_mode) for one in found) else None
 
 
-def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[str, Any]:
+def _info_json(opened: Dump, path: str, guest: Guest, symbols: Symbols | None, *, notes: bool) -> dict[str, Any]:
     uts = guest.utsname
     result: dict[str, Any] = {
         "path": path,
@@ -284,6 +292,8 @@ def _info_json(opened: Dump, path: str, guest: Guest, *, notes: bool) -> dict[st
         "has_vmcoreinfo": guest.vmcoreinfo is not None,
         "warnings": list(opened.warnings),
     }
+    if symbols is not None:
+        result["vmlinux"] = {"build_id": symbols.build_id, "shift": symbols.shift, "checked": symbols.checked}
     if notes:
         result["notes"] = [{"name": n.name, "type": n.type, "desc": n.desc.hex()} for n in guest.notes]
         result["cpus"] = cpus_to_json(opened.cpus)
@@ -352,7 +362,7 @@ def _by(producer: str, advice: str) -> str:
     return f" by {producer}" + (f" ({advice})" if advice else "")
 
 
-def arch(cls: type[Arch], *, as_json: bool) -> None:
+def arch(cls: type[Arch], registry: Registry, *, as_json: bool) -> None:
     """The dump facts of an architecture."""
     order = cls.byte_order
     if as_json:
@@ -371,7 +381,7 @@ def arch(cls: type[Arch], *, as_json: bool) -> None:
     table(
         [
             ("arch", cls.name),
-            ("machine", f"{cls.machine} (ELF e_machine)"),
+            ("machine", f"{cls.machine} ({registry.machine_name(cls.machine) or 'ELF e_machine'})"),
             ("byte order", f"{order}-endian"),
             ("class", f"{cls.elf_class}-bit"),
             ("page size", ", ".join(f"{n} bytes" for n in cls.page_sizes)),
@@ -381,7 +391,8 @@ def arch(cls: type[Arch], *, as_json: bool) -> None:
     line("notes of a CPU")
     for kind in cls.note_kinds:
         length = f"{kind.size} bytes" if kind.size is not None else "varies"
-        line(f"  {kind.label:<12} {kind.name:<6} type {kind.type:#07x}  {length}")
+        named = registry.note_type_name(kind.name, kind.type)
+        line(f"  {kind.label:<12} {kind.name:<6} type {kind.type:#07x}  {length}{f'  {named}' if named else ''}")
         names = [r.name for r in cls.registers if r.note == kind.label]
         width = columns()
         for at in range(0, len(names), 12):

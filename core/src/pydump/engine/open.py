@@ -12,7 +12,7 @@ from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing
 from pydump.catalog import known_file
 from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.format import Format
+from pydump.interfaces.format import Format, KernelFile
 from pydump.interfaces.source import Source
 from pydump.options import with_values
 from pydump.registry import Registry
@@ -82,6 +82,19 @@ def _open_backing(path: str, registry: Registry) -> Backing:
             backing.close()
             raise
     return backing
+
+
+def open_kernel(path: str, registry: Registry) -> KernelFile:
+    """Open a kernel's own file.
+
+    Raises:
+        PydumpError: It cannot be opened, or holds no kernel.
+    """
+    backing = _open_backing(path, registry)
+    try:
+        return _detect([backing], registry).kernel(backing)
+    finally:
+        backing.close()
 
 
 def _detect(backings: list[Backing], registry: Registry) -> type[Format]:

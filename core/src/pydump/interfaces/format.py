@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydump.errors import UnsupportedError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.sink import Extent, Hole
 from pydump.options import NoOptions
@@ -122,6 +123,22 @@ class Writer(ABC):
         return end
 
 
+class KernelFile(ABC):
+    """The file that a kernel was linked to, with its symbols.
+
+    Attributes:
+        path: What to call it in messages.
+        build_id: Its build id in hexadecimal, or None.
+    """
+
+    path: str
+    build_id: str | None
+
+    @abstractmethod
+    def symbol(self, name: str) -> int | None:
+        """The address that a symbol was linked to, or None where there is no such symbol."""
+
+
 class Format(ABC):
     """A kind of vmcore."""
 
@@ -160,6 +177,26 @@ class Format(ABC):
         Raises:
             FormatError: The file's structure is damaged.
         """
+
+    @classmethod
+    def kernel(cls, file: Backing) -> KernelFile:
+        """The kernel that a file of this format holds, as vmlinux does. All that is needed of the file is read at once.
+
+        Raises:
+            FormatError: The file is damaged, or has no symbols.
+            UnsupportedError: No file of this format holds a kernel.
+        """
+        raise UnsupportedError(f"{file.path} is {cls.name}, which holds no kernel's symbols", hint="name a vmlinux")
+
+    @classmethod
+    def machine_name(cls, machine: int) -> str | None:
+        """What the format calls an ELF e_machine, or None."""
+        return None
+
+    @classmethod
+    def note_type_name(cls, name: str, type_: int) -> str | None:
+        """What the format calls the type of a note of that name, or None."""
+        return None
 
     @classmethod
     @abstractmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pydump.layout.struct import U16, U32, U64, Bytes1, Bytes4, Bytes7, Bytes16, Layout
+from pydump.layout.struct import U8, U16, U32, U64, Bytes1, Bytes4, Bytes7, Bytes16, Layout
 
 if TYPE_CHECKING:
     from pydump.model.guest import ByteOrder
@@ -136,6 +136,28 @@ class Elf32Shdr(Layout):
     sh_info: U32 = 0
     sh_addralign: U32 = 0
     sh_entsize: U32 = 0
+
+
+class Elf64Sym(Layout):
+    """Elf64_Sym."""
+
+    st_name: U32 = 0
+    st_info: U8 = 0
+    st_other: U8 = 0
+    st_shndx: U16 = 0
+    st_value: U64 = 0
+    st_size: U64 = 0
+
+
+class Elf32Sym(Layout):
+    """Elf32_Sym."""
+
+    st_name: U32 = 0
+    st_value: U32 = 0
+    st_size: U32 = 0
+    st_info: U8 = 0
+    st_other: U8 = 0
+    st_shndx: U16 = 0
 
 
 class Nhdr(Layout):

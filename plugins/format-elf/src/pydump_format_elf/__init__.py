@@ -17,7 +17,7 @@ from pydump.options import option
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.format import Decompressors, Writer
+    from pydump.interfaces.format import Decompressors, KernelFile, Writer
     from pydump.interfaces.source import Source
     from pydump.model.plan import Plan
 
@@ -47,6 +47,24 @@ class ElfFormat(Format):
         from pydump_format_elf.reader import ElfSource
 
         return ElfSource(files[0])
+
+    @classmethod
+    def kernel(cls, file: Backing) -> KernelFile:
+        from pydump_format_elf.vmlinux import Vmlinux
+
+        return Vmlinux(file)
+
+    @classmethod
+    def machine_name(cls, machine: int) -> str | None:
+        from pydump_format_elf.names import machine_name
+
+        return machine_name(machine)
+
+    @classmethod
+    def note_type_name(cls, name: str, type_: int) -> str | None:
+        from pydump_format_elf.names import note_type_name
+
+        return note_type_name(name, type_)
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

@@ -1,0 +1,50 @@
+"""The ELF reader: everything that a command asks of it, for any bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydump.interfaces.backing import Backing
+from pydump_format_elf.reader import ElfSource
+
+#: Bytes of guest memory that are read of one input.
+MOST = 1 << 20
+
+
+class Bytes(Backing):
+    """A file in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.path, self.size, self._data = "input", len(data), data
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.check(offset, len(buffer))
+        buffer[:] = self._data[offset : offset + len(buffer)]
+
+
+def pieces(source: ElfSource) -> Iterator[tuple[int, int]]:
+    """The first megabyte of what the source holds."""
+    left = MOST
+    for start, end in source.guest().memory.ranges().subtract(source.excluded()).subtract(source.unreadable()):
+        if left > 0:
+            yield start, min(end, start + left)
+            left -= end - start
+
+
+def one(data: bytes) -> None:
+    """Open the file, ask for its facts, and read its memory in one go and in pieces."""
+    source = ElfSource(Bytes(data))
+    guest = source.guest()
+    source.describe(), source.warnings(), list(source.flaws()), source.mappings()
+    for section in guest.sections:
+        section.data[: 1 << 16]
+    runs = list(pieces(source))
+    whole = memoryview(bytearray(sum(end - start for start, end in runs)))
+    source.read_runs(runs, whole)
+    at = 0
+    for start, end in runs:
+        part = bytearray(end - start)
+        source.read_into(start, memoryview(part))
+        assert part == whole[at : at + end - start]
+        list(source.data_ranges(start, end - start))
+        at += end - start
