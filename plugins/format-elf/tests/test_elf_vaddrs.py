@@ -61,7 +61,7 @@ def test_reading_by_them_without_page_tables(bits: int, order: str, tmp_path: Pa
     with pydump.open(str(tmp_path / "in")) as dump:
         assert dump.read_virtual(BASE[bits] + PAGE - 8, 16) == pages(16)[PAGE - 8 : PAGE + 8]
         assert dump.read_virtual(BASE[bits] + (1 << 28) + 8, 8) == pages(16)[4 * PAGE + 8 : 4 * PAGE + 16]
-        with pytest.raises(PydumpError, match="was excluded"):
+        with pytest.raises(PydumpError, match="excluded|left out"):
             dump.read_virtual(BASE[bits] + 16 * PAGE, 8)
         with pytest.raises(PydumpError, match="nothing is mapped"):
             dump.read_virtual(BASE[bits] - 8, 8)

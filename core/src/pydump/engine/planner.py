@@ -151,7 +151,12 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     if choice.format.whole_pages:  # a page of which a part is lost is lost
         lost = lost.page_aligned(guest.page_size or DEFAULT_PAGE_SIZE)
     load_vaddrs = _load_vaddrs(arch, guest, memory) if request.compat is None else ()
-    if not request.paging and request.compat is None and choice.format.maps_vaddrs and not any(d for _, d in load_vaddrs):
+    if (
+        not request.paging
+        and request.compat is None
+        and choice.format.maps_vaddrs
+        and not any(d for _, d in load_vaddrs)
+    ):
         mappings = _linear_mappings(source)
     # What VMCOREINFO says of the other facts holds even where it is not written.
     written = None if request.no_vmcoreinfo else guest.vmcoreinfo
