@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydump.api import Dump, compare, dump, open, survey, verify
+    from pydump.api import Dump, compare, dump, open, sizes, survey, verify
     from pydump.builtin.raw import MemorySource
     from pydump.errors import PydumpError
     from pydump.hookspecs import hookimpl
@@ -30,10 +30,11 @@ _HOMES = {
     "dump": "pydump.api",
     "hookimpl": "pydump.hookspecs",
     "open": "pydump.api",
+    "sizes": "pydump.api",
     "survey": "pydump.api",
     "verify": "pydump.api",
 }
-__all__ = ["Dump", "MemorySource", "PydumpError", "compare", "dump", "hookimpl", "open", "survey", "verify"]
+__all__ = ["Dump", "MemorySource", "PydumpError", "compare", "dump", "hookimpl", "open", "sizes", "survey", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,11 +17,20 @@ from pydump.engine.symbols import Symbols
 from pydump.errors import PlanError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Live, Source
+from pydump.kernel.log import Record, read_log
 from pydump.kernel.memory import KernelMemory, PhysicalMemory
 from pydump.model.guest import Cpu, Guest
 from pydump.model.note import Note
 from pydump.model.plan import Compat
-from pydump.model.report import CompareReport, DumpReport, MapReport, Milestone, ProgressCallback, VerifyReport
+from pydump.model.report import (
+    CompareReport,
+    DumpReport,
+    MapReport,
+    Milestone,
+    ProgressCallback,
+    SizeReport,
+    VerifyReport,
+)
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry, installed
 
@@ -162,6 +171,15 @@ class Dump:
     def note_type_name(self, note: Note) -> str | None:
         """What ELF calls a note's type, or None."""
         return self._registry.note_type_name(note.name, note.type)
+
+    def log(self) -> Iterator[Record]:
+        """The records of the kernel's log, the oldest first.
+
+        Raises:
+            PlanError: VMCOREINFO does not lead to the log, or too little is known of the guest to reach it.
+            ReadError: The log is not in the dump.
+        """
+        return read_log(self._kernel_memory())
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -413,3 +431,25 @@ def compare(
         sides = ((os.fspath(left), a), (os.fspath(right), b))
         warnings = (f"{path}: {line}" for path, side in sides for line in side.source.warnings())
         return replace(report, warnings=tuple(warnings))
+
+
+def sizes(source: Path | Source, *, arch: str | None = None) -> SizeReport:
+    """What each dump level would leave of a guest: pages, bytes, and an estimate of their compressed size.
+
+    Args:
+        source: As for :func:`open`.
+        arch: An architecture's name, for sources that say none.
+
+    Raises:
+        PydumpError: It cannot be opened or read, or the guest does not say what its pages are.
+    """
+    from pydump.engine.sizes import run_sizes
+
+    registry = installed()
+    label = source.name if isinstance(source, Source) else os.fspath(source)
+    with _captured(source, arch=arch) as opened:
+        stated = opened.stated
+        if stated.vmcoreinfo is None:
+            stated = with_vmcoreinfo(opened.source, stated, arch, registry)
+        guest, known, _ = settle(stated, arch, registry)
+        return run_sizes(opened.source, label, guest, known, registry)

@@ -514,6 +514,34 @@ def read(
                 write_all(1, data)
 
 
+@app.command(cls=_Command)
+def dmesg(file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
+    """Print the kernel's log."""
+    import pydump
+    from pydump.cli import kernel_log
+
+    with pydump.open(file, arch=arch or _say.arch) as opened:
+        if as_json or _say.json:
+            kernel_log.print_json(opened.log())
+        else:
+            kernel_log.print_lines(opened.log())
+
+
+@app.command(cls=_Command)
+def size(file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
+    """Show what each dump level would leave of a guest, before anything is written."""
+    import pydump
+    from pydump.cli import render, sizes
+
+    report = pydump.sizes(file, arch=arch or _say.arch)
+    for warning in report.warnings:
+        _talk(f"warning: {warning}")
+    if as_json or _say.json:
+        render.print_json(asdict(report))
+    else:
+        sizes.show(report)
+
+
 @app.command(name="map", cls=_Command)
 def map_(
     file: SourceArg,

@@ -71,8 +71,14 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, max(width, 10), break_on_hyphens=False) or [""]
 
 
-def grid(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
-    """A table: on a terminal one that fits it; elsewhere plain columns, for other programs."""
+def grid(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]], *, named: bool = False) -> None:
+    """A table: on a terminal one that fits it; elsewhere plain columns, for other programs.
+
+    Args:
+        headers: The names of the columns.
+        lines: The rows.
+        named: Print the names of plain columns, too.
+    """
     rows = [tuple(map(visible, row)) for row in lines]
     if sys.stdout.isatty():
         from rich import box
@@ -87,6 +93,7 @@ def grid(headers: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
             drawn.add_row(*map(Text, row))
         Console().print(drawn)
         return
+    rows = [headers, *rows] if named else rows
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,24 @@
+"""Prints the kernel's log: as lines, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from pydump.kernel.log import Record, format_record
+
+
+def print_lines(records: Iterable[Record]) -> None:
+    """The log as ``dmesg`` prints it."""
+    for record in records:
+        print(format_record(record))  # every byte that a terminal would obey is escaped there
+
+
+def print_json(records: Iterable[Record]) -> None:
+    """A list of objects, one a record, as they come."""
+    head = "["
+    for record in records:
+        print(f"{head}\n  {json.dumps({**asdict(record), 'fields': dict(record.fields)})}", end="")
+        head = ","
+    print("\n]" if head == "," else "[]")

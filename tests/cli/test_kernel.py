@@ -1,0 +1,68 @@
+"""pydump dmesg and pydump size, on the bundled guest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: What the guest printed on its console while it booted.
+CONSOLE = Path(__file__).parents[1] / "data/qemu/linux-x86_64/console.txt"
+
+
+@pytest.fixture
+def guest(qemu: Callable[[str, str], Path]) -> Path:
+    return qemu("linux-x86_64", "elf")
+
+
+def test_the_log_begins_as_the_console_does(guest: Path, run: Callable[..., Any]) -> None:
+    log = run("dmesg", guest)
+    assert log.code == 0
+    first = next(line for line in CONSOLE.read_text().splitlines() if line.startswith("["))
+    lines = log.out.splitlines()
+    assert lines[0] == first
+    assert sum("qemu_fw_cfg" in line or "Freeing unused kernel" in line for line in lines) >= 1
+    stamps = [float(line[1:13]) for line in lines if line.startswith("[")]
+    assert stamps == sorted(stamps), "in the order of time"
+    assert len(stamps) > 300
+
+
+def test_the_log_is_in_a_filtered_dump(guest: Path, run: Callable[..., Any]) -> None:
+    assert run("dump", "-d", "31", guest, "small").code == 0
+    assert run("dmesg", "small").out == run("dmesg", guest).out
+
+
+def test_records_as_json(guest: Path, run: Callable[..., Any]) -> None:
+    records = json.loads(run("dmesg", "--json", guest).out)
+    assert records[0]["text"].startswith("Linux version 6.1.0-50-amd64")
+    assert [record["seq"] for record in records] == list(range(len(records)))
+    assert {record["level"] for record in records} <= set(range(8))
+    assert any(record["fields"].get("subsystem") == "pci" for record in records)
+
+
+def test_a_guest_without_a_kernel_has_no_log(qemu: Callable[[str, str], Path], refuse: Callable[..., str]) -> None:
+    assert "page tables" in refuse(2, "dmesg", qemu("bare-x86_64", "elf"))
+
+
+def test_sizes_are_those_of_dumps(guest: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    """The pages are exact; the compressed size is an estimate, within a tenth for this guest."""
+    report = json.loads(run("size", "--json", guest).out)
+    assert [level["level"] for level in report["levels"]] == list(range(32))
+    for number in (0, 16, 31):
+        done = run("dump", "-d", str(number), guest, f"out{number}", "--compression", "zlib", "--zlib-library", "zlib")
+        assert done.code == 0
+        level = report["levels"][number]
+        stored = json.loads(run("dump", "--json", "--dry-run", "-d", str(number), guest, "x").out)["stored_size"]
+        if number != 31:  # zero pages are sampled, not counted
+            assert level["size"] == stored
+        assert level["packed_size"] == pytest.approx((tmp_path / f"out{number}").stat().st_size, rel=0.15)
+
+
+def test_the_table_names_its_columns(guest: Path, run: Callable[..., Any]) -> None:
+    lines = run("size", guest).out.splitlines()
+    assert lines[0].split()[:3] == ["level", "leaves", "out"]
+    assert lines[1].split()[:3] == ["0", "nothing", "24640"]
+    assert "free          22.2 MiB" in lines
