@@ -417,10 +417,9 @@ def test_the_shell_completes_what_plugins_have(typed: str, offered: list[str], r
 
 def test_the_shell_completes_jobs(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    for number in (1, 2, 11):
-        jobs.JobFile("source", f"out{number}")._path.rename(jobs.directory() / f"{number}.json")
-    for path in jobs.directory().iterdir():
-        path.write_text(json.dumps({**json.loads(path.read_text()), "number": int(path.stem)}))
+    for name in ("out1", "out2", "out3"):
+        jobs.JobFile("source", name)
+    (jobs.directory() / "3.json").rename(jobs.directory() / "11.json")
     asked = {"_PYDUMP_COMPLETE": "complete_bash", "COMP_WORDS": "pydump status 1", "COMP_CWORD": "2"}
     assert run(env={**os.environ, **asked}).out.split() == ["1", "11"]
 
