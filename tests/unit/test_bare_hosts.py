@@ -39,7 +39,7 @@ def test_without_semaphores_one_process_encodes(run: Run, tmp_path: Path) -> Non
     done = run(READ_ONLY, *DUMP, "--json", "-v")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["workers"] == 1
-    assert done.stderr == "pydump: one process encodes: semaphores in /dev/shm: Read-only file system\n"
+    assert done.stderr == "pydump: one process does all the work: semaphores in /dev/shm: Read-only file system\n"
     assert (tmp_path / "ram").read_bytes() in (tmp_path / "out").read_bytes()
 
 

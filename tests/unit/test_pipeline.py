@@ -17,7 +17,7 @@ import pytest
 
 from pydump import builtin
 from pydump.builtin.raw import MemorySource
-from pydump.engine import executors
+from pydump.engine import workers as workers_module
 from pydump.engine.open import open_source
 from pydump.engine.planner import Request, settle
 from pydump.engine.run import Output, run_dump
@@ -243,8 +243,8 @@ class StoppedCompressor(DummyCompressor):
 
 
 def test_a_worker_that_is_stopped_is_named(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "LOOK", 0.05)
-    monkeypatch.setattr(executors, "LOOKS", 3)
+    monkeypatch.setattr(workers_module, "LOOK", 0.05)
+    monkeypatch.setattr(workers_module, "LOOKS", 3)
     monkeypatch.setitem(registry._classes["compressor"], "dummy", StoppedCompressor)
     with pytest.raises(PydumpError, match=r"^worker process \d+ was stopped by SIGSTOP and did not continue"):
         run_dump(guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=2)
@@ -254,19 +254,19 @@ def test_a_worker_that_is_stopped_is_named(registry: Registry, tmp_path: Path, m
 def test_a_worker_that_is_stopped_and_continued_goes_on(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "LOOK", 0.05)
+    monkeypatch.setattr(workers_module, "LOOK", 0.05)
     reference = written(registry, tmp_path / "1", workers=1, batch_size=4 << 20)
     monkeypatch.setitem(registry._classes["compressor"], "dummy", StoppedCompressor)
     stopped: list[int] = []
 
-    def wake(worker: executors._Worker) -> None:
+    def wake(worker: workers_module.Worker) -> None:
         notice(worker)
         if worker.stopped:
             stopped.append(worker.process.pid)
             os.kill(worker.process.pid, signal.SIGCONT)
 
-    notice = executors._notice_stop
-    monkeypatch.setattr(executors, "_notice_stop", wake)
+    notice = workers_module._notice_stop
+    monkeypatch.setattr(workers_module, "_notice_stop", wake)
     assert written(registry, tmp_path / "2", workers=2, batch_size=4 << 20) == reference
     assert stopped
 
