@@ -66,3 +66,57 @@ def test_the_table_names_its_columns(guest: Path, run: Callable[..., Any]) -> No
     assert lines[0].split()[:3] == ["level", "leaves", "out"]
     assert lines[1].split()[:3] == ["0", "nothing", "24640"]
     assert "free          22.2 MiB" in lines
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("0x1000", ["state present", "class none"]),
+        ("4G", ["state beyond the end"]),
+        ("0x7000000", ["state not RAM"]),
+    ],
+)
+def test_what_is_known_of_an_address(address: str, expected: list[str], guest: Path, run: Callable[..., Any]) -> None:
+    done = run("info", guest, "--paddr", address)
+    assert done.code == 0
+    shown = " ".join(done.out.split())
+    for words in expected:
+        assert words in shown
+
+
+def test_a_page_that_was_excluded_has_its_class(guest: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    import pydump
+
+    assert run("dump", "-d", "16", guest, "small").code == 0
+    with pydump.open(tmp_path / "small") as dump:
+        first = next(iter(dump.source.excluded()))[0]
+    found = json.loads(run("info", "small", "--paddr", hex(first), "--json").out)
+    assert (found["state"], found["classes"], found["offset"]) == ("excluded", ["free"], None)
+    found = json.loads(run("info", guest, "--paddr", hex(first), "--json").out)
+    assert (found["state"], found["classes"]) == ("present", ["free"])
+
+
+@pytest.mark.parametrize("kind", [("elf",), ("kdump", "--compression", "none")], ids=lambda kind: kind[0])
+def test_an_address_is_found_in_the_file(
+    kind: tuple[str, ...], guest: Path, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run("dump", guest, "out", "--format", *kind).code == 0
+    banner = run("read", "out", "linux_banner", "64", "--symbol")
+    assert banner.code == 0
+    import pydump
+
+    with pydump.open(tmp_path / "out") as dump:
+        vaddr = dump.symbols().address("linux_banner")
+    found = json.loads(run("info", "out", "--vaddr", hex(vaddr), "--json").out)
+    assert found["vaddr"] == vaddr
+    data = (tmp_path / "out").read_bytes()[found["offset"] : found["offset"] + found["size"]]
+    assert b"Linux version 6.1.0-50-amd64" in data
+
+
+def test_symbols_come_from_the_kernels_own_table(
+    guest: Path, run: Callable[..., Any], refuse: Callable[..., str]
+) -> None:
+    """VMCOREINFO does not have linux_banner; Linux 6.0 and later lead to their table of symbols."""
+    assert "no symbol 'no_such_thing'; check its name" in refuse(2, "read", guest, "no_such_thing", "8", "--symbol")
+    text = run("read", guest, "linux_banner", "32", "--symbol", "--hex").out
+    assert "Linux version 6." in text.replace("\n", "")

@@ -14,15 +14,17 @@ from pydump.engine.open import open_source
 from pydump.engine.planner import Request, find_arch, settle, with_utsname, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
 from pydump.engine.symbols import Symbols
-from pydump.errors import PlanError
+from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.source import Live, Source
+from pydump.kernel.kallsyms import Kallsyms
 from pydump.kernel.log import Record, read_log
 from pydump.kernel.memory import KernelMemory, PhysicalMemory
 from pydump.model.guest import Cpu, Guest
 from pydump.model.note import Note
 from pydump.model.plan import Compat
 from pydump.model.report import (
+    AddressReport,
     CompareReport,
     DumpReport,
     MapReport,
@@ -161,7 +163,14 @@ class Dump:
         info = self.stated.vmcoreinfo
         if info is None and not isinstance(self.source, Live) and not self._unknown():
             info = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry).vmcoreinfo
-        return Symbols.open(info, None if vmlinux is None else os.fspath(vmlinux), self._registry)
+        return Symbols.open(info, None if vmlinux is None else os.fspath(vmlinux), self._registry, self._kallsyms)
+
+    def _kallsyms(self) -> Kallsyms | None:
+        """The kernel's own table of symbols, or None where it is not in the dump or VMCOREINFO does not lead to it."""
+        try:
+            return Kallsyms.read(self._kernel_memory())
+        except PydumpError:
+            return None
 
     def machine_name(self) -> str | None:
         """What ELF calls the guest's machine, or None."""
@@ -171,6 +180,30 @@ class Dump:
     def note_type_name(self, note: Note) -> str | None:
         """What ELF calls a note's type, or None."""
         return self._registry.note_type_name(note.name, note.type)
+
+    def look_up(self, address: int, *, virtual: bool = False) -> AddressReport:
+        """What is known of an address: is it there, of which class is its page, and where in the file is it.
+
+        Args:
+            address: Guest-physical, or with ``virtual`` a virtual address of the guest's kernel.
+            virtual: See ``address``.
+
+        Raises:
+            PydumpError: Too little is known of the guest to walk its page tables, or its page cannot be read.
+        """
+        from pydump.engine.address import look_up
+
+        vaddr = address if virtual else None
+        paddr = self._kernel_memory().space.translate(address) if virtual else address
+        if paddr is None:
+            return AddressReport(None, vaddr, "not mapped")
+        stated = self.stated
+        if self._unknown():
+            return look_up(self.source, stated, None, paddr, self._registry, vaddr=vaddr)
+        if stated.vmcoreinfo is None:
+            stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry)
+        guest, arch, _ = settle(stated, self._arch, self._registry)
+        return look_up(self.source, guest, arch, paddr, self._registry, vaddr=vaddr)
 
     def log(self) -> Iterator[Record]:
         """The records of the kernel's log, the oldest first.

@@ -405,15 +405,28 @@ def info(
     notes: Annotated[bool, Option("--notes", help="Print the notes and the registers they hold.")] = False,
     vmcoreinfo: Annotated[bool, Option("--vmcoreinfo", help="Print the VMCOREINFO text.")] = False,
     vmlinux: Vmlinux = None,
+    paddr: Annotated[
+        str | None, Option("--paddr", metavar="ADDR", help="What the dump has of this guest-physical address.")
+    ] = None,
+    vaddr: Annotated[
+        str | None, Option("--vaddr", metavar="ADDR", help="What it has of this virtual address of the kernel.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What a vmcore is, how large, and whose."""
     import pydump
+    from pydump.builtin.raw import parse_number
     from pydump.builtin.sinks import write_all
     from pydump.cli import console, render
 
+    if paddr is not None and vaddr is not None:
+        raise PlanError("--paddr and --vaddr exclude each other", hint="leave one of the two out")
+    asked = vaddr if paddr is None else paddr
     with pydump.open(file, arch=arch or _say.arch) as opened:
-        if vmcoreinfo:
+        if asked is not None:
+            found = opened.look_up(parse_number(asked), virtual=paddr is None)
+            render.address(found, as_json=as_json or _say.json)
+        elif vmcoreinfo:
             if opened.vmcoreinfo is None:
                 raise PydumpError(f"{file} has no VMCOREINFO")
             text = opened.vmcoreinfo.text.rstrip(b"\0")

@@ -10,6 +10,7 @@ import stat
 import sys
 import textwrap
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pydump.cli.console import line, visible
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.compressor import Compressor
     from pydump.model.guest import Guest
-    from pydump.model.report import CompareReport, DumpReport, VerifyReport
+    from pydump.model.report import AddressReport, CompareReport, DumpReport, VerifyReport
     from pydump.registry import Registry
 
 _LABEL = 14
@@ -192,6 +193,22 @@ def jobs(found: list[Job]) -> None:
         done = f"{size(job.completed)} of {size(job.total)}"
         lines.append((str(job.number), state + error, done, job.output, job.source, began))
     grid(("job", "status", "memory", "output", "source", "began"), lines)
+
+
+def address(found: AddressReport, *, as_json: bool) -> None:
+    """What a dump has of an address."""
+    if as_json:
+        print_json(asdict(found))
+        return
+    rows = [] if found.vaddr is None else [("vaddr", f"{found.vaddr:#x}")]
+    rows += [] if found.paddr is None else [("paddr", f"{found.paddr:#x}")]
+    rows.append(("state", found.state + (", all zeros" if found.zero else "")))
+    if found.classes is not None:
+        rows.append(("class", ", ".join(found.classes) or "none that a dump level leaves out"))
+    if found.offset is not None:
+        packed = "" if found.compression == "none" else f", compressed with {found.compression}"
+        rows.append(("in the file", f"{found.size} bytes at {found.offset:#x} of {found.path}{packed}"))
+    table(rows)
 
 
 def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool, as_json: bool) -> None:

@@ -1,8 +1,12 @@
-"""Kernel symbols at the addresses that they have in a dump: from its VMCOREINFO, and from the kernel's own file."""
+"""Kernel symbols at the addresses that they have in a dump.
+
+They come from its VMCOREINFO, from the kernel's own file, and since Linux 6.0 from the table in the kernel's memory.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from pydump.builtin.raw import parse_number
 from pydump.engine.open import open_kernel
@@ -10,6 +14,9 @@ from pydump.errors import PlanError
 from pydump.interfaces.format import KernelFile
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry
+
+if TYPE_CHECKING:
+    from pydump.kernel.kallsyms import Kallsyms
 
 #: Symbols that VMCOREINFO has: how far they are from where the kernel's file has them is how far KASLR moved it.
 COMMON: Final = ("_stext", "init_uts_ns", "swapper_pg_dir", "node_online_map")
@@ -21,6 +28,7 @@ class Symbols:
     Args:
         info: The dump's VMCOREINFO, or None.
         file: The kernel's own file, or None.
+        table: Reads the kernel's own table of symbols out of the dump, and gives None where it is not there.
 
     Attributes:
         build_id: Of the file, in hexadecimal, or None.
@@ -31,22 +39,31 @@ class Symbols:
         PlanError: The file is not that of the dump's kernel.
     """
 
-    def __init__(self, info: Vmcoreinfo | None, file: KernelFile | None) -> None:
+    def __init__(
+        self, info: Vmcoreinfo | None, file: KernelFile | None, table: Callable[[], Kallsyms | None] = lambda: None
+    ) -> None:
+        self._table = table
         self._info = info or Vmcoreinfo(b"")
         self._file = file
         self.build_id = file.build_id if file else None
         self.shift, self.checked = self._check(file) if file else (0, "")
 
     @classmethod
-    def open(cls, info: Vmcoreinfo | None, path: str | None, registry: Registry) -> Symbols:
+    def open(
+        cls,
+        info: Vmcoreinfo | None,
+        path: str | None,
+        registry: Registry,
+        table: Callable[[], Kallsyms | None] = lambda: None,
+    ) -> Symbols:
         """Open the kernel's file at ``path``, if one is named.
 
         Raises:
             PydumpError: It cannot be opened, or is not that of the dump's kernel.
         """
         if path is None:
-            return cls(info, None)
-        return cls(info, open_kernel(path, registry))
+            return cls(info, None, table)
+        return cls(info, open_kernel(path, registry), table)
 
     def _check(self, file: KernelFile) -> tuple[int, str]:
         stated = self._info.get("BUILD-ID")
@@ -76,7 +93,11 @@ class Symbols:
         if found is None and self._file:
             value = self._file.symbol(base)
             found = None if value is None else (value + self.shift) % (1 << 64)
+        names = self._table() if found is None else None
+        if names is not None:
+            found = names.address(base)
         if found is None:
-            hint = "check its name" if self._file else "VMCOREINFO has few: name the kernel's file with --vmlinux"
+            known = self._file is not None or names is not None
+            hint = "check its name" if known else "VMCOREINFO has few: name the kernel's file with --vmlinux"
             raise PlanError(f"there is no symbol {base!r}", hint=hint)
         return found + (parse_number(offset) if plus else 0)

@@ -126,6 +126,32 @@ class KnowsVaddrs(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a file some guest memory is stored.
+
+    Attributes:
+        path: The file.
+        offset: In bytes from its start.
+        size: Bytes there; of a page that is compressed, less than a page.
+        compression: What it is compressed with, or "none".
+    """
+
+    path: str
+    offset: int
+    size: int
+    compression: str
+
+
+@runtime_checkable
+class KnowsPlaces(Protocol):
+    """A source that can say where in its file some memory is stored."""
+
+    def place(self, paddr: int) -> Place | None:
+        """Where the page of ``paddr`` is stored, or None where the file does not hold it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPages:
     """Pages as a file holds them, so that another file can take them over without decompressing and compressing.
 

@@ -179,6 +179,37 @@ class CompareReport:
         return self.n_differences == 0
 
 
+#: What a dump has of an address.
+AddressState = Literal["present", "excluded", "unreadable", "not RAM", "beyond the end"]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressReport:
+    """What a dump knows of one address.
+
+    Attributes:
+        paddr: The guest-physical address, or None where the virtual one is not mapped.
+        vaddr: The kernel's virtual address that was asked for, or None.
+        state: What the dump has of it.
+        zero: Is its page all zeros? None where the page is not there.
+        classes: The classes of pages that its page is of, such as "free"; None where no filter knows the guest.
+        path: The file that holds its page, or "".
+        offset: Where in that file, or None.
+        size: Bytes there.
+        compression: What they are compressed with, or "none".
+    """
+
+    paddr: int | None
+    vaddr: int | None
+    state: AddressState | Literal["not mapped"]
+    zero: bool | None = None
+    classes: tuple[str, ...] | None = None
+    path: str = ""
+    offset: int | None = None
+    size: int = 0
+    compression: str = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class LevelSize:
     """What a dump level would leave.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pydump.errors import FormatError, PlanError, ReadError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.source import Source
+from pydump.interfaces.source import Place, Source
 from pydump.layout.elf import PT_LOAD, PT_NOTE
 from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, read_notes, split_vmcoreinfo
 from pydump.model.guest import Guest
@@ -128,6 +128,15 @@ class ElfSource(Source):
                 stop = min(end, self._starts[i + 1]) if i + 1 < len(self._starts) else end
                 buffer[at - paddr : stop - paddr] = bytes(stop - at)
             at = stop
+
+    def place(self, paddr: int) -> Place | None:
+        """Where the byte at ``paddr`` is stored, and how many follow it to the end of its 4 KiB."""
+        i = bisect_right(self._starts, paddr) - 1
+        if i < 0 or paddr >= self._loads[i][1]:
+            return None
+        start, stop, offset = self._loads[i]
+        size = min(stop, paddr - paddr % 4096 + 4096) - paddr
+        return Place(self.path, offset + paddr - start, size, "none")
 
     def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
         """Ranges that follow each other in the file, as those between which pages were left out do, are one read."""

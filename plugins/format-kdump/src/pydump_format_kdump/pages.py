@@ -14,7 +14,7 @@ from pydump.errors import CompressionError, ReadError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors
-from pydump.interfaces.source import StoredPages
+from pydump.interfaces.source import Place, StoredPages
 from pydump.layout.zero import zero_pages
 from pydump.model.memory import Ranges
 from pydump_format_kdump.holdings import Holdings
@@ -85,6 +85,18 @@ class Pages:
             for at in range(first, last, step):
                 some = slice(at, min(last, at + step))
                 self._read_part(part, table, pfns[some], rows[some], buffer)
+
+    def place(self, pfn: int) -> Place | None:
+        """Where a page is stored, or None where it is not."""
+        pfns = np.array([pfn], np.int64)
+        if not self._rank.is_set(pfns)[0]:
+            return None
+        for part, table, _, _ in self._by_part(pfns):
+            offsets, sizes, flags = table.read(self._rank.of_set(pfns) - part.first)
+            if offsets[0]:
+                codec = CODEC_NAMES.get(int(flags[0]), "none")
+                return Place(part.backing.path, int(offsets[0]), int(sizes[0]), codec)
+        return None
 
     def _by_part(self, pfns: NDArray[np.int64]) -> Iterator[tuple[Part, DescTable, int, int]]:
         """The parts that hold ``pfns``, each with ``[first, last)`` of those it holds."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydump.errors import PlanError, ReadError, UnknownPluginError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.format import Decompressors
-from pydump.interfaces.source import Source, StoredPages
+from pydump.interfaces.source import Place, Source, StoredPages
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
 from pydump_format_kdump.holdings import in_bytes, read_holdings
@@ -147,6 +147,9 @@ class KdumpSource(Source):
         pfns = self._pfns(bounds)
         self._check(pfns)
         self._pages.read(pfns, buffer)
+
+    def place(self, paddr: int) -> Place | None:
+        return self._pages.place((paddr - self._holdings.first_paddr) // self._block_size)
 
     def stored_pages(self, runs: Sequence[tuple[int, int]], page_size: int, compression: str) -> StoredPages | None:
         """The pages of ``runs`` as the file holds them, where they are raw or compressed with ``compression``."""
