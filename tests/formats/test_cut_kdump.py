@@ -59,7 +59,7 @@ def check(source: str, hand: Hand, tmp_path: Path) -> int:
             if not ram.clip(start, end):
                 continue
             if lost.clip(start, end):
-                with pytest.raises(ReadError, match="is lost"):
+                with pytest.raises(ReadError, match="is unreadable"):
                     dump.read(start, block)
             else:
                 assert dump.read(start, block) == page

@@ -194,13 +194,13 @@ def test_what_was_lost_is_lost_in_the_dump_of_it(compression: str, dedup: bool, 
     descs = dict(zip(sorted(pages), descriptors(out), strict=True))
     assert [pfn for pfn, desc in descs.items() if desc == (0, 0, 0, 0)] == [5, 7]
     pydump.dump(str(out), str(elf), format="elf")
-    for path in (out, elf):
+    for path, n_faults in ((out, 2), (elf, 3)):  # the end of an ELF file before its last segment's is one more
         with pydump.open(path, arch="x86_64") as dump:
             assert list(dump.source.unreadable()) == [(5 * 4096, 6 * 4096), (7 * 4096, 8 * 4096)]
             assert list(dump.source.excluded()) == [(3 * 4096, 4 * 4096)]
             assert all(dump.read(pfn * 4096, 4096) == pages[pfn] for pfn in pages if pfn not in (5, 7))
         assert pydump.compare(source, str(path)).same
-        assert pydump.verify(str(path)).n_faults == 2
+        assert pydump.verify(str(path)).n_faults == n_faults
 
 
 def test_a_page_that_is_lost_in_part_is_lost(tmp_path: Path) -> None:
