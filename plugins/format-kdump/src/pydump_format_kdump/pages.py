@@ -53,13 +53,28 @@ class Pages:
         """Pages that should be there and are not: of all descriptors, those that lead nowhere."""
         dumped = self._holdings.dumped
         held = Ranges.of((part.headers.start_pfn, part.headers.end_pfn) for part, _ in self._parts)
-        numbers = np.concatenate([table.lost() + part.first for part, table in self._parts])
-        starts, ends = dumped.array.astype(np.int64).T
-        before = np.cumsum(ends - starts) - (ends - starts)
-        which = np.searchsorted(before, numbers, "right") - 1
-        pfns = starts[which] + numbers - before[which] if len(numbers) else numbers
+        pfns = self._pfns(np.concatenate([table.lost() + part.first for part, table in self._parts]))
         lost = Ranges.of_array(np.stack([pfns, pfns + 1], axis=1))
         return lost.union(dumped.subtract(held)).union(self._holdings.unknown)
+
+    def _pfns(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The pfns of dumped pages, by their numbers among all of them."""
+        if not len(numbers):
+            return numbers
+        starts, ends = self._holdings.dumped.array.astype(np.int64).T
+        before = np.cumsum(ends - starts) - (ends - starts)
+        which = np.searchsorted(before, numbers, "right") - 1
+        pfns: NDArray[np.int64] = starts[which] + numbers - before[which]
+        return pfns
+
+    def why_lost(self) -> str:
+        """What is wrong with the first descriptor that leads nowhere; empty where none does."""
+        for part, table in self._parts:
+            numbers = table.lost()[:1]
+            if len(numbers):
+                (pfn,) = self._pfns(numbers + part.first).tolist()
+                return f"the descriptor of pfn {pfn:#x} leads nowhere: {table.why(int(numbers[0]))}"
+        return ""
 
     def is_cut(self, part: Part) -> bool:
         """Whether pages at the end of a part are lost; quicker than :attr:`lost`."""

@@ -196,9 +196,9 @@ class KdumpSource(Source):
             n = self._lost.size // self._block_size
             admitted = self._headers.status & DumpDh.COMPRESSED_INCOMPLETE
             if n and not causes and not admitted:
-                causes.append("some page descriptors lead nowhere")
+                causes.append(self._pages.why_lost())
             if causes:
-                causes[-1] += f"; {n} pages are unreadable"
+                causes[-1] += f"; {n} page{' is' if n == 1 else 's are'} unreadable"
         return (*lines, *causes)
 
     def _causes(self, part: Part) -> Iterator[str]:

@@ -81,6 +81,23 @@ class DescTable:
             found.insert(-1, np.flatnonzero(self._columns(self._descs(first, last))[0] == 0) + first)
         return np.concatenate(found)
 
+    def why(self, number: int) -> str:
+        """What is wrong with the descriptor of a page that is lost."""
+        if number >= self._n_there:
+            return "it is behind the end of the file"
+        (desc,) = self._descs(number, number + 1)
+        offset, size, flags = (int(desc[name]) for name in ("offset", "size", "flags"))
+        if offset == 0:
+            return "it is empty"
+        if flags and flags not in CODEC_NAMES:
+            return f"unknown compression flag {flags:#x}"
+        if not 0 < size <= self._block_size:
+            return f"{size} bytes, and a page has 1 to {self._block_size}"
+        if flags == 0 and size != self._block_size:
+            return f"stored raw, but with {size} bytes"
+        where = "among the headers" if 0 < offset < self._part.descs_end else "outside the file"
+        return f"its data lies {where}, at {offset:#x}"
+
     def is_cut(self) -> bool:
         """Whether pages at the end of the part are lost. Quick where the data of the last page ends the file."""
         if self._n_there < self._part.n_pages or len(self._holes):
