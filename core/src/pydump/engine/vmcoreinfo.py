@@ -29,6 +29,8 @@ PIECE: Final = 4 << 20
 ALIGNMENT: Final = 4096
 #: More different texts than this are not kept.
 MAX_CANDIDATES: Final = 16
+#: Places that are looked at closely, of notes and of texts each: a kernel has one, and what ran before it a few more.
+MAX_PLACES: Final = 1024
 
 NOTE_NAME: Final = VMCOREINFO_NAME.encode().ljust(12, b"\0")
 NOTE_HEAD: Final = Nhdr.nbytes() + len(NOTE_NAME)
@@ -92,7 +94,11 @@ def find_vmcoreinfo(source: Source, memory: MemoryMap, byte_order: ByteOrder) ->
     if named is not None:
         return (named,)
     found: dict[bytes, tuple[bool, int, int, Vmcoreinfo]] = {}
+    left = {True: MAX_PLACES, False: MAX_PLACES}
     for paddr, is_note in _places(source, memory):
+        left[is_note] -= 1
+        if left[is_note] < 0:
+            continue
         candidate = _note_at(ram, paddr, byte_order) if is_note else _text_at(ram, paddr)
         if candidate is None:
             continue

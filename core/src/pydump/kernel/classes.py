@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from pydump.errors import PlanError
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.pages import Candidates, Classifier, PageClass, PageRules
 from pydump.kernel.vmemmap import StructPages
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 #: Struct pages that are read and looked at together: 64 Ki are four times as fast per page as 4 Ki.
 CHUNK: Final = 1 << 16
+#: Struct pages whose page tables are walked together.
+WALKED: Final = CHUNK << 8
+#: A range in more pieces than this is read without asking whether all of it is a hole.
+FEW: Final = 16
+#: Page tables may map one page of struct pages many times, as for hugetlb pages. All struct pages together have at
+#: most this many times the data that the source holds, or this many bytes.
+MAX_ALIASES, LEAST_BUDGET = 64, 64 << 20
 #: Orders above this do not exist: a page of 16 GiB is 2**22 pages of 4 KiB.
 MAX_ORDER: Final = 30
 
@@ -61,43 +70,84 @@ def classify(kernel: KernelMemory, rules: PageRules, places: tuple[StructPages, 
 
     Returns:
         The pages by class. A struct page that cannot be read puts its page into none.
+
+    Raises:
+        PlanError: The struct pages have more data than the source.
     """
     classifier = Classifier(rules)
     parts: list[Candidates] = []
     n_pages = n_unreadable = 0
     buffer = bytearray((CHUNK + 1) * rules.size)
-    for place in places:
-        for pfn in range(place.pfn, place.pfn + place.count, CHUNK):
-            count = min(CHUNK, place.pfn + place.count - pfn)
-            # One more than are looked at: a compound page says its order in the second struct page.
-            more = pfn + count < place.pfn + place.count
-            view = memoryview(buffer)[: (count + more) * rules.size]
-            valid = _read(kernel, place.vaddr + (pfn - place.pfn) * rules.size, view, rules.size)
-            n_pages += count
-            if valid is not None:
-                n_unreadable += count - int(valid[:count].sum())
-                if not valid.any():
-                    continue
-            parts.append(classifier.classify(pfn, view, count, valid))
+    n_read = 0
+    for place, pfn, count, pieces in _chunks(kernel, places, rules.size):
+        # One more than are looked at: a compound page says its order in the second struct page.
+        more = pfn + count < place.pfn + place.count
+        view = memoryview(buffer)[: (count + more) * rules.size]
+        vaddr = place.vaddr + (pfn - place.pfn) * rules.size
+        valid = _valid(pieces, vaddr, len(view), rules.size)
+        n_pages += count
+        n_unreadable += 0 if valid is None else count - int(valid[:count].sum())
+        if not _may_hold_data(kernel, pieces):  # a struct page of zeros is in no class
+            continue
+        n_read += len(view)
+        if n_read > LEAST_BUDGET and n_read > MAX_ALIASES * kernel.physical.data_size:
+            raise PlanError(
+                "the struct pages have more data than the guest's memory",
+                hint="the guest's page tables are damaged, or made to map the same memory again and again",
+            )
+        for start, end, paddr in pieces:
+            kernel.physical.read_into(paddr, view[start - vaddr : end - vaddr])
+        parts.append(classifier.classify(pfn, view, count, valid))
     return _gather(parts, kernel.page_size, ram, n_pages, n_unreadable)
 
 
-def _read(kernel: KernelMemory, vaddr: int, buffer: memoryview, size: int) -> NDArray[np.bool] | None:
-    """Fill ``buffer`` from ``vaddr`` on; which of the structs of ``size`` bytes were read, or None for all of them."""
+def _chunks(
+    kernel: KernelMemory, places: tuple[StructPages, ...], size: int
+) -> Iterator[tuple[StructPages, int, int, list[tuple[int, int, int]]]]:
+    """Each chunk of a place: its first pfn, how many struct pages it has, and ``(start, end, paddr)`` of what is held.
+
+    What is held reaches to the end of one struct page more, where the place has one.
+    """
+    for place in places:
+        end_pfn = place.pfn + place.count
+        for first in range(place.pfn, end_pfn, WALKED):
+            last = min(first + WALKED, end_pfn)
+            at = place.vaddr + (first - place.pfn) * size
+            held = list(kernel.held(at, (min(last + 1, end_pfn) - first) * size))
+            for pfn in range(first, last, CHUNK):
+                count = min(CHUNK, last - pfn)
+                start = place.vaddr + (pfn - place.pfn) * size
+                end = start + min(count + 1, end_pfn - pfn) * size
+                i = bisect_right(held, start, key=lambda piece: piece[1])
+                pieces = []
+                while i < len(held) and held[i][0] < end:
+                    low, high = max(held[i][0], start), min(held[i][1], end)
+                    pieces.append((low, high, held[i][2] + low - held[i][0]))
+                    i += 1
+                yield place, pfn, count, pieces
+
+
+def _may_hold_data(kernel: KernelMemory, pieces: list[tuple[int, int, int]]) -> bool:
+    if len(pieces) > FEW:
+        return True
+    return any(True for start, end, paddr in pieces for _ in kernel.physical.data(paddr, end - start))
+
+
+def _valid(pieces: list[tuple[int, int, int]], vaddr: int, n_bytes: int, size: int) -> NDArray[np.bool] | None:
+    """Which structs of ``size`` bytes from ``vaddr`` on are held whole, or None for all of them."""
     import numpy as np
 
     at = vaddr
     gaps: list[tuple[int, int]] = []
-    for start, end, paddr in kernel.held(vaddr, len(buffer)):
+    for start, end, _ in pieces:
         if start > at:
             gaps.append((at, start))
-        kernel.physical.read_into(paddr, buffer[start - vaddr : end - vaddr])
         at = end
-    if at < vaddr + len(buffer):
-        gaps.append((at, vaddr + len(buffer)))
+    if at < vaddr + n_bytes:
+        gaps.append((at, vaddr + n_bytes))
     if not gaps:
         return None
-    valid = np.ones(len(buffer) // size, np.bool)
+    valid = np.ones(n_bytes // size, np.bool)
     for start, end in gaps:
         valid[(start - vaddr) // size : -(-(end - vaddr) // size)] = False
     return valid

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Symbols that a table is believed to have at most; a large kernel with all options has 300,000.
-MAX_SYMBOLS: Final = 1 << 22
+MAX_SYMBOLS: Final = 1 << 20
+#: Bytes of all their names, compressed (that kernel has 4 MiB) and expanded.
+MAX_NAMES: Final = 16 << 20
+MAX_EXPANDED: Final = 64 << 20
 #: Bytes of names that are read in one piece.
 PIECE: Final = 1 << 16
 #: The longest token table: 256 tokens of less than this many bytes.
@@ -100,6 +103,8 @@ class Kallsyms:
         if not 0 < count <= MAX_SYMBOLS:
             raise _nonsense()
         found = cls(*_names(kernel, names, count), _tokens(kernel, tokens, index))
+        if int(found._lengths.sum()) > MAX_EXPANDED:
+            raise _nonsense()
         found.addresses = _addresses(kernel, count, found.index("_stext"))
         return found
 
@@ -132,12 +137,13 @@ def _names(kernel: KernelMemory, vaddr: int, count: int) -> tuple[bytes, NDArray
     """The compressed names, and where each begins and how long it is: a length and that many tokens."""
     import numpy as np
 
-    data = b""
+    data = bytearray()
     starts: list[int] = []
     sizes: list[int] = []
     at = 0
     while len(starts) < count:
-        piece = _rest(kernel, vaddr + len(data), max(PIECE, (count - len(starts)) * 12))
+        size = min(max(PIECE, (count - len(starts)) * 12), MAX_NAMES - len(data))
+        piece = _rest(kernel, vaddr + len(data), size)
         if not piece:
             raise _nonsense()
         data += piece
@@ -151,7 +157,7 @@ def _names(kernel: KernelMemory, vaddr: int, count: int) -> tuple[bytes, NDArray
             starts.append(start)
             sizes.append(size)
             at = start + size
-    return data, np.array(starts, np.int64), np.array(sizes, np.int64)
+    return bytes(data), np.array(starts, np.int64), np.array(sizes, np.int64)
 
 
 def _rest(kernel: KernelMemory, vaddr: int, size: int) -> bytes:

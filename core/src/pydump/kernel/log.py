@@ -16,11 +16,14 @@ from pydump.kernel.memory import KernelMemory
 if TYPE_CHECKING:
     import numpy as np
 
-#: log2 of the most descriptors, and of the most bytes of text, that a ring is believed to have.
+#: log2 of the most descriptors, and of the most bytes of text, that a ring is believed to have: log_buf_len=128M.
 MAX_COUNT_BITS: Final = 24
-MAX_SIZE_BITS: Final = 31
-#: Bytes of the largest record buffer of kernels before 5.10.
-MAX_RECORDS: Final = 1 << 31
+MAX_SIZE_BITS: Final = 27
+#: Bytes of the largest record buffer of kernels before 5.10, and of the least header of a record in it.
+MAX_RECORDS: Final = 1 << 27
+LEAST_RECORD: Final = 16
+#: Descriptors that are looked at together.
+LOOKED_AT_ONCE: Final = 1 << 16
 #: What the state of a descriptor must be for its record to be whole: committed or finalized.
 COMMITTED: Final = (1, 2)
 #: A caller that is a CPU rather than a task. Source: printk_caller_id in kernel/printk/printk.c.
@@ -106,28 +109,40 @@ def _ring(kernel: KernelMemory) -> Iterator[Record]:
     n_records = (ring.head - ring.tail & ring.id_mask) + 1
     if n_records > count:
         raise PlanError("the kernel log does not add up", hint="its ring is damaged, or VMCOREINFO is of another boot")
-    for i in range(n_records):
-        number = ring.tail + i & ring.id_mask
+    n_bytes = 0
+    for number in _whole(ring, n_records):
         descriptor, info = ring.descriptors[number % count], ring.infos[number % count]
-        state = int(descriptor["state"])
-        if state & ring.id_mask != number or state >> ring.word_bits - 2 not in COMMITTED:
+        at = _text_range(ring, int(descriptor["begin"]), int(descriptor["next"]), number, kernel)
+        if at is None:
             continue
-        text = _text(ring, int(descriptor["begin"]), int(descriptor["next"]), number, kernel)
-        if text is None:
-            continue
+        text = ring.text[at[0] : min(at[1], at[0] + int(info["text_len"]))]
+        n_bytes += len(text)
+        if n_bytes > len(ring.text):  # records of a ring do not share their text
+            raise PlanError("the kernel log does not add up", hint="more text is claimed than its ring holds")
         yield Record(
             int(info["seq"]),
             int(info["ts_nsec"]),
-            _printable(text[: int(info["text_len"])]),
+            _printable(text),
             _level(int(info["flags"]), kernel),
             _caller(int(info["caller_id"])),
             tuple((key, value) for key in ("subsystem", "device") if (value := _field(info, key))),
         )
 
 
-def _read_ring(kernel: KernelMemory) -> _Ring:
+def _whole(ring: _Ring, n_records: int) -> Iterator[int]:
+    """The numbers of the records that are whole: a descriptor states its own number, and that it is committed."""
     import numpy as np
 
+    mask, count = np.uint64(ring.id_mask), len(ring.descriptors)
+    for first in range(0, n_records, LOOKED_AT_ONCE):
+        some = np.arange(first, min(first + LOOKED_AT_ONCE, n_records), dtype=np.uint64)
+        numbers = some + np.uint64(ring.tail & ring.id_mask) & mask
+        states = ring.descriptors["state"][(numbers % np.uint64(count)).astype(np.int64)].astype(np.uint64)
+        whole = (states & mask == numbers) & np.isin(states >> np.uint64(ring.word_bits - 2), COMMITTED)
+        yield from numbers[whole].tolist()
+
+
+def _read_ring(kernel: KernelMemory) -> _Ring:
     prb = kernel.symbol("prb")
     assert prb is not None
     base = kernel.read_word(prb)
@@ -143,17 +158,14 @@ def _read_ring(kernel: KernelMemory) -> _Ring:
     if count_bits > MAX_COUNT_BITS or size_bits > MAX_SIZE_BITS:
         raise PlanError("the kernel log does not add up", hint="its ring is damaged, or VMCOREINFO is of another boot")
     block = _offset(kernel, "prb_desc.text_blk_lpos")
-    desc_type = np.dtype(
+    desc_type = kernel.struct(
+        "prb_desc",
+        _size(kernel, "prb_desc"),
         {
-            "names": ["state", "begin", "next"],
-            "formats": [kernel.word] * 3,
-            "offsets": [
-                _offset(kernel, "prb_desc.state_var") + counter,
-                block + _offset(kernel, "prb_data_blk_lpos.begin"),
-                block + _offset(kernel, "prb_data_blk_lpos.next"),
-            ],
-            "itemsize": _size(kernel, "prb_desc"),
-        }
+            "state": (kernel.word, _offset(kernel, "prb_desc.state_var") + counter),
+            "begin": (kernel.word, block + _offset(kernel, "prb_data_blk_lpos.begin")),
+            "next": (kernel.word, block + _offset(kernel, "prb_data_blk_lpos.next")),
+        },
     )
     return _Ring(
         kernel.read_array(
@@ -171,8 +183,6 @@ def _read_ring(kernel: KernelMemory) -> _Ring:
 
 def _info_type(kernel: KernelMemory) -> np.dtype[np.void]:
     """Struct printk_info: level and facility stand between text_len and caller_id, in one byte each."""
-    import numpy as np
-
     order = kernel.word[0]
     fields = {
         "seq": (f"{order}u8", _offset(kernel, "printk_info.seq")),
@@ -185,26 +195,21 @@ def _info_type(kernel: KernelMemory) -> np.dtype[np.void]:
     device = kernel.offset("printk_info.dev_info")
     for name in ("subsystem", "device"):
         at, length = kernel.offset(f"dev_printk_info.{name}"), kernel.info.length(f"printk_info_{name}")
-        if None not in (device, at, length):
+        if length and None not in (device, at):
             fields[name] = (f"S{length}", (device or 0) + (at or 0))
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [kind for kind, _ in fields.values()],
-            "offsets": [at for _, at in fields.values()],
-            "itemsize": _size(kernel, "printk_info"),
-        }
-    )
+    return kernel.struct("printk_info", _size(kernel, "printk_info"), fields)
 
 
-def _text(ring: _Ring, begin: int, following: int, number: int, kernel: KernelMemory) -> bytes | None:
-    """The text of a record, b"" where it has none, None where newer text has taken its place.
+def _text_range(
+    ring: _Ring, begin: int, following: int, number: int, kernel: KernelMemory
+) -> tuple[int, int] | None:
+    """``(start, end)`` in the ring of a record's text, empty where it has none, None where newer text took its place.
 
     A block begins with the number of its descriptor. One that does not fit before the end of the ring lies at its
     start, and only that number is left at the end.
     """
     if begin & 1 and following & 1:
-        return b""
+        return 0, 0
     size, word = len(ring.text), kernel.word_size
     start, end = begin % size, following % size
     if begin // size != following // size and end:
@@ -216,13 +221,15 @@ def _text(ring: _Ring, begin: int, following: int, number: int, kernel: KernelMe
         or int.from_bytes(ring.text[start : start + word], kernel.byte_order) & ring.id_mask != number
     ):
         return None
-    return ring.text[start + word : end]
+    return start + word, end
 
 
 def _records(kernel: KernelMemory) -> Iterator[Record]:
     """The record buffer of kernels before 5.10, which begins anew where a record of length 0 stands."""
     kind = "printk_log" if kernel.info.size("printk_log") else "log"
     head = _size(kernel, kind)
+    if head < LEAST_RECORD:
+        raise PlanError(f"VMCOREINFO says that struct {kind} has {head} bytes", hint="it is damaged")
     at_time, at_len, at_text = (_offset(kernel, f"{kind}.{name}") for name in ("ts_nsec", "len", "text_len"))
     dict_offset = kernel.offset(f"{kind}.dict_len")
     buffer_at, length_at = kernel.symbol("log_buf"), kernel.symbol("log_buf_len")
@@ -251,7 +258,7 @@ def _records(kernel: KernelMemory) -> Iterator[Record]:
         text_length = min(number(data, at + at_text, 2), record_length - head)
         text = data[at + head : at + head + text_length]
         dict_length = number(data, at + dict_offset, 2) if dict_offset is not None else 0
-        dictionary = data[at + head + text_length : at + head + text_length + dict_length]
+        dictionary = data[at + head + text_length : at + min(head + text_length + dict_length, record_length)]
         # u16 len, text_len, dict_len; u8 facility; u8 flags:5 and level:3.
         level = _level(data[at + at_len + 7], kernel) if head >= at_len + 8 else None
         fields = (part.partition(b"=") for part in dictionary.split(b"\0") if part)

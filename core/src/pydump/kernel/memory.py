@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Mapping as Fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from pydump.errors import PlanError, ReadError
 from pydump.interfaces.arch import AddressSpace, Arch, Mapping
+from pydump.interfaces.source import KnowsHoles
 from pydump.kernel.stated import StatedSpace
 from pydump.layout.struct import prefix
 from pydump.model.memory import Ranges
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 #: One past the last address that can be asked for.
 ADDRESS_END: Final = 1 << 64
+#: Bytes of the largest array in guest memory that is read. Its length is the guest's word.
+MAX_ARRAY: Final = 256 << 20
 
 
 class PhysicalMemory:
@@ -39,7 +44,9 @@ class PhysicalMemory:
         self._ram = source.guest().memory
         self._excluded = source.excluded()
         self._absent = self._excluded.union(source.unreadable())
-        self.held: Ranges = self._ram.ranges().subtract(self._absent)
+        #: Where RAM is, and what of it the source holds.
+        self.ram: Ranges = self._ram.ranges()
+        self.held: Ranges = self.ram.subtract(self._absent)
         self.missing = ""
         self.tables: set[tuple[int, int]] = set()
 
@@ -59,6 +66,18 @@ class PhysicalMemory:
         self.check(paddr, len(buffer))
         if len(buffer):
             self._source.read_into(paddr, buffer)
+
+    def data(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
+        """``(start, end)`` in paddr of what may hold data in a range that the source holds; the rest is zero."""
+        if isinstance(self._source, KnowsHoles):
+            yield from self._source.data_ranges(paddr, size)
+        else:
+            yield paddr, paddr + size
+
+    @cached_property
+    def data_size(self) -> int:
+        """Bytes that may hold data."""
+        return sum(b - a for start, end in self.held for a, b in self.data(start, end - start))
 
     def check(self, paddr: int, size: int) -> None:
         """Refuse a range that the source does not hold.
@@ -175,12 +194,15 @@ class KernelMemory:
         Raises:
             ReadError: Something in the range is not mapped, or the source does not hold it.
         """
+        return bytes(self._read(vaddr, size))
+
+    def _read(self, vaddr: int, size: int) -> bytearray:
         runs = self._covering(vaddr, size)
         buffer = bytearray(size)
         for run in runs:
             offset = run.vaddr - vaddr
             self.physical.read_into(run.paddr, memoryview(buffer)[offset : offset + run.size])
-        return bytes(buffer)
+        return buffer
 
     def check(self, vaddr: int, size: int) -> None:
         """Refuse a range that is not mapped or that the source does not hold; the same errors as :meth:`read`."""
@@ -213,12 +235,36 @@ class KernelMemory:
             count: How many.
 
         Raises:
-            ReadError: As for :meth:`read`.
+            ReadError: As for :meth:`read`, or the array is larger than any that a kernel has.
         """
         import numpy as np
 
         kind = np.dtype(dtype)
-        return np.frombuffer(self.read(vaddr, kind.itemsize * count), kind)
+        size = kind.itemsize * count
+        if size > MAX_ARRAY:
+            raise ReadError(vaddr, size, f"an array of more than {MAX_ARRAY >> 20} MiB is not believed", space="vaddr")
+        return np.frombuffer(self._read(vaddr, size), kind)
+
+    def struct(self, name: str, size: int, fields: Fields[str, tuple[str, int]]) -> np.dtype[Any]:
+        """The NumPy type of a kernel struct.
+
+        Args:
+            name: Its name, for the error.
+            size: Its bytes, as VMCOREINFO states them.
+            fields: The type and the offset of each field that is wanted.
+
+        Raises:
+            PlanError: A field lies outside of the struct.
+        """
+        import numpy as np
+
+        kinds = [np.dtype(kind) for kind, _ in fields.values()]
+        offsets = [offset for _, offset in fields.values()]
+        if any(not 0 <= at <= size - kind.itemsize for at, kind in zip(offsets, kinds, strict=True)):
+            raise PlanError(
+                f"VMCOREINFO states offsets beyond struct {name}", hint="it is damaged or of another kernel"
+            )
+        return np.dtype({"names": list(fields), "formats": kinds, "offsets": offsets, "itemsize": size})
 
     def read_word(self, vaddr: int) -> int:
         """The pointer at ``vaddr``; the same errors as :meth:`read`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydump.errors import PlanError
 from pydump.kernel.memory import KernelMemory
+from pydump.kernel.vmemmap import struct_page_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,15 +124,9 @@ class PageRules:
             )
         word = f"u{kernel.word_size}"
         formats = {"mapcount": "u4"}
-        if any((offset or 0) + 8 > max(size, 8) for offset in offsets.values()):
-            raise PlanError("VMCOREINFO states offsets beyond struct page", hint="it is damaged or of another kernel")
-        dtype = np.dtype(
-            {
-                "names": list(offsets),
-                "formats": [formats.get(name, word) for name in offsets],
-                "offsets": [offset or 0 for offset in offsets.values()],
-                "itemsize": size,
-            }
+        size = struct_page_size(kernel)
+        dtype = kernel.struct(
+            "page", size, {name: (formats.get(name, word), offset or 0) for name, offset in offsets.items()}
         )
 
         def bit(key: str) -> int:
@@ -171,11 +166,11 @@ def _order(kernel: KernelMemory, size: int) -> _Order:
         return _Order(None)
     offset = info.offset("folio._folio_order")
     if offset is not None:
-        return _Order(offset - size)
+        return _Order(_within(offset - size, size))
     offset = info.offset("page.compound_order")
     if offset is not None:
         # 16 bits wide before 4.16; an order fits into the low byte.
-        return _Order(offset + (kernel.byte_order == "big" and _release(info.osrelease) < (4, 16)))
+        return _Order(_within(offset + (kernel.byte_order == "big" and _release(info.osrelease) < (4, 16)), size))
     return _Order(None)  # Linux 6.6 to 6.8 without hugetlb pages
 
 
@@ -192,7 +187,19 @@ def _hugetlb(kernel: KernelMemory, size: int) -> _Hugetlb:
     offset = info.offset("page.compound_dtor") if offset is None else offset - size
     if dtor is None or offset is None:
         return _Hugetlb()
-    return _Hugetlb(dtor=(offset + (kernel.byte_order == "big" and _release(info.osrelease) < (4, 16)), dtor))
+    offset += kernel.byte_order == "big" and _release(info.osrelease) < (4, 16)
+    return _Hugetlb(dtor=(_within(offset, size), dtor))
+
+
+def _within(offset: int, size: int) -> int:
+    """``offset``, which lies in a struct page of ``size`` bytes.
+
+    Raises:
+        PlanError: It does not.
+    """
+    if not 0 <= offset < size:
+        raise PlanError("VMCOREINFO states offsets beyond struct page", hint="it is damaged or of another kernel")
+    return offset
 
 
 def _release(text: str | None) -> tuple[int, int]:

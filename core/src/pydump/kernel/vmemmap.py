@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 SECTION_FLAGS: Final = 0x3F
 #: SECTION_MARKED_PRESENT and SECTION_HAS_MEM_MAP.
 SECTION_PRESENT: Final = 0x3
+#: Bytes of struct page that are believed: it has 32 to 64 in most kernels, and some more where debugging adds fields.
+MIN_STRUCT_PAGE, MAX_STRUCT_PAGE = 16, 1024
+#: log2 of the most bytes of address space that a kernel has sections for.
+MAX_PHYSMEM_BITS: Final = 57
+#: Roots of mem_section that are followed, each of which covers 16 GiB on x86_64; and sections in all of them.
+MAX_ROOTS: Final = 1 << 14
+MAX_SECTIONS: Final = 1 << 22
+#: Runs of struct pages that do not continue each other; with a virtual memmap there is one.
+MAX_RUNS: Final = 1 << 16
+#: Pages between two RAM blocks whose struct pages are looked at with those of the blocks.
+MAX_GAP: Final = 1 << 16
 #: Sections whose struct pages must translate before a reading is believed.
 CHECKED_SECTIONS: Final = 4
 
@@ -44,7 +55,7 @@ class StructPages:
 
 
 def struct_pages(kernel: KernelMemory, arch: type[Arch]) -> tuple[StructPages, ...]:
-    """All struct pages, ascending in pfn.
+    """All struct pages of RAM, ascending in pfn, with those of gaps that are shorter than 256 MiB.
 
     Args:
         kernel: The guest kernel's memory.
@@ -55,19 +66,28 @@ def struct_pages(kernel: KernelMemory, arch: type[Arch]) -> tuple[StructPages, .
         ReadError: The tables that lead to them cannot be read.
     """
     info = kernel.info
-    size = info.size("page")
-    if not size:
-        raise PlanError(
-            "VMCOREINFO does not state the size of struct page", hint="the guest's pages cannot be told apart"
-        )
+    size = struct_page_size(kernel)
     if None not in (info.symbol("mem_section"), info.offset("mem_section.section_mem_map"), info.size("mem_section")):
-        return _sparsemem(kernel, arch, size)
+        return _in_ram(kernel, _sparsemem(kernel, arch, size), size)
     if info.symbol("mem_map") is not None:
-        return _flatmem(kernel, size)
+        return _in_ram(kernel, _flatmem(kernel, size), size)
     raise PlanError(
         "VMCOREINFO names neither mem_section nor mem_map",
         hint="this kernel's memory model (discontigmem, before Linux 5.14) is not supported",
     )
+
+
+def struct_page_size(kernel: KernelMemory) -> int:
+    """Bytes of a struct page.
+
+    Raises:
+        PlanError: VMCOREINFO does not state it, or what it states cannot be.
+    """
+    size = kernel.info.size("page")
+    if size is None or not MIN_STRUCT_PAGE <= size <= MAX_STRUCT_PAGE:
+        stated = "does not state the size of struct page" if size is None else f"says that struct page has {size} bytes"
+        raise PlanError(f"VMCOREINFO {stated}", hint="without it, the guest's pages cannot be told apart")
+    return size
 
 
 def _sparsemem(kernel: KernelMemory, arch: type[Arch], size: int) -> tuple[StructPages, ...]:
@@ -93,7 +113,7 @@ def _models(kernel: KernelMemory, arch: type[Arch]) -> Iterator[tuple[int, bool]
     section_bits = arch.section_size_bits if stated_section is None else (stated_section,)
     physmem_bits = arch.max_physmem_bits if stated_physmem is None else (stated_physmem,)
     for section, physmem in product(section_bits, physmem_bits):
-        if not kernel.page_size.bit_length() <= section <= physmem <= 64:
+        if not kernel.page_size.bit_length() <= section <= physmem <= MAX_PHYSMEM_BITS:
             continue
         n_sections = 1 << physmem - section
         if length in (None, -(-n_sections // _per_root(kernel))):
@@ -117,11 +137,13 @@ def _sections(
     table, section_size = info.symbol("mem_section"), info.size("mem_section")
     offset, length = info.offset("mem_section.section_mem_map"), info.length("mem_section")
     assert table is not None and section_size and offset is not None
-    kind = np.dtype({"names": ["map"], "formats": [kernel.word], "offsets": [offset], "itemsize": section_size})
+    kind = kernel.struct("mem_section", section_size, {"map": (kernel.word, offset)})
     if extreme:
         roots = kernel.read_array(table, kernel.word, length or kernel.page_size // kernel.word_size)
         used = np.flatnonzero(roots)
         per_root = _per_root(kernel)
+        if len(used) > MAX_ROOTS or len(used) * per_root > MAX_SECTIONS:
+            raise PlanError(f"mem_section has {len(used)} roots", hint="VMCOREINFO is damaged or of another boot")
         parts = [kernel.read_array(int(roots[i]), kind, per_root)["map"] for i in used.tolist()]
         numbers = (used[:, None] * per_root + np.arange(per_root)).reshape(-1)
         coded = np.concatenate(parts) if parts else np.zeros(0, kernel.word)
@@ -148,12 +170,32 @@ def _join(
         return ()
     step = np.uint64(per_section * size)
     breaks = np.flatnonzero((numbers[1:] != numbers[:-1] + np.uint64(1)) | (vaddrs[1:] != vaddrs[:-1] + step)) + 1
+    if len(breaks) >= MAX_RUNS:
+        raise PlanError(f"struct pages lie in {len(breaks) + 1} places", hint="mem_section is damaged")
     first = [0, *breaks.tolist()]
     last = [*breaks.tolist(), len(numbers)]
     return tuple(
         StructPages(int(numbers[a]) * per_section, (b - a) * per_section, int(vaddrs[a]))
         for a, b in zip(first, last, strict=True)
     )
+
+
+def _in_ram(kernel: KernelMemory, places: tuple[StructPages, ...], size: int) -> tuple[StructPages, ...]:
+    """What of ``places`` describes RAM: how many struct pages there are is the guest's word, and RAM the source's."""
+    import numpy as np
+
+    page = np.uint64(kernel.page_size)
+    ram = kernel.physical.ram.page_aligned(kernel.page_size).array // page
+    far = ram[1:, 0] - ram[:-1, 1] >= MAX_GAP
+    first, last = ram[np.append(True, far)[: len(ram)], 0], ram[np.append(far, True)[: len(ram)], 1]
+    found = []
+    for place in places:
+        a, b = np.searchsorted(last, place.pfn, "right"), np.searchsorted(first, place.pfn + place.count)
+        for start, end in zip(first[a:b].tolist(), last[a:b].tolist(), strict=True):
+            pfn = max(start, place.pfn)
+            count = min(end, place.pfn + place.count) - pfn
+            found.append(StructPages(pfn, count, place.vaddr + (pfn - place.pfn) * size))
+    return tuple(found)
 
 
 def _flatmem(kernel: KernelMemory, size: int) -> tuple[StructPages, ...]:

@@ -14,8 +14,10 @@ from pydump.kernel.memory import KernelMemory
 
 #: Zones of a node, nodes of a machine, and migrate types that are believed.
 MAX_ZONES: Final = 16
-MAX_NODES: Final = 4096
+MAX_NODES: Final = 1024
 MAX_TYPES: Final = 64
+#: Bytes of struct free_area that are believed: it has a list head for each migrate type, and a count.
+MAX_AREA: Final = 4096
 
 
 def free_pages(kernel: KernelMemory, symbols: Kallsyms | None = None) -> int | None:
@@ -44,6 +46,7 @@ def _count(kernel: KernelMemory, symbols: Kallsyms | None) -> int | None:
     if (
         not zone_size
         or not area_size
+        or area_size > MAX_AREA
         or not list_size
         or n_types is None
         or zones_at is None
@@ -86,9 +89,8 @@ def _nodes(kernel: KernelMemory, symbols: Kallsyms | None) -> Iterator[int]:
     count = info.length("node_data")
     if count is None:
         count = _nodes_online(kernel)
-    for node in kernel.read_array(table, kernel.word, min(count, MAX_NODES)).tolist():
-        if node:
-            yield node
+    nodes = kernel.read_array(table, kernel.word, min(count, MAX_NODES)).tolist()
+    yield from dict.fromkeys(node for node in nodes if node)
 
 
 def _nodes_online(kernel: KernelMemory) -> int:

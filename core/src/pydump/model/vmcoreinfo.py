@@ -13,6 +13,10 @@ from typing import Final
 
 #: Bytes of the text that are read: the kernel keeps it in one page, and no kernel has larger ones.
 MAX_TEXT: Final = 64 << 10
+#: The largest size, offset and array length that are believed. struct pglist_data has some 200 KiB, and mem_section
+#: 2**21 elements on riscv64.
+MAX_SIZE: Final = 1 << 24
+MAX_LENGTH: Final = 1 << 24
 #: A number as kernels print it: at most 64 bits, with or without a sign.
 NUMBER: Final = re.compile(r"([+-]?)(0[xX])?([0-9a-fA-F]{1,20})", re.ASCII)
 
@@ -56,16 +60,16 @@ class Vmcoreinfo:
         return self._int(f"NUMBER({name})", 10)
 
     def size(self, name: str) -> int | None:
-        """``sizeof`` a kernel type in bytes, or None."""
-        return self._int(f"SIZE({name})", 10)
+        """``sizeof`` a kernel type in bytes, or None where it is not stated or cannot be."""
+        return self._count(f"SIZE({name})", MAX_SIZE)
 
     def offset(self, name: str) -> int | None:
-        """The offset of ``struct.member`` in bytes, or None."""
-        return self._int(f"OFFSET({name})", 10)
+        """The offset of ``struct.member`` in bytes, or None where it is not stated or cannot be."""
+        return self._count(f"OFFSET({name})", MAX_SIZE)
 
     def length(self, name: str) -> int | None:
-        """The number of elements of a kernel array, or None."""
-        return self._int(f"LENGTH({name})", 10)
+        """The number of elements of a kernel array, or None where it is not stated or cannot be."""
+        return self._count(f"LENGTH({name})", MAX_LENGTH)
 
     def hexadecimal(self, key: str) -> int | None:
         """The value of a plain key that the kernel writes in hexadecimal without a prefix (KERNELOFFSET)."""
@@ -81,6 +85,11 @@ class Vmcoreinfo:
         """The guest kernel's page size in bytes, where it is one."""
         size = self._int("PAGESIZE", 10)
         return size if size is not None and 512 <= size <= 1 << 20 and size & (size - 1) == 0 else None
+
+    def _count(self, key: str, most: int) -> int | None:
+        """The number behind ``key``, which is 0 to ``most``; else None."""
+        value = self._int(key, 10)
+        return value if value is not None and 0 <= value <= most else None
 
     def _int(self, key: str, base: int) -> int | None:
         """The number behind ``key``; None where there is none, or it is not one of 64 bits."""
