@@ -200,9 +200,7 @@ def _info_type(kernel: KernelMemory) -> np.dtype[np.void]:
     return kernel.struct("printk_info", _size(kernel, "printk_info"), fields)
 
 
-def _text_range(
-    ring: _Ring, begin: int, following: int, number: int, kernel: KernelMemory
-) -> tuple[int, int] | None:
+def _text_range(ring: _Ring, begin: int, following: int, number: int, kernel: KernelMemory) -> tuple[int, int] | None:
     """``(start, end)`` in the ring of a record's text, empty where it has none, None where newer text took its place.
 
     A block begins with the number of its descriptor. One that does not fit before the end of the ring lies at its
