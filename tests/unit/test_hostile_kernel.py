@@ -1,7 +1,7 @@
 """What a guest's kernel says of its own structures costs little time and memory, however large the numbers are.
 
-A guest writes its own VMCOREINFO, page tables, struct pages, log and symbols. A file of a few KiB can claim terabytes of
-RAM that is zero, and page tables can map one page of data a million times.
+A guest writes its own VMCOREINFO, page tables, struct pages, log and symbols. A file of a few KiB can claim terabytes
+of RAM that is zero, and page tables can map one page of data a million times.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def kernel(contents: dict[int, bytes], keys: Mapping[str, object], *, folded: in
 
 
 def bounded(work: Callable[[], object]) -> None:
-    """Run ``work`` in a process of its own: it ends soon, with a result or an error of ours, and takes little memory."""
+    """Run ``work`` in a process of its own: it ends soon, with a result or a PydumpError, and takes little memory."""
 
     def run() -> None:
         with contextlib.suppress(PydumpError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydump.engine.exclude import Exclusion, check_classes, exclude, kernel_ram
 from pydump.engine.flaws import flaws
+from pydump.engine.tables import check_tables
 from pydump.errors import PlanError, PydumpError, UnsupportedError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
@@ -177,7 +178,10 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         warnings=warnings,
         mended=() if request.compat else tuple(flaws(source, guest)),
     )
-    return Planned(plan, exclusion, choice.format.writer(plan, compressor), compressor)
+    writer = choice.format.writer(plan, compressor)
+    wanted = request.begin is not None or request.length is not None
+    plan = replace(plan, warnings=plan.warnings + check_tables(source, writer, plan.readable(), wanted=wanted))
+    return Planned(plan, exclusion, writer, compressor)
 
 
 def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:

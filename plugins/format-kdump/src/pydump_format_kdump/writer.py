@@ -83,7 +83,8 @@ class KdumpWriter(Writer):
         self._headers = headers
         bitmaps = len(headers)
         self._descs = bitmaps + 2 * self._bitmap_bits // 8
-        self._zero = self._descs + self.n_pages * PageDesc.nbytes()
+        self.tables_size = self.n_pages * PageDesc.nbytes()
+        self._zero = self._descs + self.tables_size
         self.start = self._zero + (block_size if self.n_pages else 0)
         self.size_limit = self.start + self.n_pages * block_size
 
