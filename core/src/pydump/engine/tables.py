@@ -42,10 +42,10 @@ def check_tables(source: Source, writer: Writer, readable: Ranges, *, wanted: bo
     )
     if size >= REFUSED and size >= TIMES * held and not wanted and not isinstance(source, Live):
         first, end = int(readable.array[0, 0]), int(readable.array[-1, 1])
+        whole = f"--begin {first:#x} --length {end - first:#x}"
         raise PlanError(
             f"{what}: its map of RAM may be damaged",
-            hint=f"--format elf stores zeros as holes; or name what to write: --begin {first:#x} --length {end - first:#x} "
-            "is all of it",
+            hint=f"--format elf stores zeros as holes; or name what to write: {whole} is all of it",
         )
     return (what,)
 

@@ -77,7 +77,7 @@ class Writer(ABC):
 
     #: The compression of stored pages that it takes over as they are ("none" for raw ones), or None if it wants bytes.
     takes: str | None = None
-    #: Bytes of tables that have an entry for each page and are written even where all of the memory is known to be zero.
+    #: Bytes of tables that have an entry for each page, and are written even where all of memory is known to be zero.
     tables_size: int = 0
     #: Do all extents come in ascending order of offset? Then the output can go down a pipe as it is.
     sequential: ClassVar[bool] = False
