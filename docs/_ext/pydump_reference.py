@@ -34,10 +34,10 @@ def write(directory: Path) -> None:
 
 def commands() -> Iterator[str]:
     """Every command with its arguments and options, those of the plugins included."""
-    for name, command in command_tree():
+    for name, command, params in command_tree():
         yield f"### pydump {name}".rstrip()
         yield ""
-        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        arguments = [p for p in params if p.param_type_name == "argument"]
         words = " ".join(p.metavar if p.required else f"[{p.metavar}]" for p in arguments)
         rest = "[OPTIONS] COMMAND …" if not name else f"[OPTIONS] {words}".rstrip()
         yield f"`pydump {name} {rest}`".replace("  ", " ")
@@ -51,7 +51,7 @@ def commands() -> Iterator[str]:
             yield f"*{param.metavar}*"
             yield f": {param.help}"
             yield ""
-        for param in command.params:
+        for param in params:
             if param.param_type_name != "option" or getattr(param, "hidden", False):
                 continue
             flags = ", ".join(f"`{flag}`" for flag in (*param.opts, *param.secondary_opts))
@@ -79,16 +79,16 @@ def help_of(param: Any) -> str:
     return f"{text} Default: {default}."
 
 
-def command_tree() -> Iterator[tuple[str, Any]]:
-    """``(name, command)``; the first is ``pydump`` itself, with no name."""
+def command_tree() -> Iterator[tuple[str, Any, list[Any]]]:
+    """``(name, command, parameters)``; the first is ``pydump`` itself, with no name."""
     import typer
 
-    from pydump.cli import app as cli
+    from pydump.cli.program import program
 
-    cli._add_dump("dump")
-    group = typer.main.get_command(cli.app)
-    yield "", group
-    yield from sorted(group.commands.items())  # type: ignore[attr-defined]
+    group = program()
+    for name, command in [("", group), *sorted(group.commands.items())]:
+        params = command.get_params(typer.Context(command))
+        yield name, command, [param for param in params if param.name != "help"]
 
 
 def structs() -> dict[str, list[type]]:

@@ -80,12 +80,12 @@ def test_help_says_what_one_needs_to_know(run: Run) -> None:
     assert commands[0] == "dump"
     told = " ".join(run("dump", "--help").out.split())
     assert "qmp:SOCKET" in told
-    assert "elf, kdump, or QEMU's names, as kdump-" in told
+    assert "elf, kdump, or QEMU's names, such as kdump-" in told
     assert "zlib, lzo, snappy, zstd or none. Default: zlib." in told
     assert "--pause <auto|copy|snapshot|full|none> qmp: " in told
     assert "Default: False" not in told
     for command in ("dump", "info", "new-plugin"):
-        assert "-v, --verbose Say what is chosen, and why. -q, --quiet Say" in " ".join(
+        assert "-v, --verbose Explain choices. -q, --quiet Print errors only." in " ".join(
             run(command, "--help").out.split()
         )
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import typer
 
 from pydump import plugins
 from pydump.builtin import pydump_register_sinks
-from pydump.cli import app
+from pydump.cli import plugin_options, program
 from pydump.errors import PluginError, UnknownPluginError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.compressor import Compressor
@@ -156,17 +155,15 @@ def test_a_flag_is_taken_only_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert infos["compressor-second"].error == "the flag --first-level is taken by plugin compressor-first"
 
 
-def test_the_flags_of_dump_are_all_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "app", typer.Typer(add_completion=False))
-    app._add_dump(None)
-    dump = typer.main.get_command(app.app)
+def test_the_flags_of_dump_are_all_reserved() -> None:
+    dump = program.program().commands["dump"]
     flags = {flag for parameter in dump.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     long = {flag for flag in flags | {"--help"} if flag.startswith("--")}
     assert "--begin" in long
     assert {f"flag {flag}" for flag in long} == {claim for claim in plugins.RESERVED if claim.startswith("flag ")}
 
 
-def test_options_of_every_role_become_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_every_role_become_flags() -> None:
     @dataclass(frozen=True, slots=True)
     class Options:
         region: str = option("here", help="where it is")
@@ -174,8 +171,7 @@ def test_options_of_every_role_become_flags(monkeypatch: pytest.MonkeyPatch) -> 
     bases = {"compressor": dummy.DummyCompressor, "format": dummy.DummyFormat, "sink": dummy.MemorySink}
     classes = [(role, type(role, (base,), {"name": f"my_{role}", "Options": Options})) for role, base in bases.items()]
     registry = Registry((plugins.PluginInfo("mine", "", "", tuple(classes)),))
-    monkeypatch.setattr("pydump.registry.installed", lambda: registry)
-    flags = {parameter.annotation.__metadata__[0].default for parameter in app._plugin_parameters()}
+    flags = {flag for parameter in plugin_options.parameters(registry) for flag in parameter.opts}
     assert flags == {"--my-compressor-region", "--my-format-region", "--my-sink-region"}
 
 

@@ -7,8 +7,17 @@ passes through here; JSON is ASCII with its own escapes, and data goes to standa
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import errno
+import io
+import os
 import re
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Final, TextIO
+
+from pydump.cli.session import session
 
 #: C0, DEL and C1 controls, line and paragraph separators, and what changes the direction of text.
 #: Source: Unicode, category Cc; UAX #9, section 2, "Directional Formatting Characters".
@@ -28,3 +37,59 @@ def _escape(match: re.Match[str]) -> str:
 def line(text: str = "", stream: TextIO | None = None) -> None:
     """Print one line of text on ``stream``; default: standard output."""
     print(visible(text), file=stream)
+
+
+def tell(text: str) -> None:
+    """Print a line on standard error. That nobody reads it changes nothing."""
+    with contextlib.suppress(OSError):
+        line(text, sys.stderr)
+        sys.stderr.flush()
+
+
+def talk(text: str) -> None:
+    """Print a message on standard error, unless the user wants errors only."""
+    if not session.quiet:
+        tell(f"pydump: {text}")
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings on standard error, a line each."""
+    for warning in warnings:
+        talk(f"warning: {warning}")
+
+
+@contextlib.contextmanager
+def afterwards() -> Iterator[None]:
+    """Print a report of what is done already: a failure to print does not fail the command."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        silence_stdout()
+        if error.errno not in (errno.EPIPE, errno.EBADF):  # else nobody wants to read it
+            talk(f"warning: cannot print the report: {error.strerror}")
+
+
+def silence_stdout() -> None:
+    """Discard what is still to be printed, and what is buffered."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+
+
+def escape_unprintable() -> None:
+    r"""Print bytes of a name that are not text as ``\xff``, and characters that the terminal lacks by their numbers."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return "".join(map(escape, error.object[error.start : error.end])), error.end
+
+    def escape(character: str) -> str:
+        if "\udc80" <= character <= "\udcff":  # what os.fsdecode makes of a byte
+            return rf"\x{ord(character) - 0xDC00:02x}"
+        return character.encode("ascii", "backslashreplace").decode()
+
+    codecs.register_error("pydump", escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="pydump")

@@ -1,0 +1,61 @@
+"""Arguments and options that several commands have, the panels of ``--help``, and what the shell completes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+class ProgressStyle(StrEnum):
+    """How progress is shown on standard error."""
+
+    auto = "auto"
+    bar = "bar"
+    plain = "plain"
+    json = "json"
+    none = "none"
+
+
+def completes(role: str) -> Callable[[str], list[str]]:
+    """Completes the names that plugins have for ``role``."""
+
+    def complete(incomplete: str) -> list[str]:
+        from pydump.registry import installed
+
+        registry = installed()
+        # Aliases of architectures are for files that use them.
+        offered = registry.names(role) if role == "arch" else registry.words(role)
+        return [word for word in offered if word.startswith(incomplete)]
+
+    return complete
+
+
+Arch = Annotated[
+    str | None,
+    Option(
+        "--arch",
+        metavar="NAME",
+        help="The guest's architecture, in place of what the source says.",
+        autocompletion=completes("arch"),
+    ),
+]
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+Style = Annotated[ProgressStyle, Option("--progress", help="How to show progress on standard error.")]
+Workers = Annotated[int | None, Option("--workers", metavar="N", help="Worker processes. Default: the CPUs.")]
+SourceArg = Annotated[
+    str,
+    Argument(
+        metavar="SOURCE",
+        help="A vmcore, parts of one separated by commas, '-', raw:PATH@PADDR[,PATH@PADDR…] for bare memory, or "
+        "qmp:SOCKET or qmp:HOST:PORT for a guest that runs under QEMU.",
+    ),
+]
+Vmlinux = Annotated[
+    Path | None,
+    Option("--vmlinux", metavar="FILE", help="The kernel's own file with its symbols, of the very build that ran."),
+]
+FileArg = Annotated[str, Argument(metavar="FILE", help="A vmcore, parts of one separated by commas, or '-'.")]

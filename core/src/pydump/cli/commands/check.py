@@ -1,0 +1,57 @@
+"""Commands that check: ``verify`` and ``compare``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from pydump.cli.arguments import Arch, FileArg, Json, ProgressStyle, Style
+from pydump.cli.console import warn
+from pydump.cli.ending import EXIT_DIFFERS
+from pydump.cli.session import session
+
+
+def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle.auto) -> None:
+    """Check every structure, every descriptor, every page. Exit code 4 where something is wrong."""
+    import pydump
+    from pydump.cli import render
+    from pydump.cli.progress import shown
+
+    with shown(ProgressStyle.none if session.quiet else progress) as tell:
+        report = pydump.verify(file, progress=tell)
+    if as_json or session.json:
+        render.print_json(asdict(report))
+    else:
+        render.verify(report, quiet=session.quiet)
+    if not report.ok:
+        raise typer.Exit(EXIT_DIFFERS)
+
+
+def compare(
+    left: Annotated[str, Argument(metavar="A", help="A vmcore.")],
+    right: Annotated[str, Argument(metavar="B", help="Another.")],
+    arch: Arch = None,
+    ignore_excluded: Annotated[
+        bool,
+        Option("--ignore-excluded", help="Do not count what one of them left out, as a filtered dump does."),
+    ] = False,
+    as_json: Json = False,
+    progress: Style = ProgressStyle.auto,
+) -> None:
+    """Are these the same guest memory and notes? Exit code 4 where they are not, and where they part."""
+    import pydump
+    from pydump.cli import render
+    from pydump.cli.progress import shown
+
+    with shown(ProgressStyle.none if session.quiet else progress) as tell:
+        report = pydump.compare(left, right, arch=arch or session.arch, ignore_excluded=ignore_excluded, progress=tell)
+    warn(report.warnings)
+    if as_json or session.json:
+        render.print_json(asdict(report))
+    else:
+        render.compare(report, quiet=session.quiet)
+    if not report.same:
+        raise typer.Exit(EXIT_DIFFERS)

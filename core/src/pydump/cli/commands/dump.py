@@ -1,0 +1,198 @@
+"""``pydump dump``, and what of it goes on in the background."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer import Argument, Option
+
+from pydump.cli import program
+from pydump.cli.arguments import Arch, Json, ProgressStyle, SourceArg, Style, Workers, completes
+from pydump.cli.console import afterwards, talk, warn
+from pydump.cli.ending import EXIT_INCOMPLETE, fail
+from pydump.cli.session import session
+from pydump.errors import PlanError
+
+if TYPE_CHECKING:
+    from pydump.model.report import DumpReport, Milestone, ProgressCallback
+    from pydump.model.vmcoreinfo import Vmcoreinfo
+
+
+class CompatTarget(StrEnum):
+    """Whose bytes to write."""
+
+    qemu = "qemu"
+
+
+class Command(program.Command):
+    """``dump``: it has the options of installed plugins as well, and loads plugins when these are asked for."""
+
+    _of_plugins: list[Any] | None = None
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters, with the help that depends on what is installed."""
+        if self._of_plugins is None:
+            self._of_plugins = self._look_up()
+        own, rest = self.params, super().get_params(ctx)[len(self.params) :]
+        return [*own, *self._of_plugins, *rest]
+
+    def _look_up(self) -> list[Any]:
+        from pydump.cli import plugin_options
+        from pydump.registry import installed
+
+        registry = installed()
+        params: list[Any] = self.params
+        for param in params:
+            if param.name == "format_":
+                param.help = plugin_options.formats(registry)
+            elif param.name == "compression":
+                param.help = plugin_options.compressions(registry)
+        return plugin_options.parameters(registry)
+
+
+def dump(
+    context: typer.Context,
+    source: SourceArg,
+    output: Annotated[str, Argument(metavar="OUTPUT", help="A path, '-' for standard output, or fd:N.")],
+    arch: Arch = None,
+    format_: Annotated[str, Option("--format", metavar="NAME", autocompletion=completes("format"))] = "kdump",
+    compression: Annotated[
+        str | None, Option("--compression", metavar="NAME", autocompletion=completes("compressor"))
+    ] = None,
+    flatten: Annotated[bool, Option("--flatten", help="Write a flattened stream, as for a pipe.")] = False,
+    begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Only guest memory from here on.")] = None,
+    length: Annotated[str | None, Option("--length", metavar="SIZE", help="Only so many bytes of it.")] = None,
+    workers: Workers = None,
+    vmcoreinfo: Annotated[
+        Path | None,
+        Option(
+            "--vmcoreinfo",
+            metavar="FILE",
+            help="VMCOREINFO text to write in place of the source's; 'memory' for the one in guest memory.",
+        ),
+    ] = None,
+    no_vmcoreinfo: Annotated[bool, Option("--no-vmcoreinfo", help="Write none, and look for none in memory.")] = False,
+    cpus: Annotated[
+        Path | None,
+        Option("--cpus", metavar="FILE", help="JSON with the registers of each CPU, in place of the source's."),
+    ] = None,
+    paging: Annotated[bool, Option("--paging", help="ELF only: segments with the kernel's virtual addresses.")] = False,
+    dump_level: Annotated[
+        int | None,
+        Option(
+            "--dump-level",
+            "-d",
+            metavar="N",
+            help="Leave out pages, as makedumpfile numbers them: 1 zero, 2 cache, 4 private cache, 8 user, 16 free.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        Option("--exclude", metavar="CLASSES", help="Leave out these pages: zero,cache,cache-private,user,free."),
+    ] = None,
+    filter_anyway: Annotated[
+        bool, Option("--filter-anyway", help="Leave pages out even where the checks on them fail.")
+    ] = False,
+    ram_only: Annotated[bool, Option("--ram-only", help="Leave out firmware and device memory.")] = False,
+    compat: Annotated[CompatTarget | None, Option("--compat", help="Write QEMU's bytes, mistakes included.")] = None,
+    detach: Annotated[
+        bool, Option("--detach", help="Return when the guest is captured; pydump status tells of the rest.")
+    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    force: Annotated[bool, Option("--force", help="Replace an existing output.")] = False,
+    no_sync: Annotated[bool, Option("--no-sync", help="Do not wait until the data is on the disk.")] = False,
+    as_json: Json = False,
+    progress: Style = ProgressStyle.auto,
+) -> None:
+    """Write a vmcore from guest memory: capture, convert or repair.
+
+    Exit codes: 0 complete, 1 failed, 2 cannot be done as asked, 3 written although the source had lost pages,
+    130 interrupted.
+    """
+    import pydump
+    from pydump.builtin.raw import parse_number
+    from pydump.builtin.sinks import is_stdout
+    from pydump.cli import render
+    from pydump.cli.plugin_options import given as plugin_options_of
+    from pydump.cli.progress import shown
+    from pydump.engine.cpus import read_cpus
+    from pydump.engine.vmcoreinfo import read_vmcoreinfo
+
+    given: Vmcoreinfo | Literal["memory"] | None = None
+    if vmcoreinfo is not None:
+        given = "memory" if str(vmcoreinfo) == "memory" else read_vmcoreinfo(vmcoreinfo)
+
+    def work(tell: ProgressCallback | None, captured: Callable[[], None] | None = None) -> DumpReport:
+        def reached(milestone: Milestone) -> None:
+            session.written = milestone == "written"
+            if captured is not None and milestone == "captured":
+                captured()
+
+        return pydump.dump(
+            source,
+            output,
+            format=format_,
+            compression=compression,
+            arch=arch or session.arch,
+            begin=None if begin is None else parse_number(begin),
+            length=None if length is None else parse_number(length),
+            vmcoreinfo=given,
+            no_vmcoreinfo=no_vmcoreinfo,
+            cpus=None if cpus is None else read_cpus(cpus),
+            paging=paging,
+            compat=None if compat is None else "qemu",
+            dump_level=dump_level,
+            exclude=() if exclude is None else [name.strip() for name in exclude.split(",")],
+            filter_anyway=filter_anyway,
+            ram_only=ram_only,
+            flatten=flatten,
+            force=force,
+            sync=not no_sync,
+            workers=workers,
+            dry_run=dry_run,
+            options=plugin_options_of(context),
+            progress=tell,
+            reached=reached,
+        )
+
+    if detach:
+        _detach(source, output, work, dry_run=dry_run, as_json=as_json or session.json)
+        return
+    with shown(ProgressStyle.none if session.quiet or dry_run else progress) as tell:
+        report = work(tell)
+    warn(report.warnings)
+    stream = sys.stderr if is_stdout(output) else sys.stdout
+    with contextlib.nullcontext() if dry_run else afterwards():
+        if as_json or session.json:
+            render.print_json(asdict(report), stream)
+        elif not session.quiet:
+            render.report(report, stream)
+    if not report.complete:
+        if report.unreadable_size:
+            talk(f"incomplete: {report.unreadable_size} bytes of guest memory are unreadable; the output says which")
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_run: bool, as_json: bool) -> None:
+    """Leave a job behind, and say which."""
+    from pydump.builtin.sinks import names_descriptor
+    from pydump.cli.detach import detached
+
+    if dry_run or names_descriptor(output):
+        raise PlanError("--detach needs an output with a name", hint="leave --dry-run out, and name a file")
+    started = detached(source, output, work)
+    if started.error is not None:
+        raise typer.Exit(fail(started.error, started.exit_code))
+    with afterwards():
+        if as_json:
+            print(json.dumps({"job": started.job}))
+        elif not session.quiet:
+            print(f"job {started.job} goes on in the background; pydump status {started.job} tells how far it is")

@@ -1,0 +1,71 @@
+"""Commands about pydump itself: ``status``, ``plugins`` and ``new-plugin``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument
+
+from pydump.cli.arguments import Json
+from pydump.cli.session import session
+
+
+def _job_numbers(incomplete: str) -> list[tuple[str, str]]:
+    """Completes the numbers of jobs, each with its output."""
+    from pydump.cli.jobs import jobs
+
+    return [(str(job.number), job.output) for job in jobs() if str(job.number).startswith(incomplete)]
+
+
+def _roles(incomplete: str) -> list[str]:
+    """Completes what ``new-plugin`` can make."""
+    from pydump.cli.skeleton import ROLES
+
+    return [role for role in ROLES if role.startswith(incomplete)]
+
+
+def status(
+    job: Annotated[
+        str | None,
+        Argument(metavar="JOB", help="A job's number, or its output. Default: all jobs.", autocompletion=_job_numbers),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How far dumps are that were started with --detach, and how they ended."""
+    from pydump.cli import render
+    from pydump.cli.jobs import job_of, jobs
+
+    found = jobs() if job is None else [job_of(job)]
+    if as_json or session.json:
+        render.print_json([asdict(one) for one in found] if job is None else asdict(found[0]))
+    else:
+        render.jobs(found)
+
+
+def plugins(as_json: Json = False) -> None:
+    """What is installed, what does not work, and why."""
+    from pydump.cli import render
+    from pydump.registry import installed
+
+    render.plugins(installed(), as_json=as_json or session.json)
+
+
+def new_plugin(
+    role: Annotated[
+        str, Argument(metavar="ROLE", help="arch, format, compressor, source or sink.", autocompletion=_roles)
+    ],
+    name: Annotated[
+        str,
+        Argument(
+            metavar="NAME", help="What --arch, --format or --compression will call it, or stands before NAME:PATH."
+        ),
+    ],
+) -> None:
+    """Write a working plugin to start from into a new folder here."""
+    from pydump.cli import console, skeleton
+
+    folder = skeleton.new_plugin(role, name, Path())
+    if not session.quiet:
+        console.line(f"{folder}: pip install -e './{folder}[test]', then pytest {folder}")

@@ -1,0 +1,160 @@
+"""Commands that show what is in a vmcore: ``info``, ``read``, ``dmesg``, ``size`` and ``map``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+from typer import Argument, Option
+
+from pydump.cli.arguments import Arch, Json, ProgressStyle, SourceArg, Style, Vmlinux
+from pydump.cli.console import warn
+from pydump.cli.session import session
+from pydump.errors import PlanError, PydumpError
+
+
+def info(
+    file: SourceArg,
+    arch: Arch = None,
+    notes: Annotated[bool, Option("--notes", help="Print the notes and the registers they hold.")] = False,
+    vmcoreinfo: Annotated[bool, Option("--vmcoreinfo", help="Print the VMCOREINFO text.")] = False,
+    vmlinux: Vmlinux = None,
+    paddr: Annotated[
+        str | None, Option("--paddr", metavar="ADDR", help="What the dump has of this guest-physical address.")
+    ] = None,
+    vaddr: Annotated[
+        str | None, Option("--vaddr", metavar="ADDR", help="What it has of this virtual address of the kernel.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a vmcore is, how large, and whose."""
+    import pydump
+    from pydump.builtin.raw import parse_number
+    from pydump.builtin.sinks import write_all
+    from pydump.cli import console, render
+
+    if paddr is not None and vaddr is not None:
+        raise PlanError("--paddr and --vaddr exclude each other", hint="leave one of the two out")
+    asked = vaddr if paddr is None else paddr
+    with pydump.open(file, arch=arch or session.arch) as opened:
+        if asked is not None:
+            found = opened.look_up(parse_number(asked), virtual=paddr is None)
+            render.address(found, as_json=as_json or session.json)
+        elif vmcoreinfo:
+            if opened.vmcoreinfo is None:
+                raise PydumpError(f"{file} has no VMCOREINFO")
+            text = opened.vmcoreinfo.text.rstrip(b"\0")
+            if as_json or session.json:
+                render.print_json({"vmcoreinfo": text.decode("utf-8", "replace")})
+            elif sys.stdout.isatty():
+                for each in text.decode("utf-8", "replace").removesuffix("\n").split("\n"):
+                    console.line(each)
+            else:
+                write_all(1, text)
+        else:
+            symbols = None if vmlinux is None else opened.symbols(vmlinux)
+            warn(opened.warnings)
+            render.info(opened, file, symbols, notes=notes, as_json=as_json or session.json)
+
+
+def read(
+    file: SourceArg,
+    address: Annotated[
+        str,
+        Argument(metavar="ADDR", help="Guest-physical address, as 0x1000; with --vaddr virtual, with --symbol a name."),
+    ],
+    size: Annotated[str, Argument(metavar="SIZE", help="Bytes, as 4096 or 4K.")],
+    arch: Arch = None,
+    vaddr: Annotated[bool, Option("--vaddr", help="ADDR is a virtual address of the guest's kernel.")] = False,
+    symbol: Annotated[
+        bool, Option("--symbol", help="ADDR is a symbol of the guest's kernel: NAME or NAME+OFFSET.")
+    ] = False,
+    vmlinux: Vmlinux = None,
+    as_hex: Annotated[bool, Option("--hex", help="A hex dump, also where standard output is no terminal.")] = False,
+) -> None:
+    """Guest memory to standard output; on a terminal as a hex dump."""
+    import pydump
+    from pydump.builtin.raw import parse_number
+    from pydump.builtin.sinks import write_all
+    from pydump.cli import render
+
+    if symbol and vaddr:
+        raise PlanError("--symbol and --vaddr exclude each other", hint="leave one of the two out")
+    if vmlinux is not None and not symbol:
+        raise PlanError("--vmlinux says where symbols are, and none is asked for", hint="read FILE NAME SIZE --symbol")
+    length = parse_number(size)
+    start = 0 if symbol else parse_number(address)
+    with pydump.open(file, arch=arch or session.arch) as opened:
+        warn(opened.source.warnings())
+        if symbol:
+            start = opened.symbols(vmlinux).address(address)
+        for at, data in opened.pieces(start, length, virtual=vaddr or symbol):
+            if as_hex or sys.stdout.isatty():
+                render.hexdump(data, at)
+            else:
+                write_all(1, data)
+
+
+def dmesg(file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
+    """Print the kernel's log."""
+    import pydump
+    from pydump.cli import kernel_log
+
+    with pydump.open(file, arch=arch or session.arch) as opened:
+        if as_json or session.json:
+            kernel_log.print_json(opened.log())
+        else:
+            kernel_log.print_lines(opened.log())
+
+
+def size(file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
+    """Show what each dump level would leave of a guest, before anything is written."""
+    import pydump
+    from pydump.cli import render, sizes
+
+    report = pydump.sizes(file, arch=arch or session.arch)
+    warn(report.warnings)
+    if as_json or session.json:
+        render.print_json(asdict(report))
+    else:
+        sizes.show(report)
+
+
+def map_(
+    file: SourceArg,
+    output: Annotated[
+        str | None, Option("--output", "-o", metavar="PATH", help="Draw a picture: a name in .png, .svg or .html.")
+    ] = None,
+    arch: Arch = None,
+    force: Annotated[bool, Option("--force", help="Replace an existing picture.")] = False,
+    as_json: Json = False,
+    progress: Style = ProgressStyle.auto,
+) -> None:
+    """What guest memory is made of: zeros, data and how well it compresses, what was left out or lost."""
+    import pydump
+    from pydump.cli import maps, render
+    from pydump.cli.progress import shown
+
+    if output is not None:
+        maps.check(output, force=force)
+    across = maps.across(None if as_json or session.json else render.columns())
+    cells = maps.max_cells("terminal", across) if output is None else maps.max_cells("picture")
+    with shown(ProgressStyle.none if session.quiet else progress) as tell:
+        report = pydump.survey(file, arch=arch or session.arch, max_cells=cells, progress=tell)
+    warn(report.warnings)
+    if output is not None:
+        maps.save(report, output, force=force)
+    if as_json or session.json:
+        render.print_json(asdict(report))
+    elif output is not None:
+        if not session.quiet:
+            render.table([("wrote", output), *maps.totals(report)])
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        for line in maps.terminal(report, colour=colour, unicode=unicode, columns=across):
+            print(line)
+        print()
+        render.table(maps.totals(report))

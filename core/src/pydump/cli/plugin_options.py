@@ -1,0 +1,71 @@
+"""The options of ``dump`` that installed plugins declare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import typer
+from typer import Option
+from typer.main import get_click_param
+from typer.models import ParamMeta
+
+from pydump.options import option_fields
+
+if TYPE_CHECKING:
+    from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.format import Format
+    from pydump.interfaces.sink import Sink
+    from pydump.interfaces.source import Source
+    from pydump.options import OptionField
+    from pydump.registry import Registry
+
+#: Where a command's context keeps what was given: plugin name to field to value.
+_KEY: Final = "pydump.plugin_options"
+
+
+def formats(registry: Registry) -> str:
+    """The help of ``--format``."""
+    names = ", ".join(registry.names("format")) or "none is installed: pip install pydump-format-kdump"
+    alias = next((alias for cls in registry.formats() for alias in cls.aliases), None)
+    return f"{names}, or QEMU's names, such as {alias}." if alias else f"{names}."
+
+
+def compressions(registry: Registry) -> str:
+    """The help of ``--compression``."""
+    known = registry.names("compressor")
+    usable = dict.fromkeys(name for cls in registry.formats() for name in cls.compressors if name in known)
+    return f"{', '.join(usable)} or none. Default: {next(iter(usable))}." if usable else "none."
+
+
+def parameters(registry: Registry) -> list[Any]:
+    """A parameter for each option of each source, sink, format and compressor."""
+    classes: list[type[Source | Sink | Format | Compressor]] = [
+        *registry.sources(),
+        *registry.sinks(),
+        *registry.formats(),
+        *registry.compressors(),
+    ]
+    return [_parameter(cls.name, declared) for cls in classes for declared in option_fields(cls.Options)]
+
+
+def given(context: typer.Context) -> dict[str, dict[str, Any]]:
+    """What was given on the command line: plugin name to field to value."""
+    values: dict[str, dict[str, Any]] = context.meta.get(_KEY, {})
+    return values
+
+
+def _parameter(owner: str, declared: OptionField) -> Any:
+    text = f"{owner}: {declared.help}"
+    if declared.low is not None:
+        text += f", {declared.low} to {declared.high}"
+    default = f" Default: {declared.default}." if declared.default not in ("", None, False) else ""
+
+    def keep(context: typer.Context, value: Any) -> None:
+        if value is not None:
+            context.meta.setdefault(_KEY, {}).setdefault(owner, {})[declared.name] = value
+
+    # The choices are shown, checked and completed as those of the command line's own options are.
+    kind: Any = Literal[declared.choices] if declared.choices else declared.type
+    shown = Option(None, declared.flag_of(owner), help=f"{text}.{default}", callback=keep, expose_value=False)
+    name = f"plugin__{owner}__{declared.name}".replace("-", "_")  # nobody sees it; it must be an identifier
+    return get_click_param(ParamMeta(name=name, default=shown, annotation=kind | None))[0]

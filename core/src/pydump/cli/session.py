@@ -1,0 +1,26 @@
+"""What is known about this run of the command line: what stands before the command, and how far the command is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class Session:
+    """One run.
+
+    Attributes:
+        arch: The architecture's name that was given before the command, or None.
+        json: Whether ``--json`` was given before the command.
+        verbose: Whether to explain choices.
+        quiet: Whether to print errors only.
+        written: Whether the output is complete and in its place, so that an interruption no longer undoes it.
+    """
+
+    arch: str | None = None
+    json = False
+    verbose = False
+    quiet = False
+    written = False
+
+
+session: Final = Session()
