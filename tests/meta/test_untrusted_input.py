@@ -78,7 +78,9 @@ def test_every_module_that_unpacks_bytes_is_named() -> None:
             told = any(name == module or name.startswith(f"{module}.") for name in named)
             if UNPACKS.search(path.read_text()) and not told:
                 missing.append(module)
-    assert missing == []
+    assert missing == [], (
+        f"each needs a row in {PAGE.relative_to(ROOT)}: what it reads, and which test shows its bounds"
+    )
 
 
 def test_every_environment_variable_is_named() -> None:
