@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from pydump.errors import PlanError
+from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.filter import Classified, Filter
 from pydump.interfaces.source import KnowsHoles
 from pydump.model.memory import MemoryMap, Ranges
@@ -108,7 +108,8 @@ def exclude(
     Raises:
         PlanError: The guest does not say what its pages are.
     """
-    found = classified(source, guest, arch, classes - {ZERO}, registry)
+    wanted = classes - {ZERO}
+    found = classified(source, guest, arch, wanted, registry) if wanted else _always(source, guest, arch, registry)
     chosen = {name: ranges for one in found for name, ranges in one.classes.items() if name in classes | one.always}
     checks = tuple(check for one in found for check in one.checks)
     warnings = tuple(warning for one in found for warning in one.warnings)
@@ -133,6 +134,23 @@ def exclude(
         sizes.append((name, rest.intersect(ranges).size))
         rest = rest.subtract(ranges)
     return Exclusion(excluded, level_of_classes(classes), tuple(sizes), checks, trusted, warnings)
+
+
+def _always(source: Source, guest: Guest, arch: type[Arch] | None, registry: Registry) -> list[Classified]:
+    """What filters leave out at level 0, too: poisoned pages, for example. Nothing where a filter cannot be sure."""
+    found: list[Classified] = []
+    if arch is None:
+        return found
+    for cls in registry.filters():
+        if not cls.knows(guest):
+            continue
+        try:
+            one = cls.classify(source, guest, arch)
+        except PydumpError:  # such pages are kept; all that was asked for can be done
+            continue
+        if all(check.passed for check in one.checks):
+            found.append(one)
+    return found
 
 
 def classified(

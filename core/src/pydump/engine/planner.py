@@ -121,7 +121,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     check_classes(request.exclude, registry)
     guest, arch, warnings = _facts(source, request, registry, look=look)
     exclusion = Exclusion()
-    if look and request.exclude:
+    if look and (request.exclude or (request.dump_level is not None and not request.compat)):
         exclusion = exclude(
             source,
             guest,
