@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -142,6 +143,65 @@ def drgn_tasks(file: Path, vmlinux: Path) -> Tasks | str:
     return Tasks(**json.loads(done.stdout))
 
 
+_CLASSES = """
+import json, sys
+import drgn
+from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.mm import PageSlab, for_each_valid_page_range, page_to_pfn
+from drgn.helpers.linux.mmzone import for_each_online_pgdat
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1])
+prog.load_debug_info([sys.argv[2]])
+def bit(name):
+    try:
+        return 1 << prog.constant(name).value_()
+    except LookupError:
+        return 0
+names = ("PG_lru", "PG_private", "PG_swapcache", "PG_swapbacked", "PG_hwpoison")
+LRU, PRIVATE, SWAPCACHE, SWAPBACKED, POISON = map(bit, names)
+def used(page):
+    flags, mapping = page.flags.value_(), page.mapping.value_()
+    anon = mapping & 1 and not PageSlab(page)
+    if (flags & LRU or flags & SWAPCACHE and flags & SWAPBACKED) and not anon:
+        return "cache-private" if flags & PRIVATE else "cache"
+    return "user" if anon else "hwpoison" if flags & POISON else ""
+found = {}
+for start, end, mem_map in for_each_valid_page_range(prog):
+    of_head = {}
+    for pfn in range(start, end):
+        page = mem_map + pfn
+        try:
+            head = page.compound_head.value_()
+            if head & 1:
+                page = drgn.Object(prog, page.type_, value=head - 1)
+            at = page.value_()
+            if at not in of_head:
+                of_head[at] = used(page)
+        except drgn.FaultError:
+            continue
+        found[pfn] = of_head[at]
+for node in for_each_online_pgdat(prog):
+    for zone in node.node_zones[: node.nr_zones.value_()]:
+        for order in range(len(zone.free_area)):
+            for heads in zone.free_area[order].free_list:
+                for page in list_for_each_entry("struct page", heads.address_of_(), "lru"):
+                    first = page_to_pfn(page).value_()
+                    found.update(dict.fromkeys(range(first, first + (1 << order)), "free"))
+json.dump([[pfn, name] for pfn, name in sorted(found.items()) if name], sys.stdout)
+"""
+
+
+def drgn_pages(file: Path, vmlinux: Path) -> dict[str, set[int]]:
+    """The pfns of each class of pages: free ones by the zones' lists, others by struct page; a tail is as its head."""
+    require(_has("drgn"), "drgn", "pip install drgn")
+    done = _python(_CLASSES, str(file), str(vmlinux))
+    assert done.returncode == 0, done.stderr[-600:]
+    found: dict[str, set[int]] = {}
+    for pfn, name in json.loads(done.stdout):
+        found.setdefault(name, set()).add(pfn)
+    return found
+
+
 def _has(module: str) -> bool:
     return _python(f"import {module}").returncode == 0
 
@@ -189,20 +249,49 @@ def _silent(command: list[str]) -> str:
 # -- crash and makedumpfile
 
 
-def crash(file: Path, vmlinux: Path, work: Path) -> str:
-    """What crash prints for sys, bt -a and log."""
+def newest(lab: Path, name: str) -> tuple[str, ...]:
+    """What runs Debian's newest crash or makedumpfile, which are fetched if they are not there."""
+    directory = lab / "judges"
+    fetch = Path(__file__).parent / "lab/fetch-judges"
+    lab.mkdir(parents=True, exist_ok=True)
+    with (lab / "judges.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "run").exists():
+            done = subprocess.run([fetch, directory], capture_output=True, text=True, timeout=TIMEOUT)
+            require(done.returncode == 0, f"the newest {name}", f"{done.stderr[-200:]}; it needs apt and a network")
+    return (str(directory / "run"), name)
+
+
+def crash(
+    file: Path,
+    vmlinux: Path,
+    work: Path,
+    *asked: str,
+    by: tuple[str, ...] = (),
+) -> str:
+    """What crash prints for the commands in ``asked``: by default sys, bt -a and log.
+
+    Args:
+        file: The dump.
+        vmlinux: Its kernel.
+        work: A directory.
+        asked: Commands.
+        by: What runs crash; the system's by default.
+    """
     commands = work / "crash-commands"
-    commands.write_text("sys\nbt -a\nlog\nquit\n")
+    commands.write_text("\n".join((*(asked or ("sys", "bt -a", "log")), "quit\n")))
     done = subprocess.run(
-        [program("crash", "crash"), "-s", "-i", str(commands), str(vmlinux), str(file)],
+        [*(by or (program("crash", "crash"),)), "-s", "-i", str(commands), str(vmlinux), str(file)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT,
     )  # fmt: skip
     assert done.returncode == 0, f"crash on {file}: {done.stdout[-600:]}{done.stderr[-600:]}"
     return done.stdout
 
 
-def makedumpfile(*arguments: str | Path, stdin: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run makedumpfile."""
-    command = [program("makedumpfile", "makedumpfile"), *map(str, arguments)]
+def makedumpfile(
+    *arguments: str | Path, stdin: Path | None = None, by: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run makedumpfile: the system's, or what ``by`` runs."""
+    command = [*(by or (program("makedumpfile", "makedumpfile"),)), *map(str, arguments)]
     with open(stdin or os.devnull, "rb") as source:
         return subprocess.run(command, stdin=source, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)

@@ -38,6 +38,8 @@ class Machine:
         memory: MiB.
         paging: Does QEMU know its page tables?
         kernel: Whose kernel it boots, where that is not the guest's own name.
+        options: More of the kernel's command line.
+        balloon: MiB that are left when the guest has given the rest back to the host; 0 for all.
     """
 
     qemu: str
@@ -48,6 +50,8 @@ class Machine:
     memory: int = 256
     paging: bool = False
     kernel: str = ""
+    options: str = ""
+    balloon: int = 0
 
 
 #: A line of ``info mtree -f`` that shows a part of the memory backend; firmware areas are read-only RAM.
@@ -66,6 +70,17 @@ MACHINES = {
         ("-cpu", "max,la57=off", *_VMCOREINFO),
         "ttyS0",
         kernel="x86_64",
+    ),
+    # Linux 6.12 with pages of every class that filters know, and a log that has wrapped.
+    "x86_64-rich": Machine(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "q35",
+        ("-cpu", "max,la57=off", *_VMCOREINFO, "-device", "virtio-balloon-pci"),
+        "ttyS0",
+        384,
+        options="hugepages=6 hugetlb_free_vmemmap=on printk.devkmsg=on",
+        balloon=352,
     ),
     "i386": Machine("qemu-system-i386", "qemu-system-x86", "pc", ("-cpu", "max", *_VMCOREINFO), "ttyS0", 128),
     "aarch64": Machine(
@@ -280,7 +295,7 @@ def _boot(machine: Machine, kernels: Path, directory: Path) -> None:
         "-m", f"{machine.memory}M", "-smp", "2",
         "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",
         "-kernel", str(kernels / "kernel"), "-initrd", str(kernels / "initramfs.gz"),
-        "-append", f"console={machine.console} panic=-1 loglevel=6",
+        "-append", f"console={machine.console} panic=-1 loglevel=6 {machine.options}",
     ]  # fmt: skip
     with running(arguments, directory) as (qmp, process):
         deadline = time.monotonic() + BOOT_TIMEOUT
@@ -288,6 +303,10 @@ def _boot(machine: Machine, kernels: Path, directory: Path) -> None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the guest did not get ready; see {console}")
             time.sleep(0.1)
+        if machine.balloon:
+            qmp.command("balloon", value=machine.balloon << 20)
+            while qmp.command("query-balloon")["actual"] > machine.balloon << 20 and time.monotonic() < deadline:
+                time.sleep(0.1)
         time.sleep(2)  # until every CPU is idle, in the kernel
         qmp.command("stop")
         for name, line in (("mtree", "info mtree -f"), ("registers", "info registers -a"), ("mem", "info mem")):

@@ -19,6 +19,7 @@ yes "A line of text in the page cache, over and over." | head -c 4194304 > /mnt/
 awk 'BEGIN { s = "compressible anonymous memory "; while (length(s) < 4194304) s = s s; system("sleep 1000000"); print s }' &
 dd if=/dev/urandom of=/mnt/freed bs=64k count=64 2> /dev/null
 rm /mnt/freed
+if [ -e /rich.sh ]; then . /rich.sh; fi
 sleep 1
 echo "LAB tasks $(ps | grep -c .)"
 echo "LAB-READY"
