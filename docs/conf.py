@@ -20,7 +20,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"pydump {release}"
 html_theme_options = {"navigation_with_keys": True}
-man_pages = [("reference/command-line", "pydump", "guest memory in, a vmcore that every tool opens out", "", 1)]
+man_pages = [("reference/command-line", "pydump", "turn guest memory into a vmcore that every tool can open", "", 1)]
 man_show_urls = False
 # One name in several classes: a type hint that says `type` is none of them.
 suppress_warnings = ["ref.python"]

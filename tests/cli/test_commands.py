@@ -338,13 +338,13 @@ def test_a_broken_plugin_is_one_warning(elf: Path, run: Run, tmp_path: Path) -> 
 def test_what_is_mended_is_told(qemu: Qemu, run: Run) -> None:
     elf, kdump = qemu("nano-x86_64", "elf"), qemu("bare-aarch64", "kdump-zlib")
     told = run("dump", elf, "out").out
-    assert "mended        the program headers are at 0xc0, and makedumpfile looks at 0x40\n" in told
+    assert "fixed         the program headers are at 0xc0, and makedumpfile looks at 0x40\n" in told
     assert "              e_ehsize is 8, not 64\n" in told
-    assert "mended" not in run("dump", "out", "again").out
+    assert "fixed " not in run("dump", "out", "again").out
     done = run("verify", kdump)
     assert done.code == 4
     assert "utsname lacks sysname, release, version: libkdumpfile" in done.out
-    assert done.out.endswith("its memory is whole, and a pydump dump of it mends them\n")
+    assert done.out.endswith("its memory is whole, and a dump of it by pydump fixes them\n")
     assert run("verify", "out").code == 0
 
 

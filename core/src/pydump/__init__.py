@@ -1,4 +1,4 @@
-"""Guest memory in, a vmcore that every tool opens out.
+"""Turn guest memory into a vmcore that every tool can open.
 
 ::
 

@@ -100,7 +100,9 @@ def load(
             infos.append(PluginInfo(entry.name, distribution, version, error=" ".join(reason.split())))
     for info in infos:
         if info.error and strict:
-            raise PluginError(info.name, info.error, hint=f"pip uninstall {info.distribution or info.name}, or mend it")
+            raise PluginError(
+                info.name, info.error, hint=f"pip uninstall {info.distribution or info.name}, or repair it"
+            )
     return tuple(infos)
 
 

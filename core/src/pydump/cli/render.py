@@ -124,7 +124,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
     ]
     if r.taken_size:
         rows.append(("taken over", f"{size(r.taken_size)} as the source holds it, unread: pydump verify checks it"))
-    rows += [("mended" if i == 0 else "", flaw) for i, flaw in enumerate(r.mended)]
+    rows += [("fixed" if i == 0 else "", flaw) for i, flaw in enumerate(r.fixed)]
     rows += _excluded(r)
     if r.paused_seconds is not None:
         whole = "" if r.consistent else "; the memory is not of one moment"
@@ -163,7 +163,7 @@ def verify(r: VerifyReport, *, quiet: bool) -> None:
     if r.ok and not quiet:
         line(f"{r.path}: sound; {size(r.checked_size)} of guest memory read back in {r.seconds:.2f} s")
     elif not r.ok:
-        intact = "; its memory is whole, and a pydump dump of it mends them" if r.intact else ""
+        intact = "; its memory is whole, and a dump of it by pydump fixes them" if r.intact else ""
         line(f"{r.path}: {r.n_faults} fault{'s' if r.n_faults != 1 else ''}{intact}")
 
 

@@ -176,7 +176,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         aliases=_aliases(arch, guest) if request.compat is None else (),
         mappings=mappings,
         warnings=warnings,
-        mended=() if request.compat else tuple(flaws(source, guest)),
+        fixed=() if request.compat else tuple(flaws(source, guest)),
     )
     writer = choice.format.writer(plan, compressor)
     wanted = request.begin is not None or request.length is not None

@@ -216,7 +216,7 @@ def _report(
         workers=executor.workers,
         dry_run=dry,
         warnings=plan.warnings,
-        mended=plan.mended,
+        fixed=plan.fixed,
         excluded_classes=planned.exclusion.sizes,
         checks=planned.exclusion.checks,
     )

@@ -36,7 +36,7 @@ class Plan:
         aliases: ``(vaddr, paddr, size)`` of segments that readers need beside those of the RAM blocks.
         mappings: Rows of vaddr, paddr and size, shape (n, 3), that segments are made from, or None for one per block.
         warnings: What the user should know, a line each.
-        mended: What the source said wrongly or not at all and the plan says right, a line each.
+        fixed: Defects of the source that the plan corrects, a line each.
     """
 
     guest: Guest
@@ -52,7 +52,7 @@ class Plan:
     aliases: tuple[tuple[int, int, int], ...] = ()
     mappings: NDArray[np.uint64] | None = None
     warnings: tuple[str, ...] = ()
-    mended: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
     def vaddr(self, paddr: int) -> int:
         """The p_vaddr of a segment that begins at ``paddr``: the architecture's, or else ``paddr`` itself."""

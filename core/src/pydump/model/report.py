@@ -76,7 +76,7 @@ class DumpReport:
         workers: Processes that encoded.
         dry_run: Was nothing written?
         warnings: A line each.
-        mended: What the source said wrongly or not at all and the output says right, a line each.
+        fixed: Defects of the source that the output corrects, a line each.
         excluded_classes: Class name and bytes of each class of pages that this dump left out.
         checks: What was checked before, each with whether it passed and what was found.
         paused_seconds: How long a live guest stood still, or None for a source that does not run.
@@ -107,7 +107,7 @@ class DumpReport:
     workers: int
     dry_run: bool
     warnings: tuple[str, ...]
-    mended: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     excluded_classes: tuple[tuple[str, int], ...] = ()
     checks: tuple[Check, ...] = ()
     paused_seconds: float | None = None
@@ -135,7 +135,7 @@ class VerifyReport:
         faults: One line for each fault, the first hundred.
         n_faults: How many there were.
         seconds: How long it took.
-        intact: Could all of its memory be read back? Then a dump of it mends whatever is wrong.
+        intact: Could all of its memory be read back? Then a dump of it fixes what is wrong.
     """
 
     path: str
