@@ -236,6 +236,6 @@ def test_a_broken_plugin_beside_good_ones(environment: Environment, elf: Path, t
     strict = environment.pydump("dump", elf, tmp_path / "again", PYDUMP_STRICT_PLUGINS="1")
     assert strict.returncode == 1
     assert strict.stderr == (
-        f"pydump: error: plugin compressor-broken: {reason}; pip uninstall pydump-compressor-broken, or repair it\n"
+        f"pydump: error: plugin compressor-broken: {reason}; pip uninstall pydump-compressor-broken, or fix it\n"
     )
     assert not (tmp_path / "again").exists()

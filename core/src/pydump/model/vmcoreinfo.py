@@ -13,9 +13,9 @@ from typing import Final
 
 #: Bytes of the text that are read: the kernel keeps it in one page, and no kernel has larger ones.
 MAX_TEXT: Final = 64 << 10
-#: The largest size, offset and array length that are believed. struct pglist_data has some 200 KiB, and mem_section
-#: 2**21 elements on riscv64.
+#: The largest size and offset that are believed; struct pglist_data has some 200 KiB.
 MAX_SIZE: Final = 1 << 24
+#: The largest array length that is believed; mem_section has 2**21 elements on riscv64.
 MAX_LENGTH: Final = 1 << 24
 #: A number as kernels print it: at most 64 bits, with or without a sign.
 NUMBER: Final = re.compile(r"([+-]?)(0[xX])?([0-9a-fA-F]{1,20})", re.ASCII)
