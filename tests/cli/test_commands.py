@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import pytest
 
 from pydump import __version__
 from pydump.cli import jobs, progress
+from pydump.cli.examples import EXAMPLES
+from pydump.cli.program import program
 
 Qemu = Callable[[str, str], Path]
 Run = Callable[..., Any]
@@ -82,12 +85,44 @@ def test_help_says_what_one_needs_to_know(run: Run) -> None:
     assert "qmp:SOCKET" in told
     assert "elf, kdump, or QEMU's names, such as kdump-" in told
     assert "zlib, lzo, snappy, zstd or none. Default: zlib." in told
-    assert "--pause <auto|copy|snapshot|full|none> qmp: " in told
+    assert "--pause, --qemu-pause <auto|copy|snapshot|full|none> qmp: " in told
+    assert "--scratch, --qemu-scratch DIR qmp: " in told
+    assert "--zlib-level N zlib: " in told
     assert "Default: False" not in told
     for command in ("dump", "info", "new-plugin"):
         assert "-v, --verbose Explain choices. -q, --quiet Print errors only." in " ".join(
             run(command, "--help").out.split()
         )
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_dumps_help_is_in_panels_that_fit_the_screen(run: Run, columns: int) -> None:
+    lines = run("dump", "--help", env={**os.environ, "COLUMNS": str(columns)}).out.splitlines()
+    assert [line for line in lines if re.fullmatch(r"[A-Z][\w ]+:", line)] == [
+        "Arguments:", "Input:", "What to write:", "Filter:", "Format and compression:", "Live guest:", "Running:",
+        "Output:", "Examples:",
+    ]  # fmt: skip
+    assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("command", "line"), [(command, line) for command, some in EXAMPLES.items() for line, _ in some]
+)
+def test_the_examples_are_commands(command: str, line: str) -> None:
+    words = shlex.split(line.partition(" | ")[0])
+    assert words[:2] == ["pydump", command]
+    program().commands[command].make_context(command, words[2:])
+
+
+def test_short_and_full_flags_of_plugins_are_one(elf: Path, run: Run, tmp_path: Path) -> None:
+    for name, flags in {
+        "short": ("--sparse", "--dedup"), "full": ("--elf-sparse", "--kdump-dedup"),
+    }.items():  # fmt: skip
+        assert run("dump", elf, f"{name}.elf", "--format", "elf", flags[0]).code == 0
+        assert run("dump", elf, f"{name}.kdump", flags[1]).code == 0
+    for kind in ("elf", "kdump"):
+        assert (tmp_path / f"short.{kind}").read_bytes() == (tmp_path / f"full.{kind}").read_bytes()
+    assert "--no-kdump-dedup" in run("dump", "--help").out
 
 
 def test_help_promises_nothing_that_is_not_installed() -> None:

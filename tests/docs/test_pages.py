@@ -116,8 +116,8 @@ def test_every_option_of_a_plugin_is_there(text: str) -> None:
     registry = installed()
     for cls in (*registry.compressors(), *registry.formats(), *registry.sources()):
         for declared in option_fields(cls.Options):
-            flag = (declared.flag or f"--{cls.name}-{declared.name}".replace("_", "-")).split("/")[0]
-            assert flag in text, flag
+            for flag in "/".join(declared.flags_of(cls.name)).split("/"):
+                assert flag in text, flag
 
 
 def modules(*rooms: str) -> Iterator[ModuleType]:

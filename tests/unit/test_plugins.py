@@ -14,6 +14,7 @@ import pytest
 from pydump import plugins
 from pydump.builtin import pydump_register_sinks
 from pydump.cli import plugin_options, program
+from pydump.cli.commands import dump as dump_module
 from pydump.errors import PluginError, UnknownPluginError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.compressor import Compressor
@@ -93,9 +94,9 @@ def test_a_plugin_is_found_through_its_entry_point(monkeypatch: pytest.MonkeyPat
         ),
         ("nameless", GOOD.replace('name = "good"', ""), "has no name"),
         ("none", GOOD.replace('"good"', '"none"'), "the compressor name 'none' is taken by plugin core"),
-        ("begin", with_flag(', flag="--begin"'), "the flag --begin is taken by plugin core"),
-        ("bool", with_flag(', flag="--fast/--no-sync"'), "the flag --no-sync is taken by plugin core"),
-        ("short", with_flag(', flag="-q"'), "option level of compressor good has the flag '-q', which is none"),
+        ("begin", with_flag(', alias="--begin"'), "the flag --begin is taken by plugin core"),
+        ("bool", with_flag(', alias="--fast/--no-sync"'), "the flag --no-sync is taken by plugin core"),
+        ("short", with_flag(', alias="-q"'), "option level of compressor good has the invalid flag '-q'"),
         ("twice", GOOD.replace("[Good]", "[Good, Good]"), "the compressor name 'good' is taken by plugin"),
         ("options", GOOD.replace('name = "good"', 'name = "good"; Options = int'), "TypeError"),
     ],
@@ -149,7 +150,7 @@ def test_a_name_is_taken_only_once() -> None:
 
 def test_a_flag_is_taken_only_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, "first", with_flag("", name="first"))
-    install(monkeypatch, tmp_path, "second", with_flag(', flag="--first-level"', name="second"))
+    install(monkeypatch, tmp_path, "second", with_flag(', alias="--first-level"', name="second"))
     infos = by_name(load(strict=False))
     assert infos["compressor-first"].error is None
     assert infos["compressor-second"].error == "the flag --first-level is taken by plugin compressor-first"
@@ -173,6 +174,24 @@ def test_options_of_every_role_become_flags() -> None:
     registry = Registry((plugins.PluginInfo("mine", "", "", tuple(classes)),))
     flags = {flag for parameter in plugin_options.parameters(registry) for flag in parameter.opts}
     assert flags == {"--my-compressor-region", "--my-format-region", "--my-sink-region"}
+
+
+def test_a_plugin_whose_name_has_a_hyphen_has_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = "lz-fast"
+    install(monkeypatch, tmp_path, name.replace("-", "_"), with_flag("", name=name))
+    registry = Registry(load(strict=False))
+    assert not registry.broken
+    monkeypatch.setattr("pydump.registry.installed", lambda: registry)
+    dump = program.program().commands["dump"]
+    monkeypatch.setattr(dump, "callback", lambda **_: None)
+    with dump.make_context("dump", ["a", "b", "--lz-fast-level", "4"]) as context:
+        assert plugin_options.given(context) == {name: {"level": 4}}
+
+
+def test_every_parameter_of_dump_has_its_panel() -> None:
+    command = program.program().commands["dump"]
+    listed = [name for names in dump_module.PANELS.values() for name in names if name != "help"]
+    assert sorted(listed) == sorted(param.name for param in command.params if param.name != "context")
 
 
 def hooked(hook: str, cls: type) -> types.ModuleType:

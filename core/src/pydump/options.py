@@ -1,10 +1,13 @@
-"""Plugin options: a frozen dataclass per plugin, whose fields the command line shows as ``--<plugin>-<field>``.
+"""Plugin options: a frozen dataclass per plugin, whose fields the command line shows as ``--<owner>-<field>``.
 
 A field is declared with :func:`option`, which carries its help text and its range::
 
     @dataclass(frozen=True, slots=True)
     class ZlibOptions:
         level: int = option(1, help="compression level", low=1, high=9)
+
+The owner is the plugin's name. A class variable ``owner`` takes its place: the options of the source ``qmp`` are
+``--qemu-access`` and so on, since users know QEMU.
 """
 
 from __future__ import annotations
@@ -33,8 +36,10 @@ class OptionField:
         low: The least value of an int, or None.
         high: The greatest value of an int, or None.
         choices: The values a str may have; empty for any.
-        flag: How the command line calls it, where that is not ``--<plugin>-<field>``; of a bool also both ways to say
-            it, as ``--dedup/--no-dedup``.
+        alias: A short flag beside ``--<owner>-<field>``, such as ``--pause``; of a bool that can be denied both ways,
+            such as ``--dedup/--no-dedup``. None for no alias.
+        owner: What stands before the field's name in the flag, in place of the plugin's name; None for that name.
+        metavar: What ``--help`` calls the value, such as ``DIR``; None for a name by its type.
     """
 
     name: str
@@ -44,11 +49,20 @@ class OptionField:
     low: int | None
     high: int | None
     choices: tuple[str, ...]
-    flag: str | None
+    alias: str | None
+    owner: str | None = None
+    metavar: str | None = None
 
-    def flag_of(self, owner: str) -> str:
-        """How the command line calls it when it is an option of the plugin ``owner``."""
-        return self.flag or f"--{owner}-{self.name}".replace("_", "-")
+    def flags_of(self, plugin: str) -> tuple[str, ...]:
+        """Its flags when it is an option of ``plugin``: the alias, if any, then ``--<owner>-<field>``."""
+        name = f"{self.owner or plugin}-{self.name}".replace("_", "-")
+        can_be_denied = self.type is bool and self.default is not False
+        full = f"--{name}/--no-{name}" if can_be_denied else f"--{name}"
+        return (full,) if self.alias in (None, full) else (str(self.alias), full)
+
+    def flag_of(self, plugin: str) -> str:
+        """The flag that messages and pages name."""
+        return self.flags_of(plugin)[0].partition("/")[0]
 
 
 def option(
@@ -58,10 +72,12 @@ def option(
     low: int | None = None,
     high: int | None = None,
     choices: tuple[str, ...] = (),
-    flag: str | None = None,
+    alias: str | None = None,
+    metavar: str | None = None,
 ) -> Any:
     """A dataclass field with what the command line and the check need to know about it."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "flag": flag})
+    told = {"help": help, "low": low, "high": high, "choices": choices, "alias": alias, "metavar": metavar}
+    return field(default=default, metadata=told)
 
 
 def option_fields(options: type) -> tuple[OptionField, ...]:
@@ -76,7 +92,9 @@ def option_fields(options: type) -> tuple[OptionField, ...]:
             f.metadata.get("low"),
             f.metadata.get("high"),
             f.metadata.get("choices", ()),
-            f.metadata.get("flag"),
+            f.metadata.get("alias"),
+            getattr(options, "owner", None),
+            f.metadata.get("metavar"),
         )
         for f in fields(options)
     )
@@ -98,7 +116,7 @@ def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
         known = declared.get(name)
         if known is None:
             listed = ", ".join(declared) or "none"
-            raise PlanError(f"{owner} has no option {name!r}: it has {listed}")
+            raise PlanError(f"{owner} has no option {name!r}", hint=f"available: {listed}")
         if not _fits(value, known):
             raise PlanError(f"{known.flag_of(owner)} must be {_wanted(known)}, not {value!r}")
     return replace(options, **values)

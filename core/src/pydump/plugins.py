@@ -152,14 +152,14 @@ def claims(role: str, cls: type[Any]) -> Iterator[str]:
     """What ``cls`` claims for itself alone: its words within its role, and the flags of its options.
 
     Raises:
-        ValueError: A flag is none.
+        ValueError: A flag is invalid.
     """
     for word in dict.fromkeys(word.lower() for word in words(role, cls)):
         yield f"{role} name {word!r}"
     for declared in option_fields(getattr(cls, "Options", NoOptions)):
-        for flag in declared.flag_of(cls.name).split("/"):
+        for flag in "/".join(declared.flags_of(cls.name)).split("/"):
             if not re.fullmatch("--[a-z0-9]+(-[a-z0-9]+)*", flag):
-                raise ValueError(f"option {declared.name} of {role} {cls.name} has the flag {flag!r}, which is none")
+                raise ValueError(f"option {declared.name} of {role} {cls.name} has the invalid flag {flag!r}")
             yield f"flag {flag}"
 
 

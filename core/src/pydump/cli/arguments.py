@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, the panels of ``--help``, and what the shell completes."""
+"""Arguments and options that several commands have, and what the shell completes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Arch = Annotated[
     Option(
         "--arch",
         metavar="NAME",
-        help="The guest's architecture, in place of what the source says.",
+        help="The guest's architecture, instead of what the source says.",
         autocompletion=completes("arch"),
     ),
 ]
@@ -56,6 +56,6 @@ SourceArg = Annotated[
 ]
 Vmlinux = Annotated[
     Path | None,
-    Option("--vmlinux", metavar="FILE", help="The kernel's own file with its symbols, of the very build that ran."),
+    Option("--vmlinux", metavar="FILE", help="The kernel's vmlinux with symbols, from the same build as the guest's."),
 ]
 FileArg = Annotated[str, Argument(metavar="FILE", help="A vmcore, parts of one separated by commas, or '-'.")]

@@ -39,13 +39,17 @@ def compressions(registry: Registry) -> str:
 
 def parameters(registry: Registry) -> list[Any]:
     """A parameter for each option of each source, sink, format and compressor."""
-    classes: list[type[Source | Sink | Format | Compressor]] = [
-        *registry.sources(),
-        *registry.sinks(),
-        *registry.formats(),
-        *registry.compressors(),
+    classes: dict[str, tuple[type[Source | Sink | Format | Compressor], ...]] = {
+        "Live guest": registry.sources(),
+        "Format and compression": (*registry.formats(), *registry.compressors()),
+        "Output": registry.sinks(),
+    }
+    return [
+        _parameter(cls.name, declared, panel)
+        for panel, some in classes.items()
+        for cls in some
+        for declared in option_fields(cls.Options)
     ]
-    return [_parameter(cls.name, declared) for cls in classes for declared in option_fields(cls.Options)]
 
 
 def given(context: typer.Context) -> dict[str, dict[str, Any]]:
@@ -54,10 +58,12 @@ def given(context: typer.Context) -> dict[str, dict[str, Any]]:
     return values
 
 
-def _parameter(owner: str, declared: OptionField) -> Any:
+def _parameter(owner: str, declared: OptionField, panel: str) -> Any:
     text = f"{owner}: {declared.help}"
-    if declared.low is not None:
+    if declared.low is not None and declared.high is not None:
         text += f", {declared.low} to {declared.high}"
+    elif declared.low is not None:
+        text += f", at least {declared.low}"
     default = f" Default: {declared.default}." if declared.default not in ("", None, False) else ""
 
     def keep(context: typer.Context, value: Any) -> None:
@@ -66,6 +72,15 @@ def _parameter(owner: str, declared: OptionField) -> Any:
 
     # The choices are shown, checked and completed as those of the command line's own options are.
     kind: Any = Literal[declared.choices] if declared.choices else declared.type
-    shown = Option(None, declared.flag_of(owner), help=f"{text}.{default}", callback=keep, expose_value=False)
+    metavar = None if declared.choices else declared.metavar or {int: "N", str: "TEXT"}.get(declared.type)
+    shown = Option(
+        None,
+        *declared.flags_of(owner),
+        help=f"{text}.{default}",
+        metavar=metavar,
+        rich_help_panel=panel,
+        callback=keep,
+        expose_value=False,
+    )
     name = f"plugin__{owner}__{declared.name}".replace("-", "_")  # nobody sees it; it must be an identifier
     return get_click_param(ParamMeta(name=name, default=shown, annotation=kind | None))[0]

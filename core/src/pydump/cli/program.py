@@ -37,11 +37,15 @@ LIGHT: Final = ("status", "plugins", "new-plugin")
 LOUDNESS: Final = {("--verbose", "-v"): "Explain choices.", ("--quiet", "-q"): "Print errors only."}
 #: Bytes of address space that NumPy and its libraries take at least.
 LIBRARIES: Final = 80 << 20
-_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+#: A help page is as wide as the terminal, up to this many columns.
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
 class Command(TyperCommand):
     """A command that also takes ``-v`` and ``-q`` after its name: who repeats a command adds them at the end."""
+
+    #: The headings of the help page, in order.
+    panels: tuple[str, ...] = ("Arguments", "Options")
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -49,6 +53,30 @@ class Command(TyperCommand):
             self.params.append(
                 TyperOption(param_decls=list(flags), is_flag=True, expose_value=False, callback=_adjust, help=text)
             )
+
+    def panel_of(self, param: Any) -> str:
+        """The heading under which the help page shows an option."""
+        return "Options"
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, then options by panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            row = param.get_help_record(ctx)
+            if row is not None:
+                name = "Arguments" if param.param_type_name == "argument" else self.panel_of(param)
+                panels.setdefault(name, []).append(row)
+        for name in sorted(panels, key=self.panels.index):
+            with formatter.section(name):
+                formatter.write_dl(panels[name])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        from pydump.cli.examples import EXAMPLES
+
+        with formatter.section("Examples"):
+            for line, comment in EXAMPLES[self.name or ""]:
+                formatter.write(f"{'':{formatter.current_indent}}# {comment}\n{'':{formatter.current_indent}}{line}\n")
 
     def invoke(self, ctx: Any) -> Any:
         """Load what the command needs, then run it."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class ElfOptions:
     """How the file is written."""
 
-    sparse: bool = option(False, help="leave holes in the file in place of zeros", flag="--sparse")
+    sparse: bool = option(False, help="leave holes in the file instead of zeros", alias="--sparse")
 
 
 class ElfFormat(Format):

@@ -29,7 +29,7 @@ class KdumpOptions:
     """How the file is written."""
 
     dedup: bool | None = option(
-        None, help="store equal pages once; by itself with zlib and zstd", flag="--dedup/--no-dedup"
+        None, help="store identical pages once (default with zlib and zstd)", alias="--dedup/--no-dedup"
     )
     pfn_base: str = option(
         "zero",

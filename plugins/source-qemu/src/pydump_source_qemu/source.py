@@ -22,21 +22,30 @@ if TYPE_CHECKING:
 class QemuOptions:
     """How a guest is captured."""
 
+    #: Its options are known by QEMU's name, not by that of its protocol.
+    owner: ClassVar[str] = "qemu"
+
     access: str = option(
         "auto",
         help="the way to guest memory",
         choices=("auto", "shared", "process", "stream"),
-        flag="--qemu-access",
     )
     pause: str = option(
         "auto",
-        help="when the guest stands still; auto is copy where there is room, else full",
+        help="when the guest is paused; auto is copy if there is room, else full",
         choices=("auto", "copy", "snapshot", "full", "none"),
-        flag="--pause",
+        alias="--pause",
     )
-    scratch: str = option("", help="directory for the copy of guest memory, in place of memory", flag="--scratch")
+    scratch: str = option(
+        "", help="keep the copy of guest memory in DIR instead of RAM", alias="--scratch", metavar="DIR"
+    )
     connect_timeout: int = option(
-        10, help="seconds to wait for the monitor", low=1, high=3600, flag="--connect-timeout"
+        10,
+        help="seconds to wait for the monitor",
+        low=1,
+        high=3600,
+        alias="--connect-timeout",
+        metavar="SECONDS",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from typer import Argument, Option
@@ -26,6 +26,19 @@ if TYPE_CHECKING:
     from pydump.model.vmcoreinfo import Vmcoreinfo
 
 
+#: The panels of the help page, and which of the command's own parameters stand in each; plugins add theirs.
+PANELS: Final = {
+    "Arguments": ("source", "output"),
+    "Input": ("arch", "vmcoreinfo", "cpus"),
+    "What to write": ("begin", "length", "ram_only", "no_vmcoreinfo", "paging"),
+    "Filter": ("dump_level", "exclude", "filter_anyway"),
+    "Format and compression": ("format_", "compression", "flatten", "compat"),
+    "Live guest": (),
+    "Running": ("workers", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
+    "Output": ("force", "no_sync", "as_json"),
+}
+
+
 class CompatTarget(StrEnum):
     """Whose bytes to write."""
 
@@ -35,6 +48,7 @@ class CompatTarget(StrEnum):
 class Command(program.Command):
     """``dump``: it has the options of installed plugins as well, and loads plugins when these are asked for."""
 
+    panels = tuple(PANELS)
     _of_plugins: list[Any] | None = None
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -43,6 +57,10 @@ class Command(program.Command):
             self._of_plugins = self._look_up()
         own, rest = self.params, super().get_params(ctx)[len(self.params) :]
         return [*own, *self._of_plugins, *rest]
+
+    def panel_of(self, param: Any) -> str:
+        """The panel of an option: a plugin's is that of its role."""
+        return param.rich_help_panel or next(panel for panel, names in PANELS.items() if param.name in names)
 
     def _look_up(self) -> list[Any]:
         from pydump.cli import plugin_options
@@ -68,23 +86,25 @@ def dump(
         str | None, Option("--compression", metavar="NAME", autocompletion=completes("compressor"))
     ] = None,
     flatten: Annotated[bool, Option("--flatten", help="Write a flattened stream, as for a pipe.")] = False,
-    begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Only guest memory from here on.")] = None,
-    length: Annotated[str | None, Option("--length", metavar="SIZE", help="Only so many bytes of it.")] = None,
+    begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Start at this address.")] = None,
+    length: Annotated[str | None, Option("--length", metavar="SIZE", help="Write this many bytes.")] = None,
     workers: Workers = None,
     vmcoreinfo: Annotated[
         Path | None,
         Option(
             "--vmcoreinfo",
             metavar="FILE",
-            help="VMCOREINFO text to write in place of the source's; 'memory' for the one in guest memory.",
+            help="VMCOREINFO text to write instead of the source's; 'memory' for the one in guest memory.",
         ),
     ] = None,
-    no_vmcoreinfo: Annotated[bool, Option("--no-vmcoreinfo", help="Write none, and look for none in memory.")] = False,
+    no_vmcoreinfo: Annotated[
+        bool, Option("--no-vmcoreinfo", help="Write no VMCOREINFO, not even one in memory.")
+    ] = False,
     cpus: Annotated[
         Path | None,
-        Option("--cpus", metavar="FILE", help="JSON with the registers of each CPU, in place of the source's."),
+        Option("--cpus", metavar="FILE", help="JSON with the registers of each CPU, instead of the source's."),
     ] = None,
-    paging: Annotated[bool, Option("--paging", help="ELF only: segments with the kernel's virtual addresses.")] = False,
+    paging: Annotated[bool, Option("--paging", help="ELF only: give segments the kernel's virtual addresses.")] = False,
     dump_level: Annotated[
         int | None,
         Option(
@@ -99,14 +119,14 @@ def dump(
         Option("--exclude", metavar="CLASSES", help="Leave out these pages: zero,cache,cache-private,user,free."),
     ] = None,
     filter_anyway: Annotated[
-        bool, Option("--filter-anyway", help="Leave pages out even where the checks on them fail.")
+        bool, Option("--filter-anyway", help="Leave pages out even if the checks on them fail.")
     ] = False,
     ram_only: Annotated[bool, Option("--ram-only", help="Leave out firmware and device memory.")] = False,
-    compat: Annotated[CompatTarget | None, Option("--compat", help="Write QEMU's bytes, mistakes included.")] = None,
+    compat: Annotated[CompatTarget | None, Option("--compat", help="Write QEMU's bytes, defects included.")] = None,
     detach: Annotated[
-        bool, Option("--detach", help="Return when the guest is captured; pydump status tells of the rest.")
+        bool, Option("--detach", help="Return once the guest is captured; follow progress with pydump status.")
     ] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show what would be done; write nothing.")] = False,
     force: Annotated[bool, Option("--force", help="Replace an existing output.")] = False,
     no_sync: Annotated[bool, Option("--no-sync", help="Do not wait until the data is on the disk.")] = False,
     as_json: Json = False,
@@ -114,7 +134,7 @@ def dump(
 ) -> None:
     """Write a vmcore from guest memory: capture, convert or repair.
 
-    Exit codes: 0 complete, 1 failed, 2 cannot be done as asked, 3 written although the source had lost pages,
+    Exit codes: 0 complete, 1 failed, 2 cannot be done as asked, 3 written, but the source lacks pages,
     130 interrupted.
     """
     import pydump

@@ -1,0 +1,54 @@
+"""The examples at the end of each command's help page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: A command's name to its examples: what to type, and what it does.
+EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "dump": (
+        ("pydump dump qemu.elf vmcore", "Convert QEMU's ELF dump to a compressed kdump file"),
+        ("pydump dump qmp:/run/vm.sock vmcore --pause full -d 31", "Capture a running guest without its free pages"),
+        ("pydump dump vmcore - --format elf | ssh host 'cat > vmcore'", "Convert to ELF on the way to another host"),
+    ),
+    "info": (
+        ("pydump info vmcore", "Show what a file is, and of which guest"),
+        ("pydump info --notes --json vmcore", "Print the registers of each CPU as JSON"),
+    ),
+    "verify": (
+        ("pydump verify vmcore", "Read everything back"),
+        ("pydump verify part1,part2", "Check a split dump"),
+    ),
+    "compare": (
+        ("pydump compare qemu.elf vmcore", "Check that a conversion kept everything"),
+        ("pydump compare --ignore-excluded vmcore small", "Compare with a filtered dump"),
+    ),
+    "read": (
+        ("pydump read --hex vmcore 0x1000 64", "Show 64 bytes at a guest-physical address"),
+        ("pydump read --symbol vmcore linux_banner 128", "Read a variable of the guest's kernel"),
+    ),
+    "map": (
+        ("pydump map vmcore", "Draw a map on the terminal"),
+        ("pydump map -o map.svg vmcore", "Draw it into a file"),
+    ),
+    "dmesg": (
+        ("pydump dmesg vmcore", "Print the log as dmesg does"),
+        ("pydump dmesg --json vmcore", "Print its records as JSON"),
+    ),
+    "size": (
+        ("pydump size qemu.elf", "Estimate the size of a dump at each level"),
+        ("pydump size --json qemu.elf", "Print all 32 levels as JSON"),
+    ),
+    "status": (
+        ("pydump status", "List all jobs"),
+        ("pydump status --json 3", "Print what is known of job 3"),
+    ),
+    "plugins": (
+        ("pydump plugins", "List what is installed"),
+        ("pydump plugins --json", "Print it as JSON"),
+    ),
+    "new-plugin": (
+        ("pydump new-plugin compressor lz_fast", "Start a compressor called lz_fast"),
+        ("pydump new-plugin format tape", "Start a format called tape"),
+    ),
+}
