@@ -118,7 +118,9 @@ class Dump:
         if self._kernel is None:
             stated = self.stated
             if stated.vmcoreinfo is None:
-                stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry)
+                # Only the process that opened a live guest can read it.
+                workers = 1 if isinstance(self.source, Live) else None
+                stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry, workers=workers)
             guest, arch, _ = settle(stated, self._arch, self._registry)
             self._kernel = KernelMemory.of(self.source, guest, arch)
         return self._kernel

@@ -1,13 +1,14 @@
-"""Cuts what a writer wants into batches, and fills them."""
+"""Cuts what a writer or a scan wants into batches, and fills them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from pydump.interfaces.format import Batch, Writer
 from pydump.interfaces.source import HoldsStoredPages, KnowsHoles, Source
-from pydump.model.memory import Ranges
+from pydump.model.memory import PADDR_END, Ranges
 
 #: Bytes of guest memory in a batch that holds data, unless a run says another number.
 BATCH_SIZE = 4 << 20
@@ -22,36 +23,64 @@ class Spec:
     Attributes:
         position: Where it begins in the stored stream.
         size: Bytes.
-        runs: ``(start, end)`` in paddr of what it is made of, end to end; empty when all of it is known to be zero.
+        runs: ``(start, end)`` in paddr of what it is made of, end to end.
+        hole: Whether all of it is known to be zero; it is a single run then.
     """
 
     position: int
     size: int
     runs: tuple[tuple[int, int], ...]
+    hole: bool = False
 
 
 class Batches:
-    """The batches of a dump: the same sequence each time, in every process.
+    """The batches of a dump or the pieces of a scan: the same sequence each time, in every process.
 
     Args:
         source: Where the memory is.
         readable: What of it can be read.
-        writer: What is wanted of it, and in which pieces.
-        batch_size: Bytes in a batch that holds data, a multiple of the writer's unit.
+        stored: What is wanted of it; what of that is not readable is zero.
+        unit: Batches are cut at multiples of this many bytes of each stored range.
+        max_hole: Bytes of a batch that is known to be zero, at most.
+        takes: The compression of stored pages that are taken over as they are, or None.
+        batch_size: Bytes in a batch that holds data, a multiple of the unit.
     """
 
-    def __init__(self, source: Source, readable: Ranges, writer: Writer, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(
+        self,
+        source: Source,
+        readable: Ranges,
+        stored: Ranges,
+        *,
+        unit: int = 1,
+        max_hole: int = PADDR_END,
+        takes: str | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
         self._source = source
-        self._stored = writer.stored
-        self._unit = writer.unit
-        self._max_hole = writer.max_hole
+        self._stored = stored
+        self._unit = unit
+        self._max_hole = max_hole
         self._readable = readable
         self._knows_holes = source if isinstance(source, KnowsHoles) else None
         # A window may cut a page, whose rest is then zero, and a page may be lost: those are filled in.
-        self._ragged = writer.stored.subtract(readable)
-        self._takes = writer.takes if isinstance(source, HoldsStoredPages) else None
-        self.total = self._stored.size
+        self._ragged = stored.subtract(readable)
+        self._takes = takes if isinstance(source, HoldsStoredPages) else None
+        self.total = stored.size
         self.batch_size = batch_size
+
+    @classmethod
+    def of(cls, source: Source, readable: Ranges, writer: Writer, batch_size: int = BATCH_SIZE) -> Self:
+        """What a writer wants, in the pieces that it wants."""
+        return cls(
+            source,
+            readable,
+            writer.stored,
+            unit=writer.unit,
+            max_hole=writer.max_hole,
+            takes=writer.takes,
+            batch_size=batch_size,
+        )
 
     def specs(self) -> Iterator[Spec]:
         """What each batch is made of, in the order of the stored stream."""
@@ -64,7 +93,7 @@ class Batches:
                     position, size, runs = position + size, 0, []
                 for at in range(start, end, self._max_hole):
                     step = min(self._max_hole, end - at)
-                    yield Spec(position, step, ())
+                    yield Spec(position, step, ((at, at + step),), hole=True)
                     position += step
                 continue
             at = start
@@ -90,7 +119,7 @@ class Batches:
             spec: Which.
             buffer: What :meth:`buffer` gave, which the batch's data will lie in.
         """
-        if not spec.runs:
+        if spec.hole:
             return Batch(spec.position, spec.size, None)
         ragged = bool(self._ragged.clip(spec.runs[0][0], spec.runs[-1][1]))
         if self._takes is not None and not ragged:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 
-from pydump.engine.batches import BATCH_SIZE, Batches
-from pydump.engine.executors import Job, executor_for
-from pydump.engine.findings import Findings, FindingsWriter
+import numpy as np
+from numpy.typing import NDArray
+
+from pydump.engine.batches import BATCH_SIZE
+from pydump.engine.findings import Findings
 from pydump.engine.planner import settle, with_vmcoreinfo
-from pydump.interfaces.format import Batch
+from pydump.engine.scan import Piece, scan
 from pydump.interfaces.source import KnowsHoles, Source
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
-from pydump.model.report import CompareReport, Progress, ProgressCallback
+from pydump.model.report import CompareReport, ProgressCallback
 from pydump.registry import Registry
 
 #: Facts that are compared as they are settled, when both sides have them.
@@ -58,7 +60,7 @@ def run_compare(
     for i, source in enumerate((left, right)):
         # The side without VMCOREINFO holds it in its memory, if it is the same guest.
         if not bare and stated[i].vmcoreinfo is None and stated[1 - i].vmcoreinfo is not None:
-            stated[i] = with_vmcoreinfo(source, stated[i], arch, registry)
+            stated[i] = with_vmcoreinfo(source, stated[i], arch, registry, workers=workers)
     a, b = (_settled(guest, arch, registry) for guest in stated)
     both_state = [name for name in STATED_FACTS if all(_states(guest, name) for guest in stated)]
     _compare_facts(a, b, (*FACTS, *both_state), findings)
@@ -141,85 +143,62 @@ def _compare_memory(
         for start, end in absent:
             findings.add(f"paddr {start:#x}..{end:#x}: RAM only in {labels[i]}, which left its contents out")
     both = held[0].intersect(held[1])
-    writer = _Comparison(both, right, min(a.page_size or 4096, b.page_size or 4096))
-    batches = Batches(left, both, writer)
-
-    def tell(done: int) -> None:
-        if progress is not None:
-            progress(Progress("compare", done, batches.total))
-
-    executor_for(workers, batches).run(Job(batches, writer, findings, tell))
+    task = _Differences(right, min(a.page_size or 4096, b.page_size or 4096))
+    last = None
+    for pages in scan(left, both, task, workers=workers, phase="compare", progress=progress):
+        for paddr, at in pages:
+            if paddr != last:  # two pieces may have a part of one page each
+                findings.add(f"paddr {paddr:#x}: the pages part at byte {at:#x}")
+            last = paddr
     return both.size
 
 
-class _Comparison(FindingsWriter):
-    """Reads the other side's memory beside each batch.
+@dataclass(frozen=True, slots=True)
+class _Differences:
+    """Reads the other side's memory beside each piece; gives the paddr of each page that differs, and its first byte
+    that does.
 
-    Args:
-        both: What both sides hold.
+    Attributes:
         right: The other side.
-        page_size: In which pieces differences are reported.
+        page_size: Bytes of the pages that are named.
     """
 
-    def __init__(self, both: Ranges, right: Source, page_size: int) -> None:
-        super().__init__(both)
-        self._right = right
-        self._page_size = page_size
-        # Where in the stream each range begins, to find the paddr behind a position.
-        sizes = [end - start for start, end in both]
-        self._begins = [0, *accumulate(sizes)]
-        self._starts = [start for start, _ in both]
+    right: Source
+    page_size: int
 
-    def findings(self, batch: Batch) -> Iterator[str]:
-        runs = self._runs(batch.position, batch.size)
-        if batch.data is None:
-            yield from self._against_zeros(runs)
-            return
-        theirs = memoryview(bytearray(batch.size))
-        self._right.read_runs(runs, theirs)
-        if theirs == batch.data:
-            return
-        done = 0
-        for start, end in runs:
-            here = slice(done, done + end - start)
-            yield from self._pages(start, batch.data[here], theirs[here])
-            done += end - start
+    def examine(self, piece: Piece) -> list[tuple[int, int]]:
+        if piece.hole:
+            return [page for run in piece.runs for page in self._against_zeros(*run)]
+        ours, theirs = np.asarray(piece.read()), np.empty(piece.size, np.uint8)
+        self.right.read_runs(piece.runs, theirs.data)
+        unequal = ours != theirs
+        if not unequal.any():
+            return []
+        ends = accumulate(end - start for start, end in piece.runs)
+        return [
+            page
+            for (start, end), stop in zip(piece.runs, ends, strict=True)
+            for page in self._pages(start, unequal[stop - (end - start) : stop])
+        ]
 
-    def _against_zeros(self, runs: list[tuple[int, int]]) -> Iterator[str]:
+    def _against_zeros(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Compare with zeros. There can be terabytes of them: what the other side has no data for is not read."""
-        for start, end in runs:
-            known = (
-                self._right.data_ranges(start, end - start) if isinstance(self._right, KnowsHoles) else [(start, end)]
-            )
-            done = start
-            for first, last in known:
-                done = max(done, first // self._page_size * self._page_size)
-                while done < last:
-                    size = min(BATCH_SIZE, end - done)
-                    theirs = memoryview(bytearray(size))
-                    self._right.read_into(done, theirs)
-                    if theirs != bytes(size):
-                        yield from self._pages(done, memoryview(bytes(size)), theirs)
-                    done += size
+        known = self.right.data_ranges(start, end - start) if isinstance(self.right, KnowsHoles) else [(start, end)]
+        done = start
+        for first, last in known:
+            done = max(done, first // self.page_size * self.page_size)
+            while done < last:
+                theirs = np.empty(min(BATCH_SIZE, end - done), np.uint8)
+                self.right.read_into(done, theirs.data)
+                yield from self._pages(done, theirs != 0)
+                done += len(theirs)
 
-    def _runs(self, position: int, size: int) -> list[tuple[int, int]]:
-        """What a piece of the stream is made of, as ``(start, end)`` in paddr."""
-        runs = []
-        at, end = position, position + size
-        i = bisect_right(self._begins, at) - 1
-        while at < end:
-            stop = min(end, self._begins[i + 1])
-            shift = self._starts[i] - self._begins[i]
-            runs.append((at + shift, stop + shift))
-            at, i = stop, i + 1
-        return runs
-
-    def _pages(self, paddr: int, ours: memoryview, theirs: memoryview) -> Iterator[str]:
-        for at in range(0, len(theirs), self._page_size):
-            x, y = bytes(ours[at : at + self._page_size]), bytes(theirs[at : at + self._page_size])
-            if x != y:
-                where = next(k for k in range(len(x)) if x[k] != y[k])
-                yield f"paddr {paddr + at:#x}: the pages part at byte {where:#x}"
+    def _pages(self, paddr: int, unequal: NDArray[np.bool]) -> Iterator[tuple[int, int]]:
+        """The pages from ``paddr`` on of which a byte is unequal, each with the first such byte."""
+        firsts = np.maximum(np.arange(-(paddr % self.page_size), len(unequal), self.page_size), 0)
+        for at in firsts[np.logical_or.reduceat(unequal, firsts)].tolist():
+            found = paddr + at + int(unequal[at : at + self.page_size].argmax())
+            yield found // self.page_size * self.page_size, found % self.page_size
 
 
 def _not_zero(source: Source, ranges: Ranges) -> Ranges:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from pydump.engine.scan import Piece, data_pages, scan
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.filter import Classified, Filter
-from pydump.interfaces.source import KnowsHoles
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import Check
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.source import Source
     from pydump.model.guest import Guest
@@ -24,8 +26,6 @@ LEVELS: Final = {1: ("zero",), 2: ("cache",), 4: ("cache", "cache-private"), 8: 
 MAX_LEVEL: Final = sum(LEVELS)
 #: The class that needs no filter: pages whose bytes are all zero.
 ZERO: Final = "zero"
-#: Bytes of guest memory that are searched for zero pages at once.
-PIECE: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ def exclude(
     read_zeros: bool,
     least: int,
     anyway: bool,
+    workers: int | None = None,
 ) -> Exclusion:
     """What leaving out ``classes`` leaves out of a guest.
 
@@ -104,6 +105,7 @@ def exclude(
         read_zeros: Must zero pages be looked for? Formats that store all of them as one need not know them.
         least: Runs shorter than this many bytes are kept.
         anyway: Leave pages out even where a check failed.
+        workers: Processes that look for zero pages; default: the CPUs this process may use.
 
     Raises:
         PlanError: The guest does not say what its pages are.
@@ -125,7 +127,7 @@ def exclude(
     for ranges in chosen.values():
         excluded = excluded.union(ranges)
     if ZERO in classes and read_zeros:
-        chosen[ZERO] = Ranges.of(_zero_pages(source, held.subtract(excluded), guest.page_size or 4096))
+        chosen[ZERO] = zero_ranges(source, held.subtract(excluded), guest.page_size or 4096, workers=workers)
         excluded = excluded.union(chosen[ZERO])
     excluded = excluded.intersect(held)
     excluded = Ranges(excluded.array[excluded.array[:, 1] - excluded.array[:, 0] >= least])
@@ -171,30 +173,32 @@ def classified(
     return [cls.classify(source, guest, arch) for cls in wanted]
 
 
-def _zero_pages(source: Source, ranges: Ranges, page_size: int) -> Iterator[tuple[int, int]]:
-    """``(start, end)`` of the zero pages within ``ranges``, ascending; holes that the source knows are not read."""
+@dataclass(frozen=True, slots=True)
+class _ZeroPages:
+    """Finds the pages whose bytes are all zero, as an array of starts and ends, shape (n, 2)."""
+
+    page_size: int
+
+    def examine(self, piece: Piece) -> NDArray[np.uint64]:
+        import numpy as np
+
+        from pydump.layout.zero import zero_pages
+
+        if piece.hole:
+            return np.array(piece.runs, np.uint64)
+        starts = piece.pages(self.page_size)[zero_pages(piece.read(), self.page_size)]
+        return Ranges.of_array(np.stack([starts, starts + np.uint64(self.page_size)], axis=1)).array
+
+
+def zero_ranges(source: Source, ranges: Ranges, page_size: int, *, workers: int | None = None) -> Ranges:
+    """The zero pages that lie within ``ranges`` as a whole; holes that the source knows are not read."""
     import numpy as np
 
-    from pydump.layout.zero import zero_pages
-
-    holes = source if isinstance(source, KnowsHoles) else None
-    buffer = memoryview(bytearray(PIECE))
-    for start, end in ranges:
-        first, last = -(-start // page_size) * page_size, end // page_size * page_size
-        at = first
-        data = holes.data_ranges(first, last - first) if holes is not None and first < last else [(first, last)]
-        for data_start, data_end in data:
-            low, high = max(at, data_start // page_size * page_size), min(last, -(-data_end // page_size) * page_size)
-            if low > at:
-                yield at, low
-            for piece in range(low, high, PIECE):
-                size = min(PIECE, high - piece)
-                source.read_into(piece, buffer[:size])
-                for i in np.flatnonzero(zero_pages(buffer[:size], page_size)).tolist():
-                    yield piece + i * page_size, piece + (i + 1) * page_size
-            at = max(at, high)
-        if at < last:
-            yield at, last
+    pages = ranges.whole_pages(page_size)
+    data = data_pages(source, pages, page_size)
+    found = list(scan(source, data, _ZeroPages(page_size), unit=page_size, workers=workers))
+    zeros = Ranges.of_array(np.concatenate(found)) if found else Ranges.empty()
+    return zeros.union(pages.subtract(data))
 
 
 def kernel_ram(source: Source, guest: Guest, arch: type[Arch] | None) -> MemoryMap:

@@ -91,9 +91,9 @@ def _encode(job: Job, spec: Spec, buffer: memoryview) -> Encoded:
     except (PydumpError, MemoryError):
         raise
     except Exception as error:  # a format or codec that breaks is named, with where it was
-        paddr = spec.runs[0][0] if spec.runs else spec.position
         raise PluginError(
-            type(job.writer).__module__.partition(".")[0], f"{type(error).__name__}: {error}, at paddr {paddr:#x}"
+            type(job.writer).__module__.partition(".")[0],
+            f"{type(error).__name__}: {error}, at paddr {spec.runs[0][0]:#x}",
         ) from error
 
 

@@ -86,7 +86,9 @@ class Planned:
     compressor: Compressor | None
 
 
-def make_plan(source: Source, request: Request, registry: Registry, *, look: bool = True) -> Planned:
+def make_plan(
+    source: Source, request: Request, registry: Registry, *, look: bool = True, workers: int | None = None
+) -> Planned:
     """Settle how ``source`` is written.
 
     Args:
@@ -94,6 +96,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
         request: What the user asks for.
         registry: What is installed.
         look: May memory be read for what the source does not say (VMCOREINFO, page tables)?
+        workers: Processes that look; default: the CPUs this process may use.
 
     Raises:
         PlanError: The request cannot be carried out; nothing was written.
@@ -119,7 +122,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
     if request.compat and (request.exclude or request.ram_only):
         raise PlanError("QEMU leaves no pages out: --compat qemu cannot", hint="leave --compat out")
     check_classes(request.exclude, registry)
-    guest, arch, warnings = _facts(source, request, registry, look=look)
+    guest, arch, warnings = _facts(source, request, registry, look=look, workers=workers)
     exclusion = Exclusion()
     if look and (request.exclude or (request.dump_level is not None and not request.compat)):
         exclusion = exclude(
@@ -131,6 +134,7 @@ def make_plan(source: Source, request: Request, registry: Registry, *, look: boo
             read_zeros=not choice.format.shares_zero_pages,
             least=choice.format.least_hole,
             anyway=request.filter_anyway,
+            workers=workers,
         )
         level = request.dump_level if exclusion.trusted and request.dump_level is not None else exclusion.level
         guest = replace(guest, dump_level=guest.dump_level | level)
@@ -255,7 +259,7 @@ def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
 
 
 def _facts(
-    source: Source, request: Request, registry: Registry, *, look: bool
+    source: Source, request: Request, registry: Registry, *, look: bool, workers: int | None
 ) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:
     """The settled guest, with what the user wants in place of what the source says."""
     if request.no_vmcoreinfo and request.vmcoreinfo is not None:
@@ -267,7 +271,7 @@ def _facts(
     if request.vmcoreinfo is not None:
         guest = replace(guest, vmcoreinfo=None if request.vmcoreinfo == "memory" else request.vmcoreinfo)
     if guest.vmcoreinfo is None and look and not request.no_vmcoreinfo and (request.compat is None or in_memory):
-        guest = with_vmcoreinfo(source, guest, request.arch, registry)
+        guest = with_vmcoreinfo(source, guest, request.arch, registry, workers=workers)
     if in_memory and look and guest.vmcoreinfo is None:
         raise PlanError("guest memory holds no VMCOREINFO", hint="leave --vmcoreinfo memory out")
     guest, arch, warnings = settle(guest, request.arch, registry)
@@ -302,14 +306,25 @@ def _check_registers(arch: type[Arch], kinds: tuple[NoteKind, ...], cpus: tuple[
             )
 
 
-def with_vmcoreinfo(source: Source, guest: Guest, arch: str | None, registry: Registry) -> Guest:
-    """``guest`` with the VMCOREINFO that lies in its RAM, if there is one."""
+def with_vmcoreinfo(
+    source: Source, guest: Guest, arch: str | None, registry: Registry, *, workers: int | None = None
+) -> Guest:
+    """``guest`` with the VMCOREINFO that lies in its RAM, if there is one.
+
+    Args:
+        source: The memory.
+        guest: What the source says.
+        arch: An architecture's name in place of what the source says, or None.
+        registry: What is installed.
+        workers: Processes that search; default: the CPUs this process may use. Only the process that opened a live
+            guest can read it before it is captured: that takes 1.
+    """
     from pydump.engine.vmcoreinfo import find_vmcoreinfo
 
     settled, _, _ = settle(guest, arch, registry)
     found = [
         replace(guest, vmcoreinfo=candidate)
-        for candidate in find_vmcoreinfo(source, guest.memory, settled.byte_order or "little")
+        for candidate in find_vmcoreinfo(source, guest.memory, settled.byte_order or "little", workers=workers)
     ]
     if len(found) > 1:
         found.sort(key=lambda one: not _is_running(source, *settle(one, arch, registry)[:2]))

@@ -72,8 +72,8 @@ def run_dump(
     began = time.monotonic()
     live = isinstance(source, Live)
     if dry_run:
-        planned = make_plan(source, request, registry, look=not live)
-        batches = Batches(source, planned.plan.readable(), planned.writer, batch_size)
+        planned = make_plan(source, request, registry, look=not live, workers=workers)
+        batches = Batches.of(source, planned.plan.readable(), planned.writer, batch_size)
         executor = executor_for(workers, batches)
         outcome = Outcome(planned.writer.start)
         sink = _sink(output, request, registry, dry=True)  # what speaks against the output is said now
@@ -82,12 +82,12 @@ def run_dump(
         size = planned.writer.size_limit
         return _report(planned, label, output, executor, began, outcome, size, flattened=flattened, dry=True)
     with _Opened(_sink(output, request, registry)) as opened:
-        planned = make_plan(source, request, registry, look=not live)
+        planned = make_plan(source, request, registry, look=not live, workers=workers)
         if isinstance(source, Live):
             source.capture(planned.plan.guest.memory, progress)
-            planned = make_plan(source, request, registry)
+            planned = make_plan(source, request, registry, workers=workers)
         writer = planned.writer
-        batches = Batches(source, planned.plan.readable(), writer, batch_size)
+        batches = Batches.of(source, planned.plan.readable(), writer, batch_size)
         executor = executor_for(workers, batches)
         sink = opened.sink_for(writer, output)
 

@@ -1,7 +1,4 @@
-"""Checks a dump: every structure, every descriptor, every page.
-
-A check is a dump like any other, whose writer keeps nothing but the faults that reading met.
-"""
+"""Checks a dump: every structure, every descriptor, every page."""
 
 from __future__ import annotations
 
@@ -10,16 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pydump.engine.batches import Batches, Spec
-from pydump.engine.executors import Job, executor_for
-from pydump.engine.findings import Findings, FindingsWriter
+from pydump.engine.findings import Findings
 from pydump.engine.flaws import flaws
 from pydump.engine.planner import settle
+from pydump.engine.scan import Piece, scan
 from pydump.errors import FormatError, PlanError, ReadError
-from pydump.interfaces.format import Batch
 from pydump.interfaces.source import Source, Verifiable
-from pydump.model.memory import Ranges
-from pydump.model.report import Progress, ProgressCallback, VerifyReport
+from pydump.model.report import ProgressCallback, VerifyReport
 from pydump.registry import Registry
 
 
@@ -54,14 +48,10 @@ def run_verify(
     for start, end in lost:
         findings.add(f"paddr {start:#x}..{end:#x}: the dump says that it is lost")
     readable = guest.memory.ranges().subtract(source.excluded()).subtract(lost)
-    writer = _Faults(readable)
-    batches = _CheckedBatches(source, readable, writer, guest.page_size or 4096)
-
-    def tell(done: int) -> None:
-        if progress is not None:
-            progress(Progress("verify", done, batches.total))
-
-    executor_for(workers, batches).run(Job(batches, writer, findings, tell))
+    task = _Readable(guest.page_size or 4096)
+    for faults in scan(source, readable, task, workers=workers, phase="verify", progress=progress):
+        for fault in faults:
+            findings.add(fault)
     return VerifyReport(
         label,
         readable.size,
@@ -73,38 +63,27 @@ def run_verify(
 
 
 @dataclass(frozen=True, slots=True)
-class _CheckedBatch(Batch):
-    """A batch, and what was wrong with reading it."""
+class _Readable:
+    """Reads each piece; where that fails, says what is wrong with which page, a line each."""
 
-    faults: tuple[str, ...] = ()
+    page_size: int
 
-
-class _CheckedBatches(Batches):
-    """Batches that name the pages which cannot be read, rather than stop at the first."""
-
-    def __init__(self, source: Source, readable: Ranges, writer: FindingsWriter, page_size: int) -> None:
-        super().__init__(source, readable, writer)
-        self._page_size = page_size
-
-    def load(self, spec: Spec, buffer: memoryview) -> Batch:
+    def examine(self, piece: Piece) -> list[str]:
+        if piece.hole:
+            return []
         try:
-            batch = super().load(spec, buffer)
+            piece.read()
         except (ReadError, FormatError):
-            return _CheckedBatch(spec.position, spec.size, None, faults=tuple(self._faults(spec, buffer)))
-        return _CheckedBatch(batch.position, batch.size, None)
+            return list(self._faults(piece))
+        return []
 
-    def _faults(self, spec: Spec, buffer: memoryview) -> Iterator[str]:
-        for start, end in spec.runs:
-            for at in range(start, end, self._page_size):
+    def _faults(self, piece: Piece) -> Iterator[str]:
+        buffer = memoryview(bytearray(self.page_size))
+        for start, end in piece.runs:
+            first = start // self.page_size * self.page_size
+            for page in range(first, end, self.page_size):
+                at, stop = max(start, page), min(end, page + self.page_size)
                 try:
-                    self._source.read_into(at, buffer[: min(self._page_size, end - at)])
+                    piece.source.read_into(at, buffer[: stop - at])
                 except (ReadError, FormatError) as error:
                     yield error.message
-
-
-class _Faults(FindingsWriter):
-    """Keeps what was wrong."""
-
-    def findings(self, batch: Batch) -> Iterator[str]:
-        assert isinstance(batch, _CheckedBatch)
-        yield from batch.faults

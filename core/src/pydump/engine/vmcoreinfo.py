@@ -7,15 +7,14 @@ Source: kernel/crash_core.c and include/linux/crash_core.h (vmcore_info.[ch] sin
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from pydump.engine.scan import Piece, data_pages, scan
 from pydump.errors import PlanError
-from pydump.interfaces.source import KnowsHoles, Source
+from pydump.interfaces.source import Source
 from pydump.layout.elf import Nhdr
 from pydump.layout.struct import U16, U32, U64, Bytes8, Layout
 from pydump.model.guest import ByteOrder
@@ -23,8 +22,6 @@ from pydump.model.memory import MemoryMap
 from pydump.model.note import VMCOREINFO_NAME
 from pydump.model.vmcoreinfo import MAX_TEXT, Vmcoreinfo
 
-#: Bytes looked at in one piece.
-PIECE: Final = 4 << 20
 #: Both copies begin at a multiple of this, whatever the guest's page size.
 ALIGNMENT: Final = 4096
 #: More different texts than this are not kept.
@@ -75,7 +72,9 @@ class _Memory:
         return bytes(buffer)
 
 
-def find_vmcoreinfo(source: Source, memory: MemoryMap, byte_order: ByteOrder) -> tuple[Vmcoreinfo, ...]:
+def find_vmcoreinfo(
+    source: Source, memory: MemoryMap, byte_order: ByteOrder, *, workers: int | None = None
+) -> tuple[Vmcoreinfo, ...]:
     """What may be the guest kernel's VMCOREINFO, the likeliest first; nothing where RAM holds none that makes sense.
 
     Copies may lie about: of a kernel that ran before, of a crash kernel, in a file. The note is preferred to the plain
@@ -85,6 +84,7 @@ def find_vmcoreinfo(source: Source, memory: MemoryMap, byte_order: ByteOrder) ->
         source: Reads the memory.
         memory: Where to look.
         byte_order: The guest's.
+        workers: Processes that search; default: the CPUs this process may use.
 
     Raises:
         ReadError: The source cannot read its own memory.
@@ -95,7 +95,9 @@ def find_vmcoreinfo(source: Source, memory: MemoryMap, byte_order: ByteOrder) ->
         return (named,)
     found: dict[bytes, tuple[bool, int, int, Vmcoreinfo]] = {}
     left = {True: MAX_PLACES, False: MAX_PLACES}
-    for paddr, is_note in _places(source, memory):
+    pages = data_pages(source, memory.ranges().whole_pages(ALIGNMENT), ALIGNMENT)
+    heads = scan(source, pages, _Heads(), unit=ALIGNMENT, workers=workers)
+    for paddr, is_note in chain.from_iterable(heads):
         left[is_note] -= 1
         if left[is_note] < 0:
             continue
@@ -170,50 +172,17 @@ def _sensible(text: bytes) -> Vmcoreinfo | None:
     return found if found.osrelease and found.page_size else None
 
 
-def _places(source: Source, memory: MemoryMap) -> Iterator[tuple[int, bool]]:
-    """``(paddr, is a note)`` of every page that begins like one of the two."""
-    import numpy as np
+class _Heads:
+    """Finds the pages that begin like one of the two: a list of paddr, and whether it is like the note."""
 
-    note_word = np.frombuffer(NOTE_NAME[4:], np.uint64)[0]
-    text_word = np.frombuffer(TEXT_HEAD[:8], np.uint64)[0]
-    buffer = bytearray(PIECE)
-    words = np.frombuffer(buffer, np.uint64).reshape(-1, ALIGNMENT // 8)
-    for runs in _gathered(_pieces(source, memory)):
-        ends = list(accumulate(end - start for start, end in runs))
-        source.read_runs(runs, memoryview(buffer)[: ends[-1]])
-        pages = words[: ends[-1] // ALIGNMENT]
-        is_note = pages[:, (Nhdr.nbytes() + 4) // 8] == note_word
-        for i in np.flatnonzero(is_note | (pages[:, 0] == text_word)).tolist():
-            run = bisect_right(ends, i * ALIGNMENT)
-            yield runs[run][1] - ends[run] + i * ALIGNMENT, bool(is_note[i])
+    def examine(self, piece: Piece) -> list[tuple[int, bool]]:
+        import numpy as np
 
-
-def _gathered(pieces: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """``pieces``, as many together as have at most PIECE bytes."""
-    runs: list[tuple[int, int]] = []
-    size = 0
-    for start, end in pieces:
-        if size + end - start > PIECE:
-            yield runs
-            runs, size = [], 0
-        runs.append((start, end))
-        size += end - start
-    if runs:
-        yield runs
-
-
-def _pieces(source: Source, memory: MemoryMap) -> Iterator[tuple[int, int]]:
-    """``(start, end)`` of whole aligned pages that may hold data, at most PIECE bytes each."""
-    knows_holes = source if isinstance(source, KnowsHoles) else None
-    for block in memory:
-        first, last = -(-block.paddr // ALIGNMENT) * ALIGNMENT, block.end // ALIGNMENT * ALIGNMENT
-        if first >= last:
-            continue
-        asked = knows_holes if last - first >= PIECE else None
-        ranges = [(first, last)] if asked is None else asked.data_ranges(first, last - first)
-        done = first
-        for data_start, data_end in ranges:
-            start = max(done, data_start // ALIGNMENT * ALIGNMENT)
-            done = max(start, min(last, -(-data_end // ALIGNMENT) * ALIGNMENT))
-            for at in range(start, done, PIECE):
-                yield at, min(at + PIECE, done)
+        if piece.hole:
+            return []
+        note_word = np.frombuffer(NOTE_NAME[4:], np.uint64)[0]
+        text_word = np.frombuffer(TEXT_HEAD[:8], np.uint64)[0]
+        words = np.frombuffer(piece.read(), np.uint64).reshape(-1, ALIGNMENT // 8)
+        is_note = words[:, (Nhdr.nbytes() + 4) // 8] == note_word
+        found = np.flatnonzero(is_note | (words[:, 0] == text_word))
+        return list(zip(piece.pages(ALIGNMENT)[found].tolist(), is_note[found].tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import mmap
 import os
@@ -79,9 +80,15 @@ def useful_workers(wanted: int | None, pieces: int) -> int:
     if useful > 1 and (why := _no_workers()):
         if wanted is not None:
             raise PydumpError(f"workers cannot be started: {why[0]}", hint=f"--workers 1 does without{why[1]}")
-        logging.getLogger("pydump").info("one process does all the work: %s", why[0])
+        _say_alone(why[0])
         useful = 1
     return max(1, useful)
+
+
+@functools.cache
+def _say_alone(why: str) -> None:
+    """Say once why there are no workers, however many scans and dumps there are."""
+    logging.getLogger("pydump").info("one process does all the work: %s", why)
 
 
 def _no_workers() -> tuple[str, str] | None:

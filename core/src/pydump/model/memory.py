@@ -226,6 +226,16 @@ class Ranges:
         array[in_last, 1] = _LAST
         return Ranges(_joined(array))
 
+    def whole_pages(self, page_size: int) -> Ranges:
+        """Every page of which this set has all bytes."""
+        import numpy as np
+
+        mask = np.uint64(page_size - 1)
+        # A range that begins in the last page of the address space has no whole page.
+        array = self.array[self.array[:, 0] <= ~mask]
+        array = np.stack([(array[:, 0] + mask) & ~mask, array[:, 1] & ~mask], axis=1)
+        return Ranges(array[array[:, 0] < array[:, 1]])
+
     def _combine(self, other: Ranges, keep: Any) -> Ranges:
         """A sweep over all starts and ends: +1 where a range opens, -1 where it closes, per set."""
         import numpy as np

@@ -249,7 +249,7 @@ class FormatTests:
         for compression in self.compressions():
             planned = make_plan(source, self.request(compression=compression), self.registry)
             writer, sink = planned.writer, _Extents()
-            batches, done = Batches(source, planned.plan.readable(), writer), list[int]()
+            batches, done = Batches.of(source, planned.plan.readable(), writer), list[int]()
             outcome = SerialExecutor().run(Job(batches, writer, sink, done.append))
             assert done == list(accumulate(spec.size for spec in batches.specs())), "Encoded.size is the batch's"
             assert 0 <= outcome.zero_size <= zeros(source), "Encoded.zero_size is of pages that are zero"

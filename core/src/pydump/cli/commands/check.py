@@ -8,20 +8,20 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from pydump.cli.arguments import Arch, FileArg, Json, ProgressStyle, Style
+from pydump.cli.arguments import Arch, FileArg, Json, ProgressStyle, Style, Workers
 from pydump.cli.console import warn
 from pydump.cli.ending import EXIT_DIFFERS
 from pydump.cli.session import session
 
 
-def verify(file: FileArg, as_json: Json = False, progress: Style = ProgressStyle.auto) -> None:
+def verify(file: FileArg, workers: Workers = None, as_json: Json = False, progress: Style = ProgressStyle.auto) -> None:
     """Check every structure, every descriptor, every page. Exit code 4 where something is wrong."""
     import pydump
     from pydump.cli import render
     from pydump.cli.progress import shown
 
     with shown(ProgressStyle.none if session.quiet else progress) as tell:
-        report = pydump.verify(file, progress=tell)
+        report = pydump.verify(file, workers=workers, progress=tell)
     if as_json or session.json:
         render.print_json(asdict(report))
     else:
@@ -38,6 +38,7 @@ def compare(
         bool,
         Option("--ignore-excluded", help="Do not count what one of them left out, as a filtered dump does."),
     ] = False,
+    workers: Workers = None,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
@@ -47,7 +48,14 @@ def compare(
     from pydump.cli.progress import shown
 
     with shown(ProgressStyle.none if session.quiet else progress) as tell:
-        report = pydump.compare(left, right, arch=arch or session.arch, ignore_excluded=ignore_excluded, progress=tell)
+        report = pydump.compare(
+            left,
+            right,
+            arch=arch or session.arch,
+            ignore_excluded=ignore_excluded,
+            workers=workers,
+            progress=tell,
+        )
     warn(report.warnings)
     if as_json or session.json:
         render.print_json(asdict(report))

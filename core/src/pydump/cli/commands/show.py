@@ -9,7 +9,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from pydump.cli.arguments import Arch, Json, ProgressStyle, SourceArg, Style, Vmlinux
+from pydump.cli.arguments import Arch, Json, ProgressStyle, SourceArg, Style, Vmlinux, Workers
 from pydump.cli.console import warn
 from pydump.cli.session import session
 from pydump.errors import PlanError, PydumpError
@@ -129,6 +129,7 @@ def map_(
     ] = None,
     arch: Arch = None,
     force: Annotated[bool, Option("--force", help="Replace an existing picture.")] = False,
+    workers: Workers = None,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
@@ -142,7 +143,7 @@ def map_(
     across = maps.across(None if as_json or session.json else render.columns())
     cells = maps.max_cells("terminal", across) if output is None else maps.max_cells("picture")
     with shown(ProgressStyle.none if session.quiet else progress) as tell:
-        report = pydump.survey(file, arch=arch or session.arch, max_cells=cells, progress=tell)
+        report = pydump.survey(file, arch=arch or session.arch, max_cells=cells, workers=workers, progress=tell)
     warn(report.warnings)
     if output is not None:
         maps.save(report, output, force=force)
