@@ -202,6 +202,29 @@ def drgn_pages(file: Path, vmlinux: Path) -> dict[str, set[int]]:
     return found
 
 
+_TASK_STRUCTS = """
+import json, sys
+import drgn
+from drgn.helpers.linux import find_slab_cache, for_each_task, slab_cache_for_each_allocated_object
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1])
+prog.load_debug_info([sys.argv[2]])
+tasks = [task.value_() for task in for_each_task(prog)]
+cache = find_slab_cache(prog, "task_struct")
+objects = [task.value_() for task in slab_cache_for_each_allocated_object(cache, "struct task_struct")]
+json.dump([tasks, objects], sys.stdout)
+"""
+
+
+def drgn_task_structs(file: Path, vmlinux: Path) -> tuple[set[int], set[int]]:
+    """Where tasks lie: by the kernel's lists of them, and by the slab cache that they are allocated from."""
+    require(_has("drgn"), "drgn", "pip install drgn")
+    done = _python(_TASK_STRUCTS, str(file), str(vmlinux))
+    assert done.returncode == 0, done.stderr[-600:]
+    tasks, objects = json.loads(done.stdout)
+    return set(tasks), set(objects)
+
+
 def _has(module: str) -> bool:
     return _python(f"import {module}").returncode == 0
 

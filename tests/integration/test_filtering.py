@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from judges import Tasks, crash, drgn_pages, drgn_tasks, kdumpfile_pages, makedumpfile, newest
+from judges import Tasks, crash, drgn_pages, drgn_task_structs, drgn_tasks, kdumpfile_pages, makedumpfile, newest
 from lab.boot import Guest
 
 import pydump
@@ -22,6 +22,8 @@ Pydump = Callable[..., subprocess.CompletedProcess[str]]
 ARCHES = ("aarch64", "s390x", "ppc64", "riscv64")
 #: A guest, and whether Debian's newest makedumpfile judges it: Debian 12's does not know Linux 6.10 and later.
 JUDGED = (("x86_64", False), ("x86_64-rich", True))
+#: How drgn is given a dump to walk struct pages in: libkdumpfile, its reader of kdumps, does not find ppc64's vmemmap.
+WALKED = {"ppc64": ("--format", "elf")}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,12 @@ def chosen(path: Path, level: int) -> Ranges:
 def test_each_level_leaves_out_what_makedumpfile_does(
     arch: str, by_newest: bool, lab: Path, written: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Bit for bit, but for pages that makedumpfile's file has no place for: firmware behind the last struct page."""
+    """Bit for bit, but for pages that makedumpfile's file has no place for: firmware behind the last struct page.
+
+    Two more of its faults would show, which these guests do not have: 1.7.8 takes an anonymous page that somebody waits
+    for (PG_waiters, the bit that PG_slab had) for slab since Linux 6.10, and misreads the sections of 1 GiB pages that
+    are reserved at boot since 6.15.
+    """
     elf = written(arch, "--format", "elf")
     by = newest(lab, "makedumpfile") if by_newest else ()
     different = {}
@@ -98,10 +105,9 @@ def test_the_guest_of_every_class_has_them(written: Callable[..., Path]) -> None
 def test_each_page_is_of_the_class_that_drgn_gives(
     arch: str, guest: Callable[[str], Guest], written: Callable[..., Path]
 ) -> None:
-    # drgn follows no page tables of riscv64: there it goes by the virtual addresses of the segments.
-    elf = written(arch, "--format", "elf", *(["--paging"] if arch == "riscv64" else []))
-    theirs = drgn_pages(elf, guest(arch).vmlinux)
-    with pydump.open(elf) as dump:
+    # It reads the smallest dump: all struct pages are there, and what they lead to.
+    theirs = drgn_pages(written(arch, "-d", "31", *WALKED.get(arch, ())), guest(arch).vmlinux)
+    with pydump.open(written(arch, "--format", "elf")) as dump:
         facts = dump.guest
         assert facts.page_size
         found = LinuxFilter.classify(dump.source, facts, installed().arch(arch))
@@ -129,6 +135,15 @@ def test_drgn_lists_all_tasks_of_the_smallest_dump(
     assert len(seen.stacks) == 2
     if arch != "riscv64":  # where drgn cannot unwind
         assert all(len(stack) > 3 for stack in seen.stacks)
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64", "s390x", "ppc64"])  # drgn has no linear map of riscv64
+def test_drgn_finds_the_slab_objects_of_the_smallest_dump(
+    arch: str, guest: Callable[[str], Guest], written: Callable[..., Path]
+) -> None:
+    tasks, objects = drgn_task_structs(written(arch, "-d", "31", *WALKED.get(arch, ())), guest(arch).vmlinux)
+    assert len(tasks) > 20
+    assert tasks <= objects
 
 
 @pytest.mark.parametrize("arch", ["x86_64", *ARCHES])
