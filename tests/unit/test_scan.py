@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pydump.api import Dump
 from pydump.builtin.raw import MemorySource
 from pydump.engine import compare, exclude, survey, verify, vmcoreinfo
 from pydump.engine.batches import LEAST_HOLE
@@ -24,6 +25,7 @@ from pydump.engine.survey import _Counts, run_survey
 from pydump.engine.verify import _Readable, run_verify
 from pydump.engine.vmcoreinfo import _Heads, find_vmcoreinfo
 from pydump.errors import PlanError, PydumpError, ReadError
+from pydump.interfaces.source import Live
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import Progress
@@ -286,6 +288,33 @@ def test_a_hole_of_one_side_is_compared_with_what_the_other_has(workers: int, re
     zero = source_of({0: bytes(12 << 20)}, Holed)
     report = run_compare(zero, source_of({0: bytes(data)}), ("a", "b"), registry, workers=workers)
     assert report.differences == ("paddr 0x500000: the pages part at byte 0x0",)
+
+
+class Running(MemorySource):
+    """A guest that runs: only the process that opened it can read it."""
+
+    holds = True
+    paused_seconds = 0.0
+    consistent = True
+
+    def capture(self, wanted: MemoryMap, progress: object = None) -> None: ...
+
+    def release(self) -> None: ...
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        if multiprocessing.parent_process() is not None:
+            raise ReadError(paddr, len(buffer), "another process has the monitor")
+        super().read_into(paddr, buffer)
+
+
+def test_a_guest_that_is_not_captured_is_read_by_one_process(registry: Registry) -> None:
+    source = Running(Guest(MemoryMap(), byte_order="little"), {0: bytes(guests.memory(3000))})
+    assert isinstance(source, Live)
+    with pytest.raises(ReadError, match="another process"):
+        find_vmcoreinfo(source, source.guest().memory, "little", workers=2)
+    assert Dump(source, registry, arch="dummy").look_up(0x2000).paddr == 0x2000
+    with pytest.raises(PydumpError, match="VMCOREINFO|page tables"):
+        Dump(source, registry, arch="dummy").read_virtual(0x2000, 1)
 
 
 class TestPages:

@@ -116,14 +116,18 @@ class Dump:
     def _kernel_memory(self) -> KernelMemory:
         """The kernel's memory, by the VMCOREINFO in guest memory where the source has none."""
         if self._kernel is None:
-            stated = self.stated
-            if stated.vmcoreinfo is None:
-                # Only the process that opened a live guest can read it.
-                workers = 1 if isinstance(self.source, Live) else None
-                stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry, workers=workers)
+            stated = self._with_vmcoreinfo()
             guest, arch, _ = settle(stated, self._arch, self._registry)
             self._kernel = KernelMemory.of(self.source, guest, arch)
         return self._kernel
+
+    def _with_vmcoreinfo(self) -> Guest:
+        """What the source says, with the VMCOREINFO in guest memory where it has none."""
+        if self.stated.vmcoreinfo is not None:
+            return self.stated
+        # Only the process that opened a live guest can read it.
+        workers = 1 if isinstance(self.source, Live) else None
+        return with_vmcoreinfo(self.source, self.stated, self._arch, self._registry, workers=workers)
 
     def read_virtual(self, vaddr: int, size: int) -> bytes:
         """``size`` bytes from the guest kernel's virtual address ``vaddr`` on.
@@ -164,7 +168,7 @@ class Dump:
         """
         info = self.stated.vmcoreinfo
         if info is None and not isinstance(self.source, Live) and not self._unknown():
-            info = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry).vmcoreinfo
+            info = self._with_vmcoreinfo().vmcoreinfo
         return Symbols.open(info, None if vmlinux is None else os.fspath(vmlinux), self._registry, self._kallsyms)
 
     def _kallsyms(self) -> Kallsyms | None:
@@ -202,9 +206,7 @@ class Dump:
         stated = self.stated
         if self._unknown():
             return look_up(self.source, stated, None, paddr, self._registry, vaddr=vaddr)
-        if stated.vmcoreinfo is None:
-            stated = with_vmcoreinfo(self.source, stated, self._arch, self._registry)
-        guest, arch, _ = settle(stated, self._arch, self._registry)
+        guest, arch, _ = settle(self._with_vmcoreinfo(), self._arch, self._registry)
         return look_up(self.source, guest, arch, paddr, self._registry, vaddr=vaddr)
 
     def log(self) -> Iterator[Record]:
