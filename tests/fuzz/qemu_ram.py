@@ -7,7 +7,8 @@ import io
 from typing import Any
 
 from pydump.model.memory import Ranges
-from pydump_source_qemu.migration import RamStream, most_ram, places
+from pydump_source_qemu.flat_view import most_ram, places
+from pydump_source_qemu.migration import RamStream
 
 #: No memory that the flat view would have to have.
 NONE = Ranges.empty()

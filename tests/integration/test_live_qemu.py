@@ -515,7 +515,7 @@ def test_no_room_for_a_copy(guest: Live, tmp_path: Path, pydump: Pydump, monkeyp
     missing = tmp_path / "missing"
     said = pydump("dump", "--scratch", missing, guest.source, tmp_path / "no", expect=1).stderr
     assert str(missing) in said
-    monkeypatch.setattr("pydump_source_qemu.capture.room_for", lambda size, where: "none at all")
+    monkeypatch.setattr("pydump_source_qemu.this_host.room_for", lambda size, where: "none at all")
     report = api.dump(guest.source, str(tmp_path / "vmcore"))
     assert "paused for the whole dump: none at all" in report.warnings[-1]
 

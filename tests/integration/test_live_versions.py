@@ -220,8 +220,8 @@ def test_a_guest_that_does_not_run_again_is_an_error(
     guest: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watchdog, which runs apart, then lets it run."""
-    monkeypatch.setattr("pydump_source_qemu.capture.resume", lambda ask: Resumed(False, "QEMU refuses"))
-    monkeypatch.setattr("pydump_source_qemu.capture.GRACE", 0)
+    monkeypatch.setattr("pydump_source_qemu.session.resume", lambda ask: Resumed(False, "QEMU refuses"))
+    monkeypatch.setattr("pydump_source_qemu.session.GRACE", 0)
     for way in ("full", "copy"):
         with pytest.raises(api.errors.SourceError, match="does not run now: QEMU refuses"):
             capture(guest, tmp_path / "vmcore", way)

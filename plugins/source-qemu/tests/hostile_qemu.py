@@ -31,12 +31,13 @@ from pathlib import Path
 from typing import Any
 
 from pydump.errors import PydumpError
-from pydump_source_qemu.capture import Capture
+from pydump_source_qemu.flat_view import Place, places
 from pydump_source_qemu.head import Head, Load, read_head
 from pydump_source_qemu.limits import Limits
-from pydump_source_qemu.migration import Place, places
+from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.pipe import Pipe
-from pydump_source_qemu.source import QemuOptions, QemuSource
+from pydump_source_qemu.session import Session
+from pydump_source_qemu.source import QemuSource
 from pydump_source_qemu.watchdog import Patience
 
 DATA = Path(__file__).parents[3] / "tests/data/qemu/nano-x86_64"
@@ -351,14 +352,14 @@ def run(guest: Guest, way: str, command: str, n: int, manner: str) -> Result:
         path = os.path.join(directory, "qmp")
         server = Server(path, guest, command, n, manner)
         try:
-            capture = Capture.connect(path, dataclasses.replace(WAYS[way], connect_timeout=2), LIMITS)
+            session = Session.connect(path, 2, LIMITS)
             try:
-                source = QemuSource(capture)
+                source = QemuSource(session, WAYS[way])
                 source.capture(source.guest().memory)
                 same = all(_read(source, load) == guest.read(load.paddr, load.size) for load in guest.head.loads)
                 source.release()
             finally:
-                capture.close()
+                session.close()
         except PydumpError as error:
             kind, message = type(error).__name__, str(error)
         except BaseException as error:

@@ -10,7 +10,8 @@ import pytest
 
 from pydump.errors import SourceError
 from pydump.model.memory import Ranges
-from pydump_source_qemu.migration import MAX_BLOCKS, MAX_CAPABILITIES, MAX_PLACES, Place, RamStream, most_ram, places
+from pydump_source_qemu.flat_view import MAX_PLACES, Place, most_ram, places
+from pydump_source_qemu.migration import MAX_BLOCKS, MAX_CAPABILITIES, RamStream
 
 PAGE = bytes(range(256)) * 16
 HEAD = struct.pack(">II", 0x5145564D, 3)

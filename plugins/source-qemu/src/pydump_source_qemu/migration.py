@@ -7,16 +7,16 @@ Source: migration/{savevm,ram,vmstate}.c of QEMU 7.2 and 10.0.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pydump.errors import SourceError
 from pydump.model.memory import Ranges
+from pydump_source_qemu.flat_view import Place
+from pydump_source_qemu.reader import Reader, damaged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,19 +39,12 @@ RAM_SAVE_FLAG_EOS: Final = 0x10
 RAM_SAVE_FLAG_CONTINUE: Final = 0x20
 #: The bits of the flags of storage attributes.
 FLAGS: Final = 0xFFF
-#: Bytes read ahead.
-BUFFER: Final = 4 << 20
 #: TARGET_PAGE_SIZE, unless the stream says another, and how many bits another can have.
 PAGE_SIZE: Final = 4096
 PAGE_BITS: Final = range(10, 17)
-#: More parts of a flat view, blocks of RAM, and capabilities than these are not believed.
-MAX_PLACES: Final = 1 << 12
+#: More blocks of RAM and capabilities than these are not believed.
 MAX_BLOCKS: Final = 1 << 14
 MAX_CAPABILITIES: Final = 1 << 8
-#: Bytes of a stream beside those that its RAM takes.
-MAX_OTHER: Final = 1 << 26
-#: Bytes of RAM blocks that are not guest memory: video memory, flash, persistent memory.
-MAX_OTHER_RAM: Final = 64 << 30
 #: Sections that come in parts: RAM and the two others that there are.
 MAX_SECTIONS: Final = 16
 #: Sections of devices that take turns with RAM. Each ends its part of the stream in a way of its own.
@@ -68,78 +61,13 @@ HASH_PTE_SIZE: Final = 16
 #: Bytes of a section that is skipped without knowing its length.
 MAX_SKIPPED: Final = 1 << 20
 
-_FLAT_RANGE = re.compile(
-    r"  ([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): (.+?)(?: @([0-9a-f]{16}))?(?: KVM)?$"
-)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """A part of a RAM block of QEMU's, and where the guest sees it.
-
-    Attributes:
-        offset: In the block.
-        size: Bytes.
-        paddr: Guest-physical address.
-    """
-
-    offset: int
-    size: int
-    paddr: int
-
-
-def most_ram(memory: Ranges) -> int:
-    """Bytes of RAM blocks that a guest with this memory has at most; more is not believed."""
-    return 8 * memory.size + MAX_OTHER_RAM
-
-
-def places(flat_view: str, memory: Ranges) -> dict[str, list[Place]]:
-    """The parts of each memory region that the guest sees as RAM.
-
-    Args:
-        flat_view: What ``info mtree -f`` prints.
-        memory: The guest's memory, all of which must be in it.
-
-    Returns:
-        By the region's name, in ascending offsets. A part that is seen at two addresses is there twice.
-
-    Raises:
-        SourceError: It is not a flat view, or lacks memory.
-    """
-    most = most_ram(memory)
-    found: dict[str, list[Place]] = {}
-    ours, seen = False, [(0, 0)]
-    for line in flat_view.splitlines():
-        if line.startswith("FlatView"):
-            ours = False
-        elif line.startswith(' AS "memory"'):
-            ours = True
-        elif ours and (match := _FLAT_RANGE.match(line)):
-            start, end, name, offset = match.groups()
-            place = Place(int(offset or "0", 16), int(end, 16) + 1 - int(start, 16), int(start, 16))
-            if not seen[-1][1] <= place.paddr < place.paddr + place.size or len(seen) > MAX_PLACES:
-                raise SourceError(f"QEMU's list of memory regions is damaged at {place.paddr:#x}")
-            if place.offset + place.size > most:
-                raise SourceError(f"QEMU's list of memory regions has {place.size:#x} bytes at {place.paddr:#x}")
-            seen.append((place.paddr, place.paddr + place.size))
-            found.setdefault(name, []).append(place)
-    if missing := memory.subtract(Ranges.of(seen)):
-        raise SourceError(
-            f"QEMU's list of memory regions lacks the memory at {next(iter(missing))[0]:#x}", hint="take --pause copy"
-        )
-    return {name: sorted(parts) for name, parts in found.items()}
-
-
-def _damaged(why: str) -> SourceError:
-    return SourceError(f"QEMU's snapshot is damaged: {why}")
-
 
 class RamStream:
     """Reads a migration stream up to the end of its RAM.
 
     Args:
         fill: Fills the beginning of a buffer with what comes next, and gives how much; EOFError at the end.
-        parts: As :func:`places` gives them.
+        parts: As :func:`pydump_source_qemu.flat_view.places` gives them.
         wanted: The paddrs that must come. QEMU sends no page of a virtio-mem block that is unplugged, for one.
         write: Called with a paddr and a page run's bytes, an array of shape (n,), uint8.
         tell: Called with the bytes of RAM that have come.
@@ -157,15 +85,12 @@ class RamStream:
         began: Callable[[], None],
         most: int,
     ) -> None:
-        self._fill = fill
+        self._reader = Reader(fill)
         self._regions = parts
         self._wanted = wanted
         self._write = write
         self._tell = tell
         self._began = began
-        self._data = bytearray(BUFFER)
-        self._view = memoryview(self._data)
-        self._at = self._end = 0
         self._page_size = PAGE_SIZE
         self._parts: dict[str, list[Place]] = {}
         self._came: dict[str, NDArray[np.bool]] = {}
@@ -173,8 +98,6 @@ class RamStream:
         self._regions_seen: set[str] = set()
         self._done = 0
         self._most_ram = most
-        #: How much has come, and may come.
-        self._taken, self._most = 0, MAX_OTHER
 
     def read(self) -> None:
         """Read all RAM; what the guest does not see is thrown away.
@@ -183,26 +106,26 @@ class RamStream:
             EOFError: The stream ends before its RAM does.
             SourceError: Something in it is unknown, or a page is missing.
         """
-        if self._number(4) != QEMU_VM_FILE_MAGIC or self._number(4) != QEMU_VM_FILE_VERSION:
+        if self._reader.number(4) != QEMU_VM_FILE_MAGIC or self._reader.number(4) != QEMU_VM_FILE_VERSION:
             raise SourceError("what QEMU sends is no migration stream of version 3")
         sections: dict[int, str] = {}
         began = False
         while True:
-            kind = self._number(1)
+            kind = self._reader.number(1)
             if kind == QEMU_VM_CONFIGURATION and not sections:
                 self._configuration()
             elif kind == QEMU_VM_COMMAND:
-                self._number(2)
-                self._skip(self._number(2))
+                self._reader.number(2)
+                self._reader.skip(self._reader.number(2))
             elif kind in (QEMU_VM_SECTION_START, QEMU_VM_SECTION_PART, QEMU_VM_SECTION_END):
-                section = self._number(4)
+                section = self._reader.number(4)
                 if kind == QEMU_VM_SECTION_START:
-                    sections[section] = self._text(1)
-                    self._skip(8)  # instance, version
+                    sections[section] = self._reader.text(1)
+                    self._reader.skip(8)  # instance, version
                     if len(sections) > MAX_SECTIONS:
-                        raise _damaged("it has too many sections")
+                        raise damaged("it has too many sections")
                 elif section not in sections:
-                    raise _damaged(f"section {section} goes on and never began")
+                    raise damaged(f"section {section} goes on and never began")
                 elif not began:
                     began = True
                     self._began()
@@ -211,7 +134,7 @@ class RamStream:
             elif kind in (QEMU_VM_SECTION_FULL, QEMU_VM_EOF) and began:
                 break  # devices come after RAM
             elif kind == QEMU_VM_SECTION_FULL:  # but for those that QEMU 8 and later must know early
-                self._skip_device(self._number(4))
+                self._skip_device(self._reader.number(4))
             else:
                 raise SourceError(f"QEMU's snapshot has a section of the unknown kind {kind}")
         self._check()
@@ -221,26 +144,26 @@ class RamStream:
         if name == "ram":
             self._ram()
         elif name == STORAGE_ATTRIBUTES:
-            while (flags := self._number(8) & FLAGS) != STATTR_FLAG_EOS:
+            while (flags := self._reader.number(8) & FLAGS) != STATTR_FLAG_EOS:
                 if flags == STATTR_FLAG_MORE:
-                    self._skip(self._number(8))
+                    self._reader.skip(self._reader.number(8))
                 elif flags != STATTR_FLAG_DONE:
                     raise SourceError(f"QEMU's snapshot has storage attributes of the unknown kind {flags:#x}")
         elif name == HASH_TABLE:
-            header = self._number(4)
+            header = self._reader.number(4)
             while not header:  # else it is the table's size, or there is none
-                _, n_valid, _ = record = (self._number(4), self._number(2), self._number(2))
+                _, n_valid, _ = record = (self._reader.number(4), self._reader.number(2), self._reader.number(2))
                 if not any(record):
                     break
-                self._skip(n_valid * HASH_PTE_SIZE)
+                self._reader.skip(n_valid * HASH_PTE_SIZE)
         else:
             raise SourceError(f"QEMU's snapshot has a part {name!r} that only QEMU can read", hint="take --pause copy")
 
     def _footer(self, section: int) -> None:
-        if self._peek() == QEMU_VM_SECTION_FOOTER:  # machine types up to 2.3 have none
-            self._skip(1)
-            if self._number(4) != section:
-                raise _damaged("a section's end does not match its beginning")
+        if self._reader.peek() == QEMU_VM_SECTION_FOOTER:  # machine types up to 2.3 have none
+            self._reader.skip(1)
+            if self._reader.number(4) != section:
+                raise damaged("a section's end does not match its beginning")
 
     def _skip_device(self, section: int) -> None:
         """Skip a device's section. The stream does not say how long it is, so look for its footer."""
@@ -248,30 +171,30 @@ class RamStream:
         after = {QEMU_VM_SECTION_START, QEMU_VM_SECTION_PART, QEMU_VM_SECTION_FULL, QEMU_VM_COMMAND}
         last = b""
         for _ in range(MAX_SKIPPED):
-            last = last[1 - len(footer) :] + bytes([self._number(1)])
-            if last == footer and self._peek() in after:
+            last = last[1 - len(footer) :] + bytes([self._reader.number(1)])
+            if last == footer and self._reader.peek() in after:
                 return
         raise SourceError(f"QEMU's snapshot has a device that does not end: {section}", hint="take --pause copy")
 
     def _configuration(self) -> None:
-        self._text(4)
-        while self._peek() == QEMU_VM_SUBSECTION:
-            self._skip(1)
-            name = self._text(1)
-            self._skip(4)
+        self._reader.text(4)
+        while self._reader.peek() == QEMU_VM_SUBSECTION:
+            self._reader.skip(1)
+            name = self._reader.text(1)
+            self._reader.skip(4)
             if name == "configuration/target-page-bits":
-                bits = self._number(4)
+                bits = self._reader.number(4)
                 if bits not in PAGE_BITS:
-                    raise _damaged(f"pages of 2^{bits} bytes")
+                    raise damaged(f"pages of 2^{bits} bytes")
                 self._page_size = 1 << bits
             elif name == "configuration/capabilities":
-                count = self._number(4)
+                count = self._reader.number(4)
                 if count > MAX_CAPABILITIES:
-                    raise _damaged(f"{count} capabilities")
+                    raise damaged(f"{count} capabilities")
                 for _ in range(count):
-                    self._text(1)
+                    self._reader.text(1)
             elif name == "configuration/uuid":
-                self._skip(16)
+                self._reader.skip(16)
             else:
                 raise SourceError(f"QEMU's snapshot has an unknown part {name!r}", hint="take --pause copy")
 
@@ -279,7 +202,7 @@ class RamStream:
         """The records of a RAM section. A record's offset and flags share a number; the flags have the low bits."""
         mask = self._page_size - 1
         while True:
-            record = self._number(8)
+            record = self._reader.number(8)
             offset, flags = record & ~mask, record & mask
             if flags == RAM_SAVE_FLAG_EOS:
                 break
@@ -287,15 +210,15 @@ class RamStream:
                 self._blocks(offset)
                 continue
             if not flags & RAM_SAVE_FLAG_CONTINUE:
-                self._block = self._text(1)
+                self._block = self._reader.text(1)
             kind = flags & ~RAM_SAVE_FLAG_CONTINUE
             if kind == RAM_SAVE_FLAG_PAGE:
-                self._need(self._page_size)
-                page = np.frombuffer(self._data, np.uint8, self._page_size, self._at)
-                self._at += self._page_size
+                self._reader.need(self._page_size)
+                page = np.frombuffer(self._reader.data, np.uint8, self._page_size, self._reader.at)
+                self._reader.at += self._page_size
                 self._page_run(offset, page.reshape(1, -1))
             elif kind == RAM_SAVE_FLAG_ZERO:
-                if self._number(1):
+                if self._reader.number(1):
                     raise SourceError("QEMU's snapshot has a page that is filled with one byte other than zero")
                 self._zero_run(offset, 1)
             else:
@@ -307,10 +230,10 @@ class RamStream:
         """Records like the last one, for the pages that follow its own: as many as have come, all at once."""
         size = self._page_size if kind == RAM_SAVE_FLAG_PAGE else 1
         dtype = np.dtype([("record", ">u8"), ("content", "u1", (size,))])
-        count = (self._end - self._at) // dtype.itemsize
+        count = (self._reader.end - self._reader.at) // dtype.itemsize
         if count < 2:
             return
-        records = np.frombuffer(self._data, dtype, count, self._at)
+        records = np.frombuffer(self._reader.data, dtype, count, self._reader.at)
         expected = offset + np.arange(count, dtype=np.uint64) * np.uint64(self._page_size)
         unlike = records["record"] != expected | np.uint64(kind | RAM_SAVE_FLAG_CONTINUE)
         if kind == RAM_SAVE_FLAG_ZERO:
@@ -320,7 +243,7 @@ class RamStream:
             self._page_run(offset, records["content"][:n])
         elif n:
             self._zero_run(offset, n)
-        self._at += n * dtype.itemsize
+        self._reader.at += n * dtype.itemsize
 
     def _page_run(self, offset: int, pages: NDArray[Any]) -> None:
         size = len(pages) * self._page_size
@@ -342,7 +265,7 @@ class RamStream:
         first = offset // self._page_size
         pages = self._came.get(self._block)
         if pages is None or first + n > len(pages):
-            raise _damaged(f"page {offset:#x} of no block {self._block!r}")
+            raise damaged(f"page {offset:#x} of no block {self._block!r}")
         before = pages[first : first + n].copy()
         pages[first : first + n] = True
         self._done += n * self._page_size
@@ -367,12 +290,12 @@ class RamStream:
     def _blocks(self, total: int) -> None:
         """The list of blocks, with the sizes of those that are seen by the guest."""
         if self._came or total > self._most_ram:
-            raise _damaged(f"a list of blocks with {total:#x} bytes")
-        self._most += 4 * total  # a page is no longer than itself and a block's name, and may come again
+            raise damaged(f"a list of blocks with {total:#x} bytes")
+        self._reader.most += 4 * total  # a page is no longer than itself and a block's name, and may come again
         while total > 0:
-            name, used = self._text(1), self._number(8)
+            name, used = self._reader.text(1), self._reader.number(8)
             if used > total or name in self._came or len(self._came) == MAX_BLOCKS:
-                raise _damaged(f"block {name!r} has {used:#x} bytes")
+                raise damaged(f"block {name!r} has {used:#x} bytes")
             total -= used
             region = self._region(name)
             self._parts[name] = self._regions.get(region, [])
@@ -403,41 +326,3 @@ class RamStream:
                     missing = last - first - np.count_nonzero(came[first:last])
                     if missing:
                         raise SourceError(f"QEMU's snapshot lacks {missing} pages of {name} in {start:#x}..{end:#x}")
-
-    def _need(self, size: int) -> None:
-        """Have ``size`` bytes in the buffer."""
-        if self._end - self._at >= size:
-            return
-        if size > BUFFER:
-            raise _damaged(f"a part of {size:#x} bytes")
-        rest = self._data[self._at : self._end]
-        self._data[: len(rest)] = rest
-        self._at, self._end = 0, len(rest)
-        while self._end < size:
-            n = self._fill(self._view[self._end :])
-            self._end += n
-            self._taken += n
-        if self._taken - self._end > self._most:
-            raise _damaged("it goes on behind its end")
-
-    def _number(self, size: int) -> int:
-        self._need(size)
-        self._at += size
-        return int.from_bytes(self._view[self._at - size : self._at], "big")
-
-    def _text(self, length_size: int) -> str:
-        size = self._number(length_size)
-        self._need(size)
-        self._at += size
-        return bytes(self._view[self._at - size : self._at]).decode("latin-1")
-
-    def _peek(self) -> int:
-        self._need(1)
-        return self._data[self._at]
-
-    def _skip(self, size: int) -> None:
-        while size > 0:
-            step = min(size, len(self._data))
-            self._need(step)
-            self._at += step
-            size -= step

@@ -17,14 +17,16 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final, Self, TypeVar
 
-from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import ConnectError, ExecuteError, QMPError
 from qemu.qmp.message import DeserializationError
 from qemu.qmp.qmp_client import BadReplyError
 
 from pydump.errors import SourceError
 from pydump.signals import put_off
 from pydump_source_qemu.address import connected, is_accepted
+from pydump_source_qemu.client import POSTED, Client
 from pydump_source_qemu.limits import LIMITS, MAX_LINE, Limits
+from pydump_source_qemu.pauses import Pauses
 
 T = TypeVar("T")
 
@@ -32,8 +34,6 @@ T = TypeVar("T")
 SLICE: Final = 0.1
 #: What every capture needs.
 NEEDED: Final = ("query-status", "stop", "cont", "dump-guest-memory", "query-dump")
-#: The id of a command whose reply is dropped.
-POSTED: Final = "posted"
 #: Characters of a message of QEMU's that are shown.
 MAX_MESSAGE: Final = 500
 NO_QMP: Final = "it takes a monitor made with -qmp, not QEMU's human one or another server"
@@ -51,79 +51,6 @@ class CommandError(SourceError):
         super().__init__(f"QEMU refused {command}: {why}", hint=hint)
         self.command = command
         self.why = why
-
-
-class _Client(QMPClient):
-    """The library's client, for monitors of -qmp-pretty as well, and without the text that it makes for its log."""
-
-    async def _readline(self) -> bytes:
-        """A whole message. Where it has many lines, all but the first and the last are indented.
-
-        Source: qobject_to_json_pretty in qobject/qjson.c.
-        """
-        line = await super()._readline()
-        if line.rstrip() != b"{":
-            return line
-        lines, size = [line], 0
-        while lines[-1].rstrip() != b"}":
-            lines.append(await super()._readline())
-            size += len(lines[-1])
-            if size > MAX_LINE or not lines[-1].endswith(b"\n"):
-                raise ValueError("a message without an end")
-        return b" ".join(line.strip() for line in lines) + b"\n"
-
-    async def _on_message(self, msg: Message) -> None:
-        if msg.get("id") != POSTED:
-            await super()._on_message(msg)
-
-    def _cb_outbound(self, message: Message) -> Message:
-        return message
-
-    def _cb_inbound(self, message: Message) -> Message:
-        return message
-
-
-class _Pauses:
-    """How often and how long the guest was paused, by QEMU's events and clock. Source: qapi/run-state.json."""
-
-    def __init__(self) -> None:
-        self.resumes = 0
-        self._paused = 0.0
-        self._since: float | None = None
-
-    def fold(self, event: Message) -> bool:
-        """Take in an event, of which nothing is kept; so a flood of them takes no memory.
-
-        Raises:
-            ValueError: It is not one of QEMU's.
-        """
-        if not isinstance(event["event"], str):
-            raise ValueError("an event without a name")
-        if event["event"] not in ("STOP", "RESUME", "WAKEUP"):  # a guest that wakes from S3 sends only the latter
-            return False
-        at = _moment(event.get("timestamp"))
-        if event["event"] == "STOP":
-            self._since = at if self._since is None else self._since
-            return False
-        self.resumes += 1
-        if self._since is not None:
-            self._paused += max(0.0, at - self._since)
-            self._since = None
-        return False
-
-    @property
-    def seconds(self) -> float:
-        """How long, until now."""
-        return self._paused + (max(0.0, time.time() - self._since) if self._since is not None else 0.0)
-
-
-def _moment(stamp: object) -> float:
-    """Seconds since 1970. QEMU says -1 where its host has no clock. Source: docs/interop/qmp-spec.rst."""
-    if isinstance(stamp, dict):
-        seconds, microseconds = stamp.get("seconds"), stamp.get("microseconds")
-        if type(seconds) is int and type(microseconds) is int and abs(seconds) < 1 << 40 and -1 <= microseconds < 10**6:
-            return seconds + microseconds / 1e6
-    raise ValueError("an event without a time")
 
 
 class Monitor:
@@ -151,8 +78,8 @@ class Monitor:
         logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._client = _Client(readbuflen=MAX_LINE)
-        self._pauses = _Pauses()
+        self._client = Client(readbuflen=MAX_LINE)
+        self._pauses = Pauses()
         self._client.events.event_filter = self._pauses.fold
         try:
             self._greet(timeout, deadline)

@@ -1,0 +1,65 @@
+"""What a capture brought."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from pydump.errors import ReadError
+from pydump.model.guest import Guest
+
+
+class Readable(Protocol):
+    """Something that holds guest memory."""
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``paddr`` on."""
+        ...
+
+    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
+        """``(start, end)`` of what may hold data within the range."""
+        ...
+
+
+class Captured:
+    """Captured memory, and the facts of the same moment.
+
+    Args:
+        guest: The facts.
+        pieces: ``(start, end, who holds it)`` in paddr of all its memory.
+
+    Attributes:
+        guest: The facts.
+    """
+
+    def __init__(self, guest: Guest, pieces: Iterable[tuple[int, int, Readable]]) -> None:
+        self.guest = guest
+        ordered = sorted(pieces, key=lambda piece: piece[0])
+        self._starts = [start for start, _, _ in ordered]
+        self._pieces = [(end, holder) for _, end, holder in ordered]
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``paddr`` on.
+
+        Raises:
+            ReadError: There is no RAM in part of the range, or it cannot be read.
+        """
+        for start, end, holder in self._held(paddr, len(buffer)):
+            holder.read_into(start, buffer[start - paddr : end - paddr])
+
+    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
+        """``(start, end)`` of what may hold data within the range; the rest was never written to."""
+        for start, end, holder in self._held(paddr, size):
+            yield from holder.data_ranges(start, end - start)
+
+    def _held(self, paddr: int, size: int) -> Iterator[tuple[int, int, Readable]]:
+        """``(start, end, who holds it)`` for each part of a range."""
+        at, end = paddr, paddr + size
+        while at < end:
+            i = bisect_right(self._starts, at) - 1
+            if i < 0 or at >= self._pieces[i][0]:
+                raise ReadError(paddr, size, f"there is no RAM at {at:#x}")
+            stop, holder = min(self._pieces[i][0], end), self._pieces[i][1]
+            yield at, stop, holder
+            at = stop

@@ -1,0 +1,85 @@
+"""This host during one capture: where guest memory lies on it, and what keeps what is captured."""
+
+from __future__ import annotations
+
+from pydump.errors import SourceError
+from pydump.model.memory import MemoryMap
+from pydump_source_qemu.host import Host, Layout, shared_size
+from pydump_source_qemu.options import QemuOptions
+from pydump_source_qemu.session import Session
+from pydump_source_qemu.store import NoRoomError, Store, room_for, spare_memory
+
+
+class ThisHost:
+    """What it offers to a capture. What is opened here is closed with the session.
+
+    Args:
+        session: The session.
+        options: How the user wants the guest to be captured.
+        wanted: What of the guest's memory will be read.
+
+    Attributes:
+        wanted: What of the guest's memory will be read.
+        scratch: The directory for copies, or None for memory.
+        store: The room for a copy, once :meth:`why_no_room` has found it.
+    """
+
+    def __init__(self, session: Session, options: QemuOptions, wanted: MemoryMap) -> None:
+        self.wanted = wanted
+        self.scratch = options.scratch or None
+        self.store: Store | None = None
+        self._session = session
+        self._access = options.access
+        self._host: Host | None = None
+
+    def layout(self, memory: MemoryMap | None = None) -> Layout:
+        """Where memory lies on this host: what is wanted, unless it is said.
+
+        Raises:
+            ImpossibleError: It cannot be reached in the way that the user wants.
+        """
+        if self._host is None:
+            self._host = Host(self._session.monitor)
+            self._session.resources.callback(self._host.close)
+        return self._host.locate(self.wanted if memory is None else memory, self._access)
+
+    def shared(self) -> int:
+        """Bytes of guest memory that are shared and not allocated in advance."""
+        return shared_size(self._session.monitor)
+
+    def spare_memory(self) -> int:
+        """Bytes that this host can spare."""
+        return spare_memory()
+
+    def why_no_room(self, size: int) -> str | None:
+        """Why there is no room for a copy of ``size`` bytes, or None where there is. It is taken then."""
+        if why_not := room_for(size, self.scratch):
+            return why_not
+        try:
+            self.store = self.room(self.wanted)
+        except NoRoomError as error:
+            return error.message
+        return None
+
+    def room(self, memory: MemoryMap) -> Store:
+        """A store for a copy of memory.
+
+        Raises:
+            NoRoomError: There is none.
+        """
+        store = Store(memory.ranges(), self.scratch)
+        self._session.resources.callback(store.close)
+        return store
+
+    def room_for_stream(self, memory: MemoryMap) -> Store:
+        """A store for memory of which nobody knows yet how much is zero.
+
+        Raises:
+            SourceError: There is no room for all of it.
+        """
+        if why_not := room_for(memory.size, self.scratch):
+            raise SourceError(
+                f"no room for guest memory, which comes as a stream: {why_not}",
+                hint="--scratch DIR on a disk with room",
+            )
+        return self.room(memory)

@@ -1,0 +1,143 @@
+"""Have QEMU send memory as it is now while the guest runs on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydump.errors import PlanError, SourceError
+from pydump_source_qemu.captured import Captured
+from pydump_source_qemu.dump import read_facts, within
+from pydump_source_qemu.flat_view import most_ram, places
+from pydump_source_qemu.head import Head
+from pydump_source_qemu.limits import MAX_SNAPSHOT
+from pydump_source_qemu.migration import RamStream
+from pydump_source_qemu.monitor import CommandError, Monitor, shortened
+from pydump_source_qemu.pipe import Pipe, opened, widen
+from pydump_source_qemu.session import CONT, Session
+from pydump_source_qemu.store import Store
+from pydump_source_qemu.this_host import ThisHost
+from pydump_source_qemu.watchdog import OVER, PAUSE
+
+#: Bytes a second that a snapshot may send: no limit.
+BANDWIDTH: Final = 1 << 40
+#: What QEMU says of a snapshot that it cannot take, and what to do then.
+NO_SNAPSHOT: Final = {
+    "host kernel": "QEMU needs userfaultfd (sysctl vm.unprivileged_userfaultfd=1, or root); or take --pause copy",
+    "memory configuration": "it takes memory that lies in no file; take --pause copy",
+    "migration": "wait until the migration has ended, or take --pause copy",
+}
+CAPABILITY: Final = "background-snapshot"
+
+_log = logging.getLogger("pydump.qmp")
+
+
+def snapshot(session: Session, host: ThisHost, tell: Callable[[int], None]) -> Captured:
+    """Memory that QEMU sends while the guest runs on. QEMU keeps each page from being written to until it is sent.
+
+    Args:
+        session: The session.
+        host: This host.
+        tell: Called with how many bytes have come.
+
+    Raises:
+        PlanError: The monitor is not on this host.
+        SourceError: It failed.
+    """
+    monitor = session.monitor
+    if not monitor.local:
+        raise PlanError("--pause snapshot needs QEMU's UNIX socket")
+    store = host.room_for_stream(host.wanted)
+    if host.scratch:
+        store.reserve(host.wanted.ranges())
+    _log.info("a snapshot by QEMU, which sends memory as it is now while the guest runs on")
+    limit = monitor.field("query-migrate-parameters", "max-bandwidth", int)
+    back: list[dict[str, Any]] = [
+        {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [_switch(False)]}},
+        {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": limit}},
+    ]
+    with opened(monitor, session.limits.snapshot) as (pipe, uri):
+        # A snapshot that has begun must end: where its reader goes away or it is cancelled, QEMU 7.2 never lets go
+        # of the pages, and the guest hangs at its next write. So the watchdog reads what we do not.
+        close = {"execute": "closefd", "arguments": {"fdname": uri.removeprefix("fd:")}, "once": True}
+        session.arm(close, {"drain": MAX_SNAPSHOT}, *back, CONT, pipe=pipe.fd)
+        session.stopped = True
+        try:
+            head = _snapped(session, host, store, (pipe, uri), tell)
+        except BaseException:
+            session.hang_up()  # while there still is a pipe
+            raise
+        session.arm(*back, CONT)
+    for command in back:
+        monitor.command(command["execute"], **command["arguments"])
+    return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
+
+
+def _switch(state: bool) -> dict[str, Any]:
+    return {"capability": CAPABILITY, "state": state}
+
+
+def _snapped(
+    session: Session, host: ThisHost, store: Store, opened_pipe: tuple[Pipe, str], tell: Callable[[int], None]
+) -> Head:
+    """Have QEMU send the snapshot, and keep it.
+
+    Returns:
+        The facts of the moment that it is of.
+    """
+    monitor, (pipe, uri) = session.monitor, opened_pipe
+    try:
+        monitor.command("migrate-set-capabilities", capabilities=[_switch(True)])
+    except CommandError as error:
+        hint = next((hint for words, hint in NO_SNAPSHOT.items() if words in error.why), "take --pause copy")
+        raise SourceError(f"QEMU cannot take a snapshot of this guest: {error.why}", hint=hint) from None
+    monitor.command("migrate-set-parameters", max_bandwidth=BANDWIDTH)
+    monitor.command("stop")
+    head = read_facts(session)
+    memory, head = head.guest.memory.ranges(), within(head, host.wanted)
+    parts = places(monitor.human("info mtree -f"), head.guest.memory.ranges())
+    monitor.command("migrate", uri=uri)
+    widen(pipe)
+    try:
+        RamStream(
+            pipe.read_some,
+            parts,
+            head.guest.memory.ranges(),
+            store.write,
+            tell,
+            lambda: _go_on(monitor),
+            most_ram(memory),
+        ).read()
+        pipe.drain(session.limits.tail)
+    except EOFError:
+        raise SourceError(f"QEMU's snapshot broke off: {_migration_error(monitor)}") from None
+    if why := _migration_error(monitor):
+        raise SourceError(f"QEMU's snapshot failed: {why}")
+    return head
+
+
+def _go_on(monitor: Monitor) -> None:
+    """Let the guest run while the snapshot is sent.
+
+    QEMU 7.2 starts it by itself; later versions put back the state from before, which is our pause. What does that
+    runs in QEMU's main loop, so the question before it makes "cont" come after it. Nothing is awaited: QEMU cannot
+    answer while it writes to a page that is still to be sent, and it is sent only if we read on.
+
+    Source: bg_migration_thread in migration/migration.c; monitor_qmp_dispatcher_co in monitor/qmp.c.
+    """
+    monitor.post("query-status")
+    monitor.post("cont")
+
+
+def _migration_error(monitor: Monitor) -> str:
+    """Why the migration failed; empty if it did not."""
+    deadline = time.monotonic() + monitor.limits.end
+    while (status := monitor.field("query-migrate", "status", str, "none")) not in OVER:
+        if time.monotonic() > deadline:
+            raise SourceError(f"QEMU's snapshot does not end, with status {shortened(status)!r}")
+        time.sleep(PAUSE)
+    if status == "completed":
+        return ""
+    return shortened(monitor.field("query-migrate", "error-desc", str, "")) or status
