@@ -537,12 +537,16 @@ def test_before_there_is_a_guest(tmp_path: Path, pydump: Pydump) -> None:
 
 
 def test_no_permission(guest: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydump_source_qemu.host import Host
+    from pydump_source_qemu.process import Process
 
-    def refused(host: Any) -> int:
-        raise host._denied("mem", PermissionError(errno.EPERM, "Operation not permitted"))
+    opened = Process.open
 
-    monkeypatch.setattr(Host, "_open_mem", refused)
+    def refused(process: Process, name: str) -> int:
+        if name == "mem":
+            raise process._denied("mem", PermissionError(errno.EPERM, "Operation not permitted"))
+        return opened(process, name)
+
+    monkeypatch.setattr(Process, "open", refused)
     output = str(tmp_path / "no")
     with pytest.raises(api.errors.SourceError, match="ptrace_scope=0$"):  # the stream would stop it
         api.dump(guest.source, output, options={"qmp": {"pause": "none"}})
