@@ -165,8 +165,17 @@ def used(page):
     if (flags & LRU or flags & SWAPCACHE and flags & SWAPBACKED) and not anon:
         return "cache-private" if flags & PRIVATE else "cache"
     return "user" if anon else "hwpoison" if flags & POISON else ""
+if sys.argv[3:]:
+    mem_map, node = map(int, sys.argv[3:])
+    page0 = drgn.Object(prog, "struct page *", value=prog.read_u32(mem_map))
+    nodes = [drgn.Object(prog, "struct pglist_data", address=node)]
+    ranges = [(0, (nodes[0].node_start_pfn + nodes[0].node_spanned_pages).value_(), page0)]
+    def page_to_pfn(page):
+        return page - page0
+else:
+    nodes, ranges = for_each_online_pgdat(prog), for_each_valid_page_range(prog)
 found = {}
-for start, end, mem_map in for_each_valid_page_range(prog):
+for start, end, mem_map in ranges:
     of_head = {}
     for pfn in range(start, end):
         page = mem_map + pfn
@@ -180,7 +189,7 @@ for start, end, mem_map in for_each_valid_page_range(prog):
         except drgn.FaultError:
             continue
         found[pfn] = of_head[at]
-for node in for_each_online_pgdat(prog):
+for node in nodes:
     for zone in node.node_zones[: node.nr_zones.value_()]:
         for order in range(len(zone.free_area)):
             for heads in zone.free_area[order].free_list:
@@ -191,10 +200,16 @@ json.dump([[pfn, name] for pfn, name in sorted(found.items()) if name], sys.stdo
 """
 
 
-def drgn_pages(file: Path, vmlinux: Path) -> dict[str, set[int]]:
-    """The pfns of each class of pages: free ones by the zones' lists, others by struct page; a tail is as its head."""
+def drgn_pages(file: Path, vmlinux: Path, flat: tuple[int, ...] = ()) -> dict[str, set[int]]:
+    """The pfns of each class of pages: free ones by the zones' lists, others by struct page; a tail is as its head.
+
+    Args:
+        file: The dump.
+        vmlinux: Its kernel.
+        flat: Where ``mem_map`` and ``contig_page_data`` of a 32-bit kernel lie, whose memory model drgn does not know.
+    """
     require(_has("drgn"), "drgn", "pip install drgn")
-    done = _python(_CLASSES, str(file), str(vmlinux))
+    done = _python(_CLASSES, str(file), str(vmlinux), *map(str, flat))
     assert done.returncode == 0, done.stderr[-600:]
     found: dict[str, set[int]] = {}
     for pfn, name in json.loads(done.stdout):

@@ -22,8 +22,9 @@ Pydump = Callable[..., subprocess.CompletedProcess[str]]
 ARCHES = ("aarch64", "s390x", "ppc64", "riscv64")
 #: A guest, and whether Debian's newest makedumpfile judges it: Debian 12's does not know Linux 6.10 and later.
 JUDGED = (("x86_64", False), ("x86_64-rich", True))
-#: How drgn is given a dump to walk struct pages in: libkdumpfile, its reader of kdumps, does not find ppc64's vmemmap.
-WALKED = {"ppc64": ("--format", "elf")}
+#: How drgn is given a dump to walk struct pages in: libkdumpfile, its reader of kdumps, does not find ppc64's vmemmap,
+#: and drgn follows no page tables of i386.
+WALKED = {"ppc64": ("--format", "elf"), "i386": ("--format", "elf", "--paging")}
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +102,19 @@ def test_the_guest_of_every_class_has_them(written: Callable[..., Path]) -> None
     assert found.classes["hwpoison"].size >= 6 * 4096
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("arch", [*ARCHES, "i386"])
 def test_each_page_is_of_the_class_that_drgn_gives(
     arch: str, guest: Callable[[str], Guest], written: Callable[..., Path]
 ) -> None:
-    # It reads the smallest dump: all struct pages are there, and what they lead to.
-    theirs = drgn_pages(written(arch, "-d", "31", *WALKED.get(arch, ())), guest(arch).vmlinux)
     with pydump.open(written(arch, "--format", "elf")) as dump:
         facts = dump.guest
         assert facts.page_size
         found = LinuxFilter.classify(dump.source, facts, installed().arch(arch))
+    assert facts.vmcoreinfo
+    named = [facts.vmcoreinfo.symbol(name) for name in ("mem_map", "contig_page_data")] if arch == "i386" else []
+    # It reads the smallest dump: all struct pages are there, and what they lead to.
+    smallest = written(arch, "-d", "31", *WALKED.get(arch, ()))
+    theirs = drgn_pages(smallest, guest(arch).vmlinux, tuple(address for address in named if address))
     ours = {
         name: {pfn for start, end in ranges for pfn in range(start // facts.page_size, end // facts.page_size)}
         for name, ranges in found.classes.items()
