@@ -120,3 +120,33 @@ def test_symbols_come_from_the_kernels_own_table(
     assert "no symbol 'no_such_thing'; check its name" in refuse(2, "read", guest, "no_such_thing", "8", "--symbol")
     text = run("read", guest, "linux_banner", "32", "--symbol", "--hex").out
     assert "Linux version 6." in text.replace("\n", "")
+
+
+def test_a_map_by_class_adds_up_to_the_classes(guest: Path, run: Callable[..., Any]) -> None:
+    report = json.loads(run("map", "--by", "class", "--json", guest).out)
+    sums: dict[str, int] = {}
+    for cell in report["cells"]:
+        for name, size in cell["class_sizes"]:
+            sums[name] = sums.get(name, 0) + size
+    # The pages that makedumpfile 1.7.8 leaves out at levels 2, 8 and 16.
+    assert {name: size // 4096 for name, size in sums.items() if size and name != "kernel, other"} == {
+        "cache": 494,
+        "user": 30,
+        "free": 5696,
+    }
+    assert sum(sums.values()) == sum(cell["ram_size"] for cell in report["cells"])
+
+
+def test_a_map_by_class_has_its_own_legend(guest: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    shown = run("map", "--by", "class", guest).out
+    for line in ("free", "kernel, other"):
+        assert f"  {line}" in shown
+    assert "compresses to under" not in shown
+    assert run("map", "--by", "class", guest, "-o", "map.svg").code == 0
+    assert ">free</text>" in (tmp_path / "map.svg").read_text()
+
+
+def test_a_guest_without_classes_has_no_map_by_class(
+    qemu: Callable[[str, str], Path], refuse: Callable[..., str]
+) -> None:
+    assert "no filter can find the free pages" in refuse(2, "map", "--by", "class", qemu("bare-x86_64", "elf"))

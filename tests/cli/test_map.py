@@ -54,6 +54,9 @@ class Known(pydump.MemorySource):
 
 
 #: What each cell is shown as.
+#: How kinds of contents are shown.
+LOOKS = maps.looks(MapReport("", None, 1, (), ()))
+
 EXPECTED = {
     0: maps.ZERO,
     CELL: maps.CLASSES[0][1],
@@ -117,7 +120,7 @@ def test_the_terminal(report: MapReport) -> None:
     assert "".join(plain).isascii()
     assert not any("\x1b" in line for line in lines)
     coloured = list(maps.terminal(report, colour=True, unicode=True))
-    assert f"\x1b[{maps.ANSI[maps.LOST]}m!\x1b[0m" in coloured[2]
+    assert f"\x1b[{LOOKS[maps.LOST].ansi}m!\x1b[0m" in coloured[2]
     assert all(len(line) <= 80 for line in lines)
 
 
@@ -156,7 +159,7 @@ def test_vector_pictures(form: str, report: MapReport, tmp_path: Path) -> None:
     maps.save(report, str(path), force=False)
     text = path.read_text()
     root = ET.fromstring(text.removeprefix("<!DOCTYPE html>"))
-    assert boxes(root) == {f"{paddr:#x}": maps.COLOURS[kind] for paddr, kind in EXPECTED.items()}
+    assert boxes(root) == {f"{paddr:#x}": LOOKS[kind].colour for paddr, kind in EXPECTED.items()}
     assert "no RAM for 4.0 GiB" in text
     assert "http://www.w3.org/2000/svg" in text and text.count("http") == 1  # nothing comes from elsewhere
     assert path.stat().st_mode & 0o777 == 0o600
@@ -173,7 +176,7 @@ def test_png(report: MapReport, tmp_path: Path) -> None:
     image = Image.open(io.BytesIO(data)).convert("RGB")
     for i, kind in enumerate(list(EXPECTED.values())[:8]):
         at = (2 * (maps.LEFT + i * maps.SIDE) + 6, 2 * maps.TOP + 6)
-        assert "#{:02x}{:02x}{:02x}".format(*image.getpixel(at)) == maps.COLOURS[kind]
+        assert "#{:02x}{:02x}{:02x}".format(*image.getpixel(at)) == LOOKS[kind].colour
 
 
 def test_the_command(qemu: Callable[[str, str], Path], run: Run, refuse: Callable[..., str], tmp_path: Path) -> None:

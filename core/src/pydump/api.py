@@ -21,6 +21,7 @@ from pydump.kernel.kallsyms import Kallsyms
 from pydump.kernel.log import Record, read_log
 from pydump.kernel.memory import KernelMemory, PhysicalMemory
 from pydump.model.guest import Cpu, Guest
+from pydump.model.memory import Ranges
 from pydump.model.note import Note
 from pydump.model.plan import Compat
 from pydump.model.report import (
@@ -186,6 +187,19 @@ class Dump:
     def note_type_name(self, note: Note) -> str | None:
         """What ELF calls a note's type, or None."""
         return self._registry.note_type_name(note.name, note.type)
+
+    def classes(self) -> dict[str, Ranges]:
+        """The pages of each class that an installed filter knows, as ranges of paddr.
+
+        Raises:
+            PlanError: No filter knows the guest, or it does not say what its pages are.
+        """
+        from pydump.engine.exclude import classified
+
+        guest, arch, _ = settle(self._with_vmcoreinfo(), self._arch, self._registry)
+        wanted = frozenset(name for cls in self._registry.filters() if cls.knows(guest) for name in cls.classes)
+        found = classified(self.source, guest, arch, wanted or frozenset({"free"}), self._registry)
+        return {name: ranges for one in found for name, ranges in one.classes.items()}
 
     def look_up(self, address: int, *, virtual: bool = False) -> AddressReport:
         """What is known of an address: is it there, of which class is its page, and where in the file is it.
@@ -406,6 +420,7 @@ def survey(
     *,
     arch: str | None = None,
     max_cells: int = 4096,
+    by_class: bool = False,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> MapReport:
@@ -415,6 +430,7 @@ def survey(
         source: As for :func:`open`.
         arch: An architecture's name, for sources that say none.
         max_cells: The map has at most so many cells.
+        by_class: Sort pages into classes, such as free and cache, as filters know them.
         workers: Processes that look; default: the CPUs this process may use.
         progress: Told how far the run is.
 
@@ -426,7 +442,8 @@ def survey(
     with _captured(source, arch=arch, progress=progress) as opened:
         guest = opened.known
         label = source.name if isinstance(source, Source) else os.fspath(source)
-        report = run_survey(opened.source, label, guest, max_cells, workers=workers, progress=progress)
+        classes = opened.classes() if by_class else None
+        report = run_survey(opened.source, label, guest, max_cells, classes=classes, workers=workers, progress=progress)
         return replace(report, warnings=opened.source.warnings())
 
 
@@ -485,8 +502,5 @@ def sizes(source: Path | Source, *, arch: str | None = None) -> SizeReport:
     registry = installed()
     label = source.name if isinstance(source, Source) else os.fspath(source)
     with _captured(source, arch=arch) as opened:
-        stated = opened.stated
-        if stated.vmcoreinfo is None:
-            stated = with_vmcoreinfo(opened.source, stated, arch, registry)
-        guest, known, _ = settle(stated, arch, registry)
+        guest, known, _ = settle(opened._with_vmcoreinfo(), arch, registry)
         return run_sizes(opened.source, label, guest, known, registry)

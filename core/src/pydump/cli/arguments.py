@@ -20,6 +20,13 @@ class ProgressStyle(StrEnum):
     none = "none"
 
 
+class MapBy(StrEnum):
+    """What a map shows."""
+
+    content = "content"
+    page_class = "class"
+
+
 def completes(role: str) -> Callable[[str], list[str]]:
     """Completes the names that plugins have for ``role``."""
 

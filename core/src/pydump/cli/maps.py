@@ -13,6 +13,7 @@ from typing import Final
 from pydump.builtin.sinks import FileSink
 from pydump.cli.console import visible
 from pydump.cli.render import size
+from pydump.engine.survey import OTHER
 from pydump.errors import PlanError
 from pydump.interfaces.sink import Extent
 from pydump.model.report import Cell, MapReport
@@ -31,15 +32,51 @@ CLASSES: Final = (
     (1.01, "data, hardly or not at all"),
 )
 ZERO, LEFT_OUT, LOST = "zero", "left out of the dump", "lost"
-KINDS: Final = (ZERO, *(name for _, name in CLASSES), LEFT_OUT, LOST)
-#: Colours that differ in lightness too, for those who see no hue.
-COLOURS: Final = dict(
-    zip(KINDS, ("#e4e7eb", "#9ecae1", "#4292c6", "#08519c", "#08204a", "#fdd49e", "#d7301f"), strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a kind of cell is shown.
+
+    Attributes:
+        colour: In a picture; colours differ in lightness too, for those who see no hue.
+        glyph: In the terminal.
+        plain: The same in ASCII.
+        ansi: The same colour as an ANSI colour of the foreground.
+    """
+
+    colour: str
+    glyph: str
+    plain: str
+    ansi: int
+
+
+_ABSENT: Final = {LEFT_OUT: Look("#fdd49e", "-", "-", 33), LOST: Look("#d7301f", "!", "!", 91)}
+_CONTENTS: Final = {
+    ZERO: Look("#e4e7eb", "·", ".", 90),
+    CLASSES[0][1]: Look("#9ecae1", "░", ":", 96),
+    CLASSES[1][1]: Look("#4292c6", "▒", "+", 36),
+    CLASSES[2][1]: Look("#08519c", "▓", "*", 34),
+    CLASSES[3][1]: Look("#08204a", "█", "#", 94),
+    **_ABSENT,
+}
+#: For classes of pages, in the order in which a filter has them.
+_PALETTE: Final = (
+    Look("#9ecae1", "c", "c", 96),
+    Look("#4292c6", "p", "p", 36),
+    Look("#74c476", "u", "u", 32),
+    Look("#e4e7eb", "·", ".", 90),
+    Look("#7a0177", "h", "h", 95),
+    Look("#bdbdbd", "o", "o", 37),
 )
-GLYPHS: Final = dict(zip(KINDS, "·░▒▓█-!", strict=True))
-ASCII: Final = dict(zip(KINDS, ".:+*#-!", strict=True))
-#: The same as ANSI colours of the foreground.
-ANSI: Final = dict(zip(KINDS, (90, 96, 36, 34, 94, 33, 91), strict=True))
+
+
+def looks(report: MapReport) -> dict[str, Look]:
+    """How each kind of cell of a map is shown, in the order of its legend."""
+    if not report.classes:
+        return _CONTENTS
+    known = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(report.classes)}
+    return {**known, OTHER: Look("#08204a", "█", "#", 94), **_ABSENT}
 
 
 def across(width: int | None) -> int:
@@ -59,6 +96,8 @@ def kind(cell: Cell) -> str:
     """What a cell is shown as: what most of it is; but what is lost is always shown."""
     if cell.unreadable_size:
         return LOST
+    if cell.class_sizes:
+        return max((*cell.class_sizes, (LEFT_OUT, cell.excluded_size)), key=lambda pair: pair[1])[0]
     if cell.excluded_size > max(cell.zero_size, cell.data_size):
         return LEFT_OUT
     if cell.ratio is None or cell.zero_size > cell.data_size:
@@ -79,6 +118,7 @@ def describe(cell: Cell) -> str:
         )
         if value
     ]
+    parts += [f"{size(value)} {name}" for name, value in cell.class_sizes if value]
     ratio = f", compresses to {cell.ratio:.0%}" if cell.ratio is not None else ""
     return f"{cell.paddr:#x}: {', '.join(parts) or 'no memory'}{ratio}"
 
@@ -110,28 +150,33 @@ def totals(report: MapReport) -> list[tuple[str, str]]:
     whole = sum(n for n, _ in data)
     if whole:
         lines.append(("compresses", f"to about {sum(n * ratio for n, ratio in data) / whole:.0%} (zlib, a sample)"))
+    for name in (*report.classes, OTHER) if report.classes else ():
+        value = sum(dict(cell.class_sizes).get(name, 0) for cell in report.cells)
+        if value:
+            lines.append((name, f"{size(value)}, {value / max(1, ram):.0%}"))
     lines.append(("a cell", size(report.cell_size)))
     return lines
 
 
 def terminal(report: MapReport, *, colour: bool, unicode: bool, columns: int = COLUMNS["terminal"]) -> Iterator[str]:
     """The map in lines, each of the address and ``columns`` cells."""
-    glyphs = GLYPHS if unicode else ASCII
+    shown = looks(report)
+    glyphs = {name: look.glyph if unicode else look.plain for name, look in shown.items()}
     expected: int | None = None
     for paddr, cells in rows(report, columns):
         if expected is not None and paddr != expected:
             yield f"{'⋮' if unicode else '...':>14}"
         expected = paddr + columns * report.cell_size
         line = "".join(
-            f"\x1b[{ANSI[kind_]}m{glyph * n}\x1b[0m" if colour and kind_ else glyph * n
+            f"\x1b[{shown[kind_].ansi}m{glyph * n}\x1b[0m" if colour and kind_ else glyph * n
             for kind_, glyph, n in _runs(cells, glyphs)
         )
         yield f"{paddr:#14x}  {line}".rstrip()
     yield ""
     used = {kind(cell) for cell in report.cells}
-    for name in KINDS:
+    for name in shown:
         if name in used:
-            glyph = f"\x1b[{ANSI[name]}m{glyphs[name]}\x1b[0m" if colour else glyphs[name]
+            glyph = f"\x1b[{shown[name].ansi}m{glyphs[name]}\x1b[0m" if colour else glyphs[name]
             yield f"  {glyph}  {name}"
 
 
@@ -184,6 +229,7 @@ class Scene:
 def scene(report: MapReport) -> Scene:
     """Lay the picture out: the map with addresses at its left, then legend and totals."""
     columns = COLUMNS["picture"]
+    shown = looks(report)
     items: list[Box | Text] = [
         Text(16, 28, f"Guest memory of {visible(Path(report.path).name)}", 18),
         Text(16, 46, f"{report.arch or 'unknown architecture'}; a cell is {size(report.cell_size)}, "
@@ -200,7 +246,7 @@ def scene(report: MapReport) -> Scene:
             items.append(Text(LEFT - 10, y + SIDE, f"{paddr:#x}", 11, end=True))
             named = y
         items += [
-            Box(LEFT + i * SIDE, y, SIDE - 1, SIDE - 1, COLOURS[kind(cell)], describe(cell))
+            Box(LEFT + i * SIDE, y, SIDE - 1, SIDE - 1, shown[kind(cell)].colour, describe(cell))
             for i, cell in enumerate(cells)
             if cell is not None
         ]
@@ -208,9 +254,9 @@ def scene(report: MapReport) -> Scene:
     y += 16
     used = {kind(cell) for cell in report.cells}
     left = y
-    for name in KINDS:
+    for name, look in shown.items():
         if name in used:
-            items += [Box(LEFT, left, 12, 12, COLOURS[name]), Text(LEFT + 20, left + 11, name)]
+            items += [Box(LEFT, left, 12, 12, look.colour), Text(LEFT + 20, left + 11, name)]
             left += LINE
     right = y
     for label, value in totals(report):

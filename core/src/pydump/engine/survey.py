@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,8 @@ from pydump.model.report import Cell, MapReport, ProgressCallback
 
 #: Of so many pages with data one is compressed, to learn how well it does.
 SAMPLE: Final = 16
+#: What a map calls pages that are in no class.
+OTHER: Final = "kernel, other"
 #: What a piece of memory says of a cell.
 FOUND: Final = np.dtype([("cell", "i8"), ("zero", "i8"), ("data", "i8"), ("sampled", "i8"), ("packed", "i8")])
 
@@ -30,6 +32,7 @@ def run_survey(
     guest: Guest,
     max_cells: int,
     *,
+    classes: Mapping[str, Ranges] | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> MapReport:
@@ -40,6 +43,7 @@ def run_survey(
         label: What the user called it.
         guest: Its facts, settled.
         max_cells: The map has at most so many cells with RAM.
+        classes: Classes of pages whose bytes are counted too, or None.
         workers: Processes that look; default: the CPUs this process may use.
         progress: Told how far the run is.
 
@@ -69,10 +73,20 @@ def run_survey(
                 excluded.clip(*here).size,
                 lost.clip(*here).size,
                 min(1.0, packed / sampled) if sampled else None,
+                _class_sizes(classes, ram.clip(*here).subtract(excluded).subtract(lost)) if classes else (),
             )
         )
     blocks = tuple((block.paddr, block.size) for block in guest.memory)
-    return MapReport(label, guest.arch, cell_size, blocks, tuple(cells))
+    return MapReport(label, guest.arch, cell_size, blocks, tuple(cells), classes=tuple(classes or ()))
+
+
+def _class_sizes(classes: Mapping[str, Ranges], here: Ranges) -> tuple[tuple[str, int], ...]:
+    """Bytes of each class, and of what is in none; a page in two classes counts in the first."""
+    sizes, rest = [], here
+    for name, ranges in classes.items():
+        sizes.append((name, sum(rest.intersect(ranges.clip(start, end)).size for start, end in rest)))
+        rest = rest.subtract(ranges.clip(int(here.array[0, 0]), int(here.array[-1, 1]))) if here else rest
+    return (*sizes, (OTHER, rest.size))
 
 
 def _cell_size(ram: Ranges, page_size: int, max_cells: int) -> int:

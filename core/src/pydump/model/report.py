@@ -264,6 +264,7 @@ class Cell:
         excluded_size: Bytes that were left out of the dump.
         unreadable_size: Bytes that are lost.
         ratio: Compressed to uncompressed size of its data, from a sample; None where it has none.
+        class_sizes: Class of pages and bytes of each in it, in a map by class; what is in no class comes last.
     """
 
     paddr: int
@@ -273,6 +274,7 @@ class Cell:
     excluded_size: int
     unreadable_size: int
     ratio: float | None
+    class_sizes: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,7 @@ class MapReport:
         cell_size: Bytes of a cell, a power of two.
         blocks: ``(paddr, size)`` of each RAM block.
         cells: The cells that hold RAM, ascending.
+        classes: The classes of pages that it shows; empty in a map of contents.
         warnings: What is missing or odd in the file, a line each.
     """
 
@@ -293,6 +296,7 @@ class MapReport:
     cell_size: int
     blocks: tuple[tuple[int, int], ...]
     cells: tuple[Cell, ...]
+    classes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def total(self, name: str) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from pydump.cli.arguments import Arch, Json, ProgressStyle, SourceArg, Style, Vmlinux, Workers
+from pydump.cli.arguments import Arch, Json, MapBy, ProgressStyle, SourceArg, Style, Vmlinux, Workers
 from pydump.cli.console import warn
 from pydump.cli.session import session
 from pydump.errors import PlanError, PydumpError
@@ -128,6 +128,9 @@ def map_(
         str | None, Option("--output", "-o", metavar="PATH", help="Draw a picture: a name in .png, .svg or .html.")
     ] = None,
     arch: Arch = None,
+    by: Annotated[
+        MapBy, Option("--by", help="Show contents, or classes of pages: free, cache, memory of programs.")
+    ] = MapBy.content,
     force: Annotated[bool, Option("--force", help="Replace an existing picture.")] = False,
     workers: Workers = None,
     as_json: Json = False,
@@ -143,7 +146,14 @@ def map_(
     across = maps.across(None if as_json or session.json else render.columns())
     cells = maps.max_cells("terminal", across) if output is None else maps.max_cells("picture")
     with shown(ProgressStyle.none if session.quiet else progress) as tell:
-        report = pydump.survey(file, arch=arch or session.arch, max_cells=cells, workers=workers, progress=tell)
+        report = pydump.survey(
+            file,
+            arch=arch or session.arch,
+            max_cells=cells,
+            by_class=by is MapBy.page_class,
+            workers=workers,
+            progress=tell,
+        )
     warn(report.warnings)
     if output is not None:
         maps.save(report, output, force=force)
