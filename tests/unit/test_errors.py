@@ -12,6 +12,7 @@ from pydump import errors
 from pydump.errors import (
     Cancelled,
     CompressionError,
+    DamagedPageError,
     FormatError,
     PlanError,
     PluginError,
@@ -43,6 +44,7 @@ CASES: list[tuple[PydumpError, str, dict[str, Any], int]] = [
         {"paddr": 0x1000, "size": 0x20},
         1,
     ),
+    (DamagedPageError(0x1000, 0x1000, "cut"), "cannot read 0x1000 bytes at paddr 0x1000: cut", {"paddr": 0x1000}, 1),
     (FormatError("vmcore", "no header"), "vmcore: no header", {"path": "vmcore", "offset": None}, 1),
     (FormatError("vmcore", "bad", offset=4096), "vmcore at offset 0x1000: bad", {"offset": 4096}, 1),
     (CompressionError("zlib", "cut off"), "zlib: cut off", {"compressor": "zlib"}, 1),

@@ -96,6 +96,10 @@ class ReadError(SourceError):
         self.size = size
 
 
+class DamagedPageError(ReadError):
+    """A page of the source is damaged, and others can be read: a dump goes on without it."""
+
+
 class FormatError(PydumpError):
     """A file is not what its format says it should be.
 

@@ -32,6 +32,14 @@ class Spec:
     runs: tuple[tuple[int, int], ...]
     hole: bool = False
 
+    def paddr(self, offset: int) -> int:
+        """The paddr of the byte ``offset`` bytes from the batch's begin, which has runs."""
+        for start, end in self.runs:
+            if offset < end - start:
+                return start + offset
+            offset -= end - start
+        raise IndexError(offset)
+
 
 class Batches:
     """The batches of a dump or the pieces of a scan: the same sequence each time, in every process.

@@ -6,7 +6,7 @@ import mmap
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any, Final
 
@@ -29,11 +29,15 @@ class Outcome:
         end: Where the last payload ends.
         zero_size: Bytes of guest memory that were found to be zero.
         taken_size: Bytes of guest memory whose pages were taken over unread.
+        lost_size: Bytes of guest memory in pages that are damaged in the source.
+        first_lost: The paddr of the first such page, or None.
     """
 
     end: int
     zero_size: int = 0
     taken_size: int = 0
+    lost_size: int = 0
+    first_lost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ class SerialExecutor(Executor):
     workers = 1
 
     def run(self, job: Job) -> Outcome:
-        at, done, zero, taken = job.writer.start, 0, 0, 0
+        at, done, zero, taken, lost = job.writer.start, 0, 0, 0, 0
+        first_lost: int | None = None
         buffer = job.batches.buffer()
         for extent in job.writer.layout():
             job.sink.write(extent)
@@ -80,14 +85,20 @@ class SerialExecutor(Executor):
             done += encoded.size
             zero += encoded.zero_size
             taken += encoded.taken_size
+            lost += encoded.lost_size
+            first_lost = encoded.first_lost if first_lost is None else first_lost
             job.progress(done)
-        return Outcome(at, zero, taken)
+        return Outcome(at, zero, taken, lost, first_lost)
 
 
 def _encode(job: Job, spec: Spec, buffer: memoryview) -> Encoded:
     batch = job.batches.load(spec, buffer)
     try:
-        return job.writer.encode(batch)
+        encoded = job.writer.encode(batch)
+        if not batch.lost:
+            return encoded
+        sizes = [end - start for start, end in batch.lost]
+        return replace(encoded, lost_size=sum(sizes), first_lost=spec.paddr(batch.lost[0][0]))
     except (PydumpError, MemoryError):
         raise
     except Exception as error:  # a format or codec that breaks is named, with where it was
@@ -100,7 +111,7 @@ def _encode(job: Job, spec: Spec, buffer: memoryview) -> Encoded:
 class _Shared:
     """Numbers that all processes see, and the lock that guards them."""
 
-    TICKET, OFFSET, DONE, ZERO, TAKEN = range(5)
+    TICKET, OFFSET, DONE, ZERO, TAKEN, LOST, FIRST_LOST = range(7)
 
     def __init__(self, start: int) -> None:
         context = get_context("fork")
@@ -135,6 +146,9 @@ class _Shared:
             numbers[self.DONE] += placed.size
             numbers[self.ZERO] += placed.zero_size
             numbers[self.TAKEN] += placed.taken_size
+            if placed.first_lost is not None and not numbers[self.LOST]:
+                numbers[self.FIRST_LOST] = placed.first_lost
+            numbers[self.LOST] += placed.lost_size
             self.turn.notify_all()
             return placed, start
 
@@ -166,7 +180,9 @@ class ForkedExecutor(Executor):
                 inbox.take(message, worker.pipe, memory)
         numbers = shared.numbers
         job.progress(numbers[_Shared.DONE])
-        return Outcome(numbers[_Shared.OFFSET], numbers[_Shared.ZERO], numbers[_Shared.TAKEN])
+        lost = numbers[_Shared.LOST]
+        first_lost = numbers[_Shared.FIRST_LOST] if lost else None
+        return Outcome(numbers[_Shared.OFFSET], numbers[_Shared.ZERO], numbers[_Shared.TAKEN], lost, first_lost)
 
 
 def executor_for(workers: int | None, batches: Batches) -> Executor:

@@ -13,6 +13,7 @@ from pydump.builtin.sinks import DescriptorSink, FileSink
 from pydump.engine.batches import BATCH_SIZE, Batches
 from pydump.engine.executors import Executor, Job, Outcome, executor_for
 from pydump.engine.planner import Planned, Request, make_plan, refuse_options
+from pydump.engine.salvage import SalvagingBatches
 from pydump.interfaces.format import Writer
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Live, Source
@@ -87,7 +88,8 @@ def run_dump(
             source.capture(planned.plan.guest.memory, progress)
             planned = make_plan(source, request, registry, workers=workers)
         writer = planned.writer
-        batches = Batches.of(source, planned.plan.readable(), writer, batch_size)
+        batches = SalvagingBatches.of(source, planned.plan.readable(), writer, batch_size)
+        batches.page_size = planned.plan.guest.page_size or batches.page_size
         executor = executor_for(workers, batches)
         sink = opened.sink_for(writer, output)
 
@@ -103,6 +105,7 @@ def run_dump(
             source.release()
         if reached is not None and held:
             reached("captured")
+        writer.lost_size = outcome.lost_size
         for extent in writer.finish(outcome.end):
             sink.write(extent)
         size = writer.size(outcome.end)
@@ -206,17 +209,26 @@ def _report(
         n_cpus=guest.n_cpus or 0,
         has_vmcoreinfo=guest.vmcoreinfo is not None,
         ram_size=guest.memory.size,
-        stored_size=plan.readable().size,
+        stored_size=plan.readable().size - outcome.lost_size,
         zero_size=outcome.zero_size,
         taken_size=outcome.taken_size,
         excluded_size=plan.excluded.size,
-        unreadable_size=plan.unreadable.size,
+        unreadable_size=plan.unreadable.size + outcome.lost_size,
         output_size=size,
         seconds=time.monotonic() - began,
         workers=executor.workers,
         dry_run=dry,
-        warnings=plan.warnings,
+        warnings=plan.warnings + _damaged(outcome, planned.writer),
         fixed=plan.fixed,
         excluded_classes=planned.exclusion.sizes,
         checks=planned.exclusion.checks,
     )
+
+
+def _damaged(outcome: Outcome, writer: Writer) -> tuple[str, ...]:
+    """What is said of pages that were found to be damaged."""
+    if outcome.first_lost is None:
+        return ()
+    there = "the output says so of each" if writer.marks_lost else "they are zero in the output"
+    first = f"{outcome.lost_size} bytes in pages of the source are damaged, the first at paddr {outcome.first_lost:#x}"
+    return (f"{first}: {there}; pydump verify names all pages",)

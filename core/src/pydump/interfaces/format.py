@@ -33,12 +33,15 @@ class Batch:
         data: The bytes, valid until what became of them is written; None when all are known to be zero, or where
             ``stored`` is there in their place.
         stored: The pages as the source's file holds them; only where the writer asks with :attr:`Writer.takes`.
+        lost: ``(start, end)`` in bytes from the batch's begin of pages that are damaged in the source. They are zero in
+            ``data``; a format that can say which pages are lost says so of them.
     """
 
     position: int
     size: int
     data: memoryview | None
     stored: StoredPages | None = None
+    lost: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Encoded:
         size: Bytes of guest memory in it.
         zero_size: Bytes of those in pages of zeros, as far as the writer looked.
         taken_size: Bytes of those in pages that were taken over as the source's file holds them, unread.
+        lost_size: Bytes of those in pages that are damaged in the source. The engine fills this in, and the next.
+        first_lost: The paddr of the first such page, or None.
     """
 
     position: int
@@ -62,6 +67,8 @@ class Encoded:
     size: int
     zero_size: int
     taken_size: int = 0
+    lost_size: int = 0
+    first_lost: int | None = None
 
 
 class Writer(ABC):
@@ -79,6 +86,10 @@ class Writer(ABC):
     takes: str | None = None
     #: Bytes of tables that have an entry for each page, and are written even where all of memory is known to be zero.
     tables_size: int = 0
+    #: Bytes of pages that turned out to be damaged in the source; the engine sets it before it calls :meth:`finish`.
+    lost_size: int = 0
+    #: Does the output say which pages are lost? Else they are zero there.
+    marks_lost: ClassVar[bool] = False
     #: Do all extents come in ascending order of offset? Then the output can go down a pipe as it is.
     sequential: ClassVar[bool] = False
     #: Bytes of a batch that is known to be zero, at most: bounded by what the writer makes of such a batch.

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pydump.errors import CompressionError, ReadError
+from pydump.errors import CompressionError, DamagedPageError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors
@@ -212,9 +212,9 @@ class Pages:
             self._kept.popitem(last=False)
         return page
 
-    def _damaged(self, pfn: int, error: CompressionError) -> ReadError:
+    def _damaged(self, pfn: int, error: CompressionError) -> DamagedPageError:
         paddr = self._holdings.first_paddr + pfn * self._block_size
-        return ReadError(paddr, self._block_size, f"its page does not decompress: {error.message}")
+        return DamagedPageError(paddr, self._block_size, f"its page does not decompress: {error.message}")
 
     def _codec(self, flag: int) -> Compressor:
         """What decompresses the pages with ``flag``."""

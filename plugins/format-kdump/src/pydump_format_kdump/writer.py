@@ -43,6 +43,8 @@ _HEADERS = {32: DiskDumpHeader32, 64: DiskDumpHeader64}
 class KdumpWriter(Writer):
     """One dump. All zero pages share one block, which is the first of the page data."""
 
+    marks_lost = True
+
     def __init__(self, plan: Plan, compressor: Compressor | None) -> None:
         guest = plan.guest
         assert guest.byte_order and guest.elf_class and guest.page_size  # the planner settles these
@@ -79,6 +81,8 @@ class KdumpWriter(Writer):
         status = int(self._flag) | (DumpDh.COMPRESSED_INCOMPLETE if lost else 0)
         if guest.excluded_vmemmap:
             status |= DumpDh.EXCLUDED_VMEMMAP
+        self._status = status
+        self._status_at = _HEADERS[guest.elf_class].offset_of("status")
         headers = _headers(plan, max_mapnr, self._bitmap_bits // 8 // block_size * 2, status)
         self._headers = headers
         bitmaps = len(headers)
@@ -130,12 +134,15 @@ class KdumpWriter(Writer):
         first = batch.position // self.unit
         for start, end in self._lost.clip(first, first + len(table)):
             table[start - first : end - first] = 0
+        for start, end in batch.lost:
+            table[start // self.unit : -(-end // self.unit)] = 0
         return table
 
     def _zero_size(self, batch: Batch, n_stored: int) -> int:
         """Bytes of a batch in pages of zeros, when ``n_stored`` pages have data."""
         first, last = batch.position // self.unit, (batch.position + batch.size) // self.unit
-        return (last - first - n_stored - self._lost.clip(first, last).size) * self.unit
+        n_lost = self._lost.clip(first, last).size + sum(-(-b // self.unit) - a // self.unit for a, b in batch.lost)
+        return (last - first - n_stored - n_lost) * self.unit
 
     def _compressed(
         self, data: memoryview, pages: NDArray[np.int64]
@@ -180,6 +187,11 @@ class KdumpWriter(Writer):
         yield Extent(at, table.view(np.uint8).data)
         if encoded.payload:
             yield Extent(start, encoded.payload)
+
+    def finish(self, end: int) -> Iterator[Extent | Hole]:
+        if self.lost_size:  # the header was written before the first page was read
+            status = (self._status | DumpDh.COMPRESSED_INCOMPLETE).to_bytes(4, self._byte_order)
+            yield Extent(self._status_at, status)
 
 
 def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> bytes:
