@@ -19,7 +19,7 @@ import pytest
 import pydump
 from pydump.engine.planner import settle
 from pydump.engine.vmcoreinfo import MAX_PLACES, find_vmcoreinfo
-from pydump.errors import PydumpError
+from pydump.errors import DamagedPageError, PydumpError
 from pydump.interfaces.arch import AddressSpace, Arch
 from pydump.interfaces.arch import Mapping as Mapped
 from pydump.interfaces.source import Source
@@ -27,11 +27,11 @@ from pydump.kernel.classes import classify
 from pydump.kernel.kallsyms import Kallsyms
 from pydump.kernel.log import read_log
 from pydump.kernel.memory import KernelMemory, PhysicalMemory
-from pydump.kernel.pages import PageRules
+from pydump.kernel.pages import PageClass, PageRules
 from pydump.kernel.vmemmap import StructPages, struct_pages
 from pydump.kernel.zones import free_pages
 from pydump.model.guest import Guest
-from pydump.model.memory import MemoryMap
+from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import installed
 from pydump.testing.peak import peak_of
@@ -336,3 +336,23 @@ def test_no_number_of_vmcoreinfo_ends_in_an_internal_error(value: str, linux: py
         ):
             with contextlib.suppress(PydumpError):
                 work()
+
+
+class Damaged(Holes):
+    """One page of it cannot be read."""
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        if paddr < 0x3000 and paddr + len(buffer) > 0x2000:
+            raise DamagedPageError(0x2000, 0x1000, "its page does not decompress")
+        super().read_into(paddr, buffer)
+
+
+def test_struct_pages_in_a_damaged_page_are_unreadable_and_no_others() -> None:
+    """64 struct pages of 64 bytes lie in the page at 0x2000; the pages behind them are free ones."""
+    free = bytearray(64)
+    struct.pack_into("<i", free, 48, -129)
+    one = kernel({}, PAGE_KEYS)
+    one.physical._source = Damaged(64 * TIB, {0: bytes(free) * 512})
+    found = classify(one, PageRules.of(one), (StructPages(0, 512, 0),), one.physical.ram)
+    assert (found.n_pages, found.n_unreadable, found.n_free) == (512, 64, 512 - 64)
+    assert found.of(PageClass.FREE) == Ranges.of([(0, 128 * 4096), (192 * 4096, 512 * 4096)])

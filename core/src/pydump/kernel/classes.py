@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from pydump.errors import PlanError
+from pydump.errors import DamagedPageError, PlanError
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.pages import Candidates, Classifier, PageClass, PageRules
 from pydump.kernel.vmemmap import StructPages
@@ -84,10 +85,10 @@ def classify(kernel: KernelMemory, rules: PageRules, places: tuple[StructPages, 
         more = pfn + count < place.pfn + place.count
         view = memoryview(buffer)[: (count + more) * rules.size]
         vaddr = place.vaddr + (pfn - place.pfn) * rules.size
-        valid = _valid(pieces, vaddr, len(view), rules.size)
         n_pages += count
-        n_unreadable += 0 if valid is None else count - int(valid[:count].sum())
         if not _may_hold_data(kernel, pieces):  # a struct page of zeros is in no class
+            valid = _valid(pieces, vaddr, len(view), rules.size)
+            n_unreadable += 0 if valid is None else count - int(valid[:count].sum())
             continue
         n_read += len(view)
         if n_read > LEAST_BUDGET and n_read > MAX_ALIASES * kernel.physical.data_size:
@@ -95,8 +96,9 @@ def classify(kernel: KernelMemory, rules: PageRules, places: tuple[StructPages, 
                 "the struct pages have more data than the guest's memory",
                 hint="the guest's page tables are damaged, or made to map the same memory again and again",
             )
-        for start, end, paddr in pieces:
-            kernel.physical.read_into(paddr, view[start - vaddr : end - vaddr])
+        read = [piece for whole in pieces for piece in _read(kernel, whole, view, vaddr)]
+        valid = _valid(read, vaddr, len(view), rules.size)
+        n_unreadable += 0 if valid is None else count - int(valid[:count].sum())
         parts.append(classifier.classify(pfn, view, count, valid))
     return _gather(parts, kernel.page_size, ram, n_pages, n_unreadable)
 
@@ -125,6 +127,23 @@ def _chunks(
                     pieces.append((low, high, held[i][2] + low - held[i][0]))
                     i += 1
                 yield place, pfn, count, pieces
+
+
+def _read(
+    kernel: KernelMemory, piece: tuple[int, int, int], buffer: memoryview, vaddr: int
+) -> list[tuple[int, int, int]]:
+    """Read a piece to its place in ``buffer``, which begins at ``vaddr``; gives the parts that are not damaged."""
+    start, end, paddr = piece
+    try:
+        kernel.physical.read_into(paddr, buffer[start - vaddr : end - vaddr])
+    except DamagedPageError:
+        page = kernel.page_size
+        if paddr // page == (paddr + end - start - 1) // page:
+            return []
+        cuts = [paddr, *range((paddr // page + 1) * page, paddr + end - start, page), paddr + end - start]
+        parts = ((start + a - paddr, start + b - paddr, a) for a, b in pairwise(cuts))
+        return [found for part in parts for found in _read(kernel, part, buffer, vaddr)]
+    return [piece]
 
 
 def _may_hold_data(kernel: KernelMemory, pieces: list[tuple[int, int, int]]) -> bool:
