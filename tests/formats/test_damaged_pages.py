@@ -14,7 +14,7 @@ from pydump.model.memory import MemoryMap, Ranges
 from pydump.testing.guests import memory, text_page
 
 PAGE = 4096
-RAM = {0: bytes(memory(3000)), 1 << 30: b"".join(text_page(i) for i in range(64))}
+RAM = {0: bytes(memory(3000)), 1 << 30: b"".join(text_page(5000 + i) for i in range(64))}
 #: Pages whose data is damaged: one, two neighbours, and one in the other RAM block.
 PADDRS = (0x2000, 0x16000, (1 << 30) + 5 * PAGE, (1 << 30) + 6 * PAGE)
 LOST = Ranges.of((paddr, paddr + PAGE) for paddr in PADDRS)
@@ -22,7 +22,7 @@ LOST = Ranges.of((paddr, paddr + PAGE) for paddr in PADDRS)
 INCOMPLETE, STATUS = 0x8, 8 + 4 + 6 * 65 + 6 + 16
 
 
-@pytest.fixture(params=["zlib", "zstd", "lzo", "snappy"])
+@pytest.fixture(params=["zlib", "lzo"])
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A kdump in which the data of some pages was overwritten."""
     path = tmp_path / "in"
@@ -47,8 +47,7 @@ def other(damaged: Path) -> str:
     return "zlib" if "zstd" in described else "zstd"
 
 
-@pytest.mark.parametrize("flatten", [False, True])
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("workers", "flatten"), [(1, False), (3, False), (3, True)])
 def test_a_kdump_says_which_pages_are_damaged(workers: int, flatten: bool, damaged: Path, tmp_path: Path) -> None:
     report = pydump.dump(
         damaged, tmp_path / "out", compression=other(damaged), workers=workers, flatten=flatten, sync=False
