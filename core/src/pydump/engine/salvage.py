@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
 from pydump.engine.batches import Batches, Spec
-from pydump.errors import DamagedPageError
+from pydump.errors import DamagedPageError, PlanError
 from pydump.interfaces.format import Batch
+from pydump.interfaces.source import KnowsHoles, Source
+from pydump.model.guest import Guest
 
 
 class SalvagingBatches(Batches):
@@ -26,9 +31,7 @@ class SalvagingBatches(Batches):
         lost: list[tuple[int, int]] = []
         done = 0
         for start, end in spec.runs:
-            at = start
-            while at < end:
-                stop = min(end, (at // self.page_size + 1) * self.page_size)
+            for at, stop in _pages(start, end, self.page_size):
                 piece = buffer[done : done + stop - at]
                 try:
                     self._fill(at, piece)
@@ -36,5 +39,57 @@ class SalvagingBatches(Batches):
                     piece[:] = bytes(len(piece))
                     lost.append((done, done + len(piece)))
                 done += stop - at
-                at = stop
         return Batch(spec.position, spec.size, buffer[: spec.size], lost=tuple(lost))
+
+
+def filled(source: Source, page_size: int, byte: int = 0) -> Source:
+    """``source`` for those who look for something: a page that is damaged reads as ``byte``, over and over."""
+    return (_FilledWithHoles if isinstance(source, KnowsHoles) else _Filled)(source, page_size, byte)
+
+
+class _Filled(Source):
+    name: ClassVar[str] = "filled"
+
+    def __init__(self, source: Source, page_size: int, byte: int) -> None:
+        self._source = source
+        self._page_size = page_size
+        self._byte = bytes([byte])
+
+    @classmethod
+    def open(cls, argument: str, options: Any = None) -> Self:
+        raise PlanError("it is made of another source")
+
+    def guest(self) -> Guest:
+        return self._source.guest()
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        try:
+            self._source.read_into(paddr, buffer)
+        except DamagedPageError:
+            for at, stop in _pages(paddr, paddr + len(buffer), self._page_size):
+                piece = buffer[at - paddr : stop - paddr]
+                try:
+                    self._source.read_into(at, piece)
+                except DamagedPageError:
+                    piece[:] = self._byte * len(piece)
+
+    def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        try:
+            self._source.read_runs(runs, buffer)
+        except DamagedPageError:
+            super().read_runs(runs, buffer)
+
+
+class _FilledWithHoles(_Filled):
+    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
+        """As the source has it."""
+        assert isinstance(self._source, KnowsHoles)
+        return self._source.data_ranges(paddr, size)
+
+
+def _pages(start: int, end: int, page_size: int) -> Iterator[tuple[int, int]]:
+    """A range cut at whole pages."""
+    while start < end:
+        stop = min(end, (start // page_size + 1) * page_size)
+        yield start, stop
+        start = stop
