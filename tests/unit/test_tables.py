@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,16 @@ def test_elf_stores_the_zeros_as_a_hole(tmp_path: Path) -> None:
 def test_a_sparse_guest_of_a_tib_is_written(data: int, flattened: bool, tmp_path: Path) -> None:
     report = pydump.dump(sparse_elf(tmp_path / "in", TIB, data, flattened=flattened), tmp_path / "out", dry_run=True)
     assert [line for line in report.warnings if "6 GB of tables are written for 1024 GiB of RAM" in line]
+
+
+def test_dots_of_data_in_terabytes_of_zeros_are_compared_as_such(tmp_path: Path) -> None:
+    """2000 pages with a byte each, 32 GiB apart: 8 MiB to read, and not 4 MiB for each."""
+    sparse_elf(tmp_path / "zeros", 64 * TIB)
+    data = bytearray((tmp_path / "zeros").read_bytes())
+    for i in range(1, 2000):
+        data[-16:-16] = struct.pack(">qq", 4096 + (i << 35), 1) + b"x"
+    (tmp_path / "dots").write_bytes(data)
+    began = time.monotonic()
+    report = pydump.compare(tmp_path / "zeros", tmp_path / "dots", workers=1)
+    assert report.n_differences == 1999
+    assert time.monotonic() - began < 5

@@ -188,7 +188,8 @@ class _Differences:
         for first, last in known:
             done = max(done, first // self.page_size * self.page_size)
             while done < last:
-                theirs = np.empty(min(BATCH_SIZE, end - done), np.uint8)
+                stop = min(end, -(-last // self.page_size) * self.page_size)  # not more: there may be many dots of data
+                theirs = np.empty(min(BATCH_SIZE, stop - done), np.uint8)
                 self.right.read_into(done, theirs.data)
                 yield from self._pages(done, theirs != 0)
                 done += len(theirs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from pydump.engine.salvage import filled
 from pydump.engine.scan import Piece, data_pages, scan
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.filter import Classified, Filter
@@ -127,7 +128,9 @@ def exclude(
     for ranges in chosen.values():
         excluded = excluded.union(ranges)
     if ZERO in classes and read_zeros:
-        chosen[ZERO] = zero_ranges(source, held.subtract(excluded), guest.page_size or 4096, workers=workers)
+        page_size = guest.page_size or 4096
+        looked_at = filled(source, page_size, 0xFF)  # a damaged page is not one of zeros
+        chosen[ZERO] = zero_ranges(looked_at, held.subtract(excluded), page_size, workers=workers)
         excluded = excluded.union(chosen[ZERO])
     excluded = excluded.intersect(held)
     excluded = Ranges(excluded.array[excluded.array[:, 1] - excluded.array[:, 0] >= least])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydump.engine.exclude import Exclusion, check_classes, exclude, kernel_ram
 from pydump.engine.flaws import flaws
+from pydump.engine.salvage import filled
 from pydump.engine.tables import check_tables
 from pydump.errors import PlanError, PydumpError, UnsupportedError
 from pydump.interfaces.arch import Arch
@@ -322,9 +323,10 @@ def with_vmcoreinfo(
     from pydump.engine.vmcoreinfo import find_vmcoreinfo
 
     settled, _, _ = settle(guest, arch, registry)
+    readable = filled(source, settled.page_size or DEFAULT_PAGE_SIZE)
     found = [
         replace(guest, vmcoreinfo=candidate)
-        for candidate in find_vmcoreinfo(source, guest.memory, settled.byte_order or "little", workers=workers)
+        for candidate in find_vmcoreinfo(readable, guest.memory, settled.byte_order or "little", workers=workers)
     ]
     if len(found) > 1:
         found.sort(key=lambda one: not _is_running(source, *settle(one, arch, registry)[:2]))
