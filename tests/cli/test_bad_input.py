@@ -214,7 +214,7 @@ def test_a_page_that_decompresses_to_another_size(
         (tmp_path / "in").write_bytes(wrong)
         done = run("dump", "in", "out", "--force", "--compression", "zstd")
         assert done.code == 3
-        assert "4096 bytes in pages of the source are damaged" in done.err
+        assert "bytes in pages of the source are damaged, the first at paddr 0x7000" in done.err
 
 
 def elf_of(*segments: tuple[int, int, int, int, int], data: bytes = b"") -> bytes:
