@@ -326,16 +326,16 @@ def test_names_that_lead_nowhere(files: dict[str, bytes], tmp_path: Path, refuse
     assert "is a directory" in refuse(2, "dump", "in", "directory")
     assert "there exists; choose another name, or replace it with --force" in refuse(2, "dump", "in", "there")
     assert (tmp_path / "there").read_text() == "precious"
-    assert "known are qmp, raw; pydump plugins shows" in refuse(2, "dump", "nosuch:thing", "out")
+    assert "available: qmp, raw; pydump plugins shows" in refuse(2, "dump", "nosuch:thing", "out")
 
 
 def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
     (tmp_path / "in").write_bytes(files["kdump"])
-    assert "known are lzo, snappy, zlib, zstd, none; pydump plugins shows" in refuse(
+    assert "available: lzo, snappy, zlib, zstd, none; pydump plugins shows" in refuse(
         2, "dump", "in", "out", "--compression", "lz4"
     )
-    assert "known are elf, kdump; pydump plugins shows" in refuse(2, "dump", "in", "out", "--format", "vmdk")
-    assert "known are" in refuse(2, "dump", "in", "out", "--arch", "vax")
+    assert "available: elf, kdump; pydump plugins shows" in refuse(2, "dump", "in", "out", "--format", "vmdk")
+    assert "available:" in refuse(2, "dump", "in", "out", "--arch", "vax")
     assert "does not compress" in refuse(2, "dump", "in", "out", "--format", "elf", "--compression", "lzo")
     assert "means lzo" in refuse(2, "dump", "in", "out", "--format", "kdump-lzo", "--compression", "zlib")
     assert "RAM is at" in refuse(2, "dump", "in", "out", "--begin", "1T", "--length", "4K")

@@ -50,7 +50,7 @@ def ended(run: Run, job: str) -> dict[str, Any]:
 def test_a_job_from_begin_to_end(slow: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     done = run(*slow)
     assert (done.code, done.err) == (0, "")
-    assert done.out == "job 1 goes on in the background; pydump status 1 tells how far it is\n"
+    assert done.out == "job 1 goes on in the background; pydump status 1 shows how far it is\n"
     assert not (tmp_path / "out").exists()
     told = json.loads(run("status", "1", "--json").out)
     assert (told["status"], told["output"], told["source"]) == ("active", str(tmp_path / "out"), "raw:ram@0")
@@ -62,7 +62,8 @@ def test_a_job_from_begin_to_end(slow: tuple[str, ...], run: Run, tmp_path: Path
     with pydump.open(tmp_path / "out") as vmcore:
         assert vmcore.read(0, 64 << 20) == (tmp_path / "ram").read_bytes()
     shown = run("status").out
-    assert shown.startswith(f"1  completed  64.0 MiB of 64.0 MiB  {tmp_path / 'out'}  raw:ram@0  20")
+    assert [line.split()[:2] for line in shown.splitlines()] == [["job", "status"], ["1", "completed"]]
+    assert f"  64.0 MiB of 64.0 MiB  {tmp_path / 'out'}  raw:ram@0  20" in shown
 
 
 def test_what_fails_before_the_capture_leaves_no_job(qemu: Qemu, run: Run, tmp_path: Path, state: Path) -> None:
@@ -71,7 +72,7 @@ def test_what_fails_before_the_capture_leaves_no_job(qemu: Qemu, run: Run, tmp_p
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "there exists" in done.err
     assert run("dump", "nowhere", "out", "--detach").code == 1
-    assert json.loads(run("status", "--json").out) == []
+    assert json.loads(run("status", "--json").out) == {"schema": 1, "jobs": []}
     assert run("status").out == ""
     assert not [path for path in state.rglob("*") if path.is_file()]
 
@@ -95,8 +96,8 @@ def test_a_job_that_is_ended(slow: tuple[str, ...], run: Run, tmp_path: Path) ->
 
 def test_two_jobs(slow: tuple[str, ...], run: Run) -> None:
     assert run(*slow).code == 0
-    assert run(*slow[:2], "other", *slow[3:], "--json").out == '{"job": 2}\n'
-    assert [job["number"] for job in json.loads(run("status", "--json").out)] == [1, 2]
+    assert run(*slow[:2], "other", *slow[3:], "--json").out == '{"schema": 1, "job": 2}\n'
+    assert [job["number"] for job in json.loads(run("status", "--json").out)["jobs"]] == [1, 2]
     assert ended(run, "other")["number"] == 2
     ended(run, "1")
 
@@ -105,7 +106,7 @@ def test_what_cannot_be_detached(qemu: Qemu, refuse: Callable[..., str], monkeyp
     elf = qemu("nano-x86_64", "elf")
     assert "--detach needs an output with a name" in refuse(2, "dump", elf, "-", "--detach")
     assert "--detach needs an output with a name" in refuse(2, "dump", elf, "out", "--detach", "--dry-run")
-    assert "there is no job 7; known are none" in refuse(2, "status", "7")
+    assert "there is no job 7; available: none" in refuse(2, "status", "7")
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     assert "cannot keep a job in /proc/nowhere/pydump/jobs" in refuse(1, "dump", elf, "out", "--detach")
 
@@ -153,6 +154,32 @@ def test_a_job_that_is_killed_when_its_output_is_there(slow: tuple[str, ...], ru
     assert ended(run, "1")["status"] == "completed"
     os.utime(tmp_path / "out", (1, 1))
     assert ended(run, "1")["status"] == "completed"  # its times may be the guest's; when it came here is not
+
+
+def test_waiting_for_a_job_exits_as_it_did(slow: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    assert run("status", "--wait").code == 0  # there is none
+    assert run(*slow).code == 0
+    assert run("status", "--cancel", "1").code == 0
+    told = json.loads(run("status", "1", "--json").out)
+    assert (told["status"], told["exit_code"]) == ("failed", 130)
+    assert not (tmp_path / "out").exists()
+    assert run("status", "--wait").code == 130
+    assert "job 1 has ended already; pydump status 1 shows how" in run("status", "--cancel", "1").err
+    assert "--cancel needs a job" in run("status", "--cancel").err
+
+
+def test_only_jobs_that_have_ended_are_forgotten(slow: tuple[str, ...], run: Run) -> None:
+    assert run(*slow).code == 0
+    said = run("status", "--clear", "1")
+    assert (said.code, said.err) == (2, "pydump: error: job 1 is active; pydump status --cancel 1 ends it\n")
+    assert run(*slow[:2], "other", *slow[3:]).code == 0
+    run("status", "--cancel", "1")
+    left = json.loads(run("status", "--clear", "--json").out)["jobs"]
+    assert [job["number"] for job in left] == [2]
+    assert [job["number"] for job in json.loads(run("status", "--json").out)["jobs"]] == [2]
+    run("status", "--cancel", "2")
+    assert run("status", "--clear", "2").code == 0
+    assert run("status").out == ""
 
 
 CHILD = """

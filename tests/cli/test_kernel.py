@@ -36,7 +36,7 @@ def test_the_log_is_in_a_filtered_dump(guest: Path, run: Callable[..., Any]) -> 
 
 
 def test_records_as_json(guest: Path, run: Callable[..., Any]) -> None:
-    records = json.loads(run("dmesg", "--json", guest).out)
+    records = json.loads(run("dmesg", "--json", guest).out)["records"]
     assert records[0]["text"].startswith("Linux version 6.1.0-50-amd64")
     assert [record["seq"] for record in records] == list(range(len(records)))
     assert {record["level"] for record in records} <= set(range(8))

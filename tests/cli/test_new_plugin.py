@@ -36,12 +36,12 @@ def test_every_name_is_the_new_one(role: str, run: Callable[..., Any], tmp_path:
 @pytest.mark.parametrize("name", ["", "Zip", "9z", "a-b", "_a", "a_", "a__b", "a b", "../a", "a/b", "ä", "-", "a\n"])
 def test_names_that_are_none(name: str, refuse: Callable[..., str]) -> None:
     arguments = ("--", name) if name.startswith("-") else (name,)
-    assert "is no name for a plugin; write lower-case letters" in refuse(2, "new-plugin", "format", *arguments)
+    assert "cannot be a plugin's name; write lower-case letters" in refuse(2, "new-plugin", "format", *arguments)
 
 
 def test_a_role_that_is_none(refuse: Callable[..., str]) -> None:
     assert refuse(2, "new-plugin", "codec", "tape") == (
-        "no template for a plugin of role 'codec'; roles are arch, format, compressor, filter, source, sink"
+        "no template for a plugin of role 'codec'; available: arch, format, compressor, filter, source, sink"
     )
 
 
@@ -55,7 +55,7 @@ def test_a_name_that_is_taken(role: str, name: str, refuse: Callable[..., str]) 
 
 def test_nothing_is_overwritten(refuse: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "pydump-arch-vax").mkdir()
-    assert refuse(2, "new-plugin", "arch", "vax").startswith("pydump-arch-vax is there already")
+    assert refuse(2, "new-plugin", "arch", "vax").startswith("pydump-arch-vax exists")
 
 
 def test_where_nothing_can_be_written_nothing_is_left(pydump_command: list[str], tmp_path: Path) -> None:

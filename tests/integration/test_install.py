@@ -102,7 +102,7 @@ def an_architecture(plugin: str, environment: Environment, elf: Path, tmp_path: 
     for name, machine in MACHINES[plugin].items():
         assert json.loads(works(environment.pydump("--arch", name, "--json")))["machine"] == machine
         refused = environment.pydump("dump", f"raw:{elf}@0", tmp_path / "out", "--format", "elf", "--arch", name)
-        assert refused.stderr == "pydump: error: unknown format 'elf': known are none; pip install pydump-format-elf\n"
+        assert refused.stderr == "pydump: error: unknown format 'elf'; available: none; pip install pydump-format-elf\n"
 
 
 def a_compressor(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
@@ -111,16 +111,16 @@ def a_compressor(plugin: str, environment: Environment, elf: Path, tmp_path: Pat
     said = works(environment.run("python", "-c", ROUND_TRIP, name))
     assert said.startswith(f"True True {PRODUCERS[plugin]} ")
     refused = environment.pydump("dump", f"raw:{elf}@0", tmp_path / "out", "--compression", name)
-    assert refused.stderr == "pydump: error: unknown format 'kdump': known are none; pip install pydump-format-kdump\n"
+    assert refused.stderr == "pydump: error: unknown format 'kdump'; available: none; pip install pydump-format-kdump\n"
 
 
 def test_extras_bring_the_faster_libraries(environment: Environment, wheels: Path) -> None:
     require(list(wheels.glob("python_lzo-*.whl")), "python-lzo", "apt install gcc python3-dev liblzo2-dev")
     environment.install("pydump-compressor-zlib", "pydump-compressor-lzo")
-    before = json.loads(works(environment.pydump("plugins", "--json")))
+    before = json.loads(works(environment.pydump("plugins", "--json")))["plugins"]
     assert [name for row in before for name in row["advice"]] == ["lzo"]
     environment.install("pydump-suite[isal,lzo]")
-    after = json.loads(works(environment.pydump("plugins", "--json")))
+    after = json.loads(works(environment.pydump("plugins", "--json")))["plugins"]
     producers = {name: producer.split()[0] for row in after for name, producer in row["producers"].items()}
     assert (producers["zlib"], producers["lzo"]) == ("isal", "python-lzo")
     assert [name for row in after for name in row["advice"]] == []
@@ -137,7 +137,7 @@ def a_format(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
         subprocess.run([sys.executable, "-m", "pydump", "-q", "dump", elf, source, *options], check=True, timeout=120)
         refused = environment.pydump("dump", source, tmp_path / "out")
         assert refused.stderr == (
-            "pydump: error: unknown compressor 'zlib': known are none; pip install pydump-compressor-zlib\n"
+            "pydump: error: unknown compressor 'zlib'; available: none; pip install pydump-compressor-zlib\n"
         )
     done = environment.pydump("dump", source, tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
@@ -171,7 +171,7 @@ def test_what_is_missing_is_named_and_works_once_installed(environment: Environm
     refused = environment.pydump("dump", elf, tmp_path / "out", "--compression", "lzo")
     assert refused.returncode == 2
     assert refused.stderr.endswith(
-        "pydump: error: unknown compressor 'lzo': known are none; pip install pydump-compressor-lzo\n"
+        "pydump: error: unknown compressor 'lzo'; available: none; pip install pydump-compressor-lzo\n"
     )
     assert not (tmp_path / "out").exists()
     environment.install("pydump-compressor-lzo", "pydump-arch-x86-64")

@@ -31,11 +31,11 @@ CASES: list[tuple[PydumpError, str, dict[str, Any], int]] = [
     (UnsupportedError("not both"), "not both", {}, 2),
     (
         UnknownPluginError("compressor", "foo", ("lzo", "zlib"), hint="pip install pydump-compressor-foo"),
-        "unknown compressor 'foo': known are lzo, zlib; pip install pydump-compressor-foo",
+        "unknown compressor 'foo'; available: lzo, zlib; pip install pydump-compressor-foo",
         {"role": "compressor", "name": "foo", "known": ("lzo", "zlib")},
         2,
     ),
-    (UnknownPluginError("arch", "vax", ()), "unknown arch 'vax': known are none", {"known": ()}, 2),
+    (UnknownPluginError("arch", "vax", ()), "unknown arch 'vax'; available: none", {"known": ()}, 2),
     (PluginError("format-x", "no such hook"), "plugin format-x: no such hook", {"plugin": "format-x"}, 1),
     (SourceError("gone"), "gone", {}, 1),
     (

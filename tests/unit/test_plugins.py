@@ -237,7 +237,7 @@ def test_a_second_plugin_of_one_name_takes_nothing_from_the_first() -> None:
 def test_an_unknown_name_says_what_is_known_and_what_to_install(registry: Registry) -> None:
     with pytest.raises(UnknownPluginError) as caught:
         registry.compressor("lzo")
-    assert str(caught.value) == "unknown compressor 'lzo': known are dummy, none; pip install pydump-compressor-lzo"
+    assert str(caught.value) == "unknown compressor 'lzo'; available: dummy, none; pip install pydump-compressor-lzo"
     with pytest.raises(UnknownPluginError, match="pip install pydump-arch-riscv$"):
         registry.arch("riscv64")
     with pytest.raises(UnknownPluginError, match="pip install pydump-source-qemu$"):

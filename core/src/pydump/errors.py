@@ -56,7 +56,7 @@ class UnknownPluginError(PlanError):
 
     def __init__(self, role: str, name: str, known: tuple[str, ...], *, hint: str | None = None) -> None:
         listed = ", ".join(known) if known else "none"
-        super().__init__(f"unknown {role} {name!r}: known are {listed}", hint=hint)
+        super().__init__(f"unknown {role} {name!r}; available: {listed}", hint=hint)
         self.role = role
         self.name = name
         self.known = known

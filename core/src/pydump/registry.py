@@ -166,7 +166,9 @@ class Registry:
         known = {name for role in ("compressor", "format", "source", "sink") for name in self.names(role)}
         unknown = sorted(set(options) - known)
         if unknown:
-            raise PlanError(f"options for {unknown[0]!r}, which is not installed", hint=f"there are {sorted(known)}")
+            raise PlanError(
+                f"options for {unknown[0]!r}, which is not installed", hint=f"available: {', '.join(sorted(known))}"
+            )
 
     def install_hint(self, role: str, name: str) -> str:
         """What to do about a plugin that is not there."""

@@ -65,4 +65,10 @@ Vmlinux = Annotated[
     Path | None,
     Option("--vmlinux", metavar="FILE", help="The kernel's vmlinux with symbols, from the same build as the guest's."),
 ]
-FileArg = Annotated[str, Argument(metavar="FILE", help="A vmcore, parts of one separated by commas, or '-'.")]
+SourcesArg = Annotated[
+    list[str],
+    Argument(
+        metavar="SOURCE…",
+        help="One or more vmcores. Each may be parts of one separated by commas, '-', raw:PATH@PADDR or qmp:SOCKET.",
+    ),
+]

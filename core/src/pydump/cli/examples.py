@@ -18,6 +18,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "verify": (
         ("pydump verify vmcore", "Read everything back"),
         ("pydump verify part1,part2", "Check a split dump"),
+        ("pydump verify --json one two three", "Check three dumps, and print what is found as JSON"),
     ),
     "compare": (
         ("pydump compare qemu.elf vmcore", "Check that a conversion kept everything"),
@@ -41,7 +42,8 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     ),
     "status": (
         ("pydump status", "List all jobs"),
-        ("pydump status --json 3", "Print what is known of job 3"),
+        ("pydump status --wait 3", "Wait until job 3 has ended, and exit as it did"),
+        ("pydump status --clear", "Forget the jobs that have ended"),
     ),
     "plugins": (
         ("pydump plugins", "List what is installed"),

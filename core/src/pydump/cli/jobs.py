@@ -10,14 +10,15 @@ import contextlib
 import json
 import os
 import re
+import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydump.errors import PlanError, PydumpError
+from pydump.errors import Cancelled, PlanError, PydumpError
 from pydump.model.report import Progress
 
 Status = Literal["active", "completed", "failed"]
@@ -289,8 +290,63 @@ def job_of(name: str) -> Job:
     found = [job for job in known if str(job.number) == name or job.output == os.path.abspath(name)]
     if not found:
         numbers = ", ".join(str(job.number) for job in known) or "none"
-        raise PlanError(f"there is no job {name}", hint=f"known are {numbers}")
+        raise PlanError(f"there is no job {name}", hint=f"available: {numbers}")
     return found[-1]
+
+
+def ended(wanted: Sequence[Job]) -> list[Job]:
+    """Wait until none of these jobs is active; returns them as they are then.
+
+    Raises:
+        Cancelled: Ctrl-C. The jobs go on.
+    """
+    numbers = {job.number for job in wanted}
+    try:
+        while True:
+            known = [job for job in jobs() if job.number in numbers]
+            if all(job.status != "active" for job in known):
+                return known
+            time.sleep(INTERVAL)
+    except KeyboardInterrupt:
+        raise Cancelled("interrupted while waiting; the jobs go on") from None
+
+
+def cancel(job: Job) -> None:
+    """Ask the process of a job to end.
+
+    Raises:
+        PlanError: It has ended already.
+    """
+    late = PlanError(f"job {job.number} has ended already", hint=f"pydump status {job.number} shows how")
+    if job.status != "active":
+        raise late
+    try:
+        process = os.pidfd_open(job.pid)
+    except ProcessLookupError:
+        raise late from None
+    try:
+        if _started(job.pid) != job.pid_started:  # another process has its number now
+            raise late
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+    except ProcessLookupError:
+        raise late from None
+    finally:
+        os.close(process)
+
+
+def clear(wanted: Sequence[Job]) -> None:
+    """Forget jobs that have ended.
+
+    Raises:
+        PlanError: One of them is active.
+    """
+    for job in wanted:
+        if job.status == "active":
+            raise PlanError(f"job {job.number} is active", hint=f"pydump status --cancel {job.number} ends it")
+    with contextlib.suppress(FileNotFoundError), _opened_directory() as where:
+        for job in wanted:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{job.number}.json", dir_fd=where)
 
 
 def _started(pid: int) -> int | None:

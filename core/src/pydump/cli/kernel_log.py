@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from pydump.cli.render import SCHEMA
 from pydump.kernel.log import Record, format_record
 
 
@@ -16,9 +17,10 @@ def print_lines(records: Iterable[Record]) -> None:
 
 
 def print_json(records: Iterable[Record]) -> None:
-    """A list of objects, one a record, as they come."""
-    head = "["
+    """An object whose ``records`` are objects, a line each, as they come."""
+    print(f'{{"schema": {SCHEMA}, "records": [', end="")
+    comma = ""
     for record in records:
-        print(f"{head}\n  {json.dumps({**asdict(record), 'fields': dict(record.fields)})}", end="")
-        head = ","
-    print("\n]" if head == "," else "[]")
+        print(f"{comma}\n  {json.dumps({**asdict(record), 'fields': dict(record.fields)})}", end="")
+        comma = ","
+    print("\n]}" if comma else "]}")

@@ -10,7 +10,6 @@ import stat
 import sys
 import textwrap
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pydump.cli.console import line, visible
@@ -46,9 +45,13 @@ def columns(stream: TextIO | None = None) -> int | None:
     return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
-def print_json(value: Any, stream: TextIO | None = None) -> None:
-    """Print JSON: ASCII, with a byte of a name that is no UTF-8 written out, since JSON is Unicode text."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+#: The version of what ``--json`` prints. It changes where a key goes or gets another meaning, not where one is added.
+SCHEMA = 1
+
+
+def print_json(value: dict[str, Any], stream: TextIO | None = None) -> None:
+    """Print a JSON object: ASCII, with a byte of a name that is not UTF-8 escaped, since JSON is Unicode text."""
+    text = json.dumps({"schema": SCHEMA, **value}, indent=2, ensure_ascii=False)
     print(re.sub(r"[^\x00-\x7e]", _in_json, text), file=stream)
 
 
@@ -184,6 +187,8 @@ def jobs(found: list[Job]) -> None:
     if not found and sys.stdout.isatty():
         line("there are no jobs: pydump dump --detach starts one")
         return
+    if not found:
+        return
     lines = []
     for job in found:
         share = f"{100 * job.completed // job.total}%" if job.total else ""
@@ -192,14 +197,11 @@ def jobs(found: list[Job]) -> None:
         error = f": {job.error}" if job.error else ""
         done = f"{size(job.completed)} of {size(job.total)}"
         lines.append((str(job.number), state + error, done, job.output, job.source, began))
-    grid(("job", "status", "memory", "output", "source", "began"), lines)
+    grid(("job", "status", "memory", "output", "source", "began"), lines, named=True)
 
 
-def address(found: AddressReport, *, as_json: bool) -> None:
+def address(found: AddressReport) -> None:
     """What a dump has of an address."""
-    if as_json:
-        print_json(asdict(found))
-        return
     rows = [] if found.vaddr is None else [("vaddr", f"{found.vaddr:#x}")]
     rows += [] if found.paddr is None else [("paddr", f"{found.paddr:#x}")]
     rows.append(("state", found.state + (", all zeros" if found.zero else "")))
@@ -211,14 +213,11 @@ def address(found: AddressReport, *, as_json: bool) -> None:
     table(rows)
 
 
-def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool, as_json: bool) -> None:
+def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool) -> None:
     """What a vmcore is."""
     guest = opened.known
     source = opened.source
     excluded, lost = source.excluded().size, source.unreadable().size
-    if as_json:
-        print_json(_info_json(opened, path, guest, symbols, notes=notes))
-        return
     rows = [("file", path), *source.describe()]
     length = _file_size(path)
     if length is not None:
@@ -291,7 +290,9 @@ def _file_size(path: str) -> int | None:
     return sum(one.st_size for one in found) if all(stat.S_ISREG(one.st_mode) for one in found) else None
 
 
-def _info_json(opened: Dump, path: str, guest: Guest, symbols: Symbols | None, *, notes: bool) -> dict[str, Any]:
+def info_json(opened: Dump, path: str, symbols: Symbols | None, *, notes: bool) -> dict[str, Any]:
+    """What a vmcore is, for a program."""
+    guest = opened.known
     uts = guest.utsname
     result: dict[str, Any] = {
         "path": path,
@@ -340,26 +341,23 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
     """What is installed, what compresses there, and what is broken."""
     codecs = {cls.name: _codec(cls) for cls in registry.compressors()}
     if as_json:
-        print_json(
-            [
-                {
-                    "plugin": plugin.name,
-                    "distribution": plugin.distribution,
-                    "version": plugin.version,
-                    "provides": [f"{role} {cls.name}" for role, cls in plugin.classes],
-                    "producers": {
-                        cls.name: codecs[cls.name][0] for role, cls in plugin.classes if role == "compressor"
-                    },
-                    "advice": {
-                        cls.name: codecs[cls.name][1]
-                        for role, cls in plugin.classes
-                        if role == "compressor" and codecs[cls.name][1]
-                    },
-                    "error": plugin.error,
-                }
-                for plugin in registry.plugins
-            ]
-        )
+        listed = [
+            {
+                "plugin": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "provides": [f"{role} {cls.name}" for role, cls in plugin.classes],
+                "producers": {cls.name: codecs[cls.name][0] for role, cls in plugin.classes if role == "compressor"},
+                "advice": {
+                    cls.name: codecs[cls.name][1]
+                    for role, cls in plugin.classes
+                    if role == "compressor" and codecs[cls.name][1]
+                },
+                "error": plugin.error,
+            }
+            for plugin in registry.plugins
+        ]
+        print_json({"plugins": listed})
         return
     lines = []
     for plugin in registry.plugins:

@@ -28,9 +28,11 @@ def new_plugin(role: str, name: str, directory: Path) -> Path:
         PydumpError: The folder cannot be written.
     """
     if role not in ROLES:
-        raise PlanError(f"no template for a plugin of role {role!r}", hint=f"roles are {', '.join(ROLES)}")
+        raise PlanError(f"no template for a plugin of role {role!r}", hint=f"available: {', '.join(ROLES)}")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        raise PlanError(f"{name!r} is no name for a plugin", hint="write lower-case letters, digits and _, as lz_fast2")
+        raise PlanError(
+            f"{name!r} cannot be a plugin's name", hint="write lower-case letters, digits and _, such as lz_fast2"
+        )
     if name in installed().words(role):
         raise PlanError(f"the {role} name {name!r} is taken", hint="pydump plugins lists the names")
     dashed = name.replace("_", "-")
@@ -43,7 +45,7 @@ def new_plugin(role: str, name: str, directory: Path) -> Path:
     try:
         folder.mkdir()
     except FileExistsError:
-        raise PlanError(f"{folder} is there already", hint="move it away, or take another name") from None
+        raise PlanError(f"{folder} exists", hint="move it away, or take another name") from None
     except OSError as error:
         raise PydumpError(f"cannot make {folder}: {error.strerror}") from None
     try:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from pydump.cli.arguments import Arch, FileArg, Json, ProgressStyle, Style, Workers
+from pydump.cli.arguments import Arch, Json, ProgressStyle, SourcesArg, Style, Workers
 from pydump.cli.console import warn
 from pydump.cli.ending import EXIT_DIFFERS
 from pydump.cli.session import session
 
 
-def verify(file: FileArg, workers: Workers = None, as_json: Json = False, progress: Style = ProgressStyle.auto) -> None:
-    """Check every structure, every descriptor, every page. Exit code 4 where something is wrong."""
+def verify(
+    files: SourcesArg,
+    workers: Workers = None,
+    as_json: Json = False,
+    progress: Style = ProgressStyle.auto,
+) -> None:
+    """Check every structure, every descriptor, every page.
+
+    Exit code 4 if a defect is found; of several files the highest exit code.
+    """
     import pydump
     from pydump.cli import render
     from pydump.cli.progress import shown
+    from pydump.cli.several import each
 
-    with shown(ProgressStyle.none if session.quiet else progress) as tell:
-        report = pydump.verify(file, workers=workers, progress=tell)
-    if as_json or session.json:
-        render.print_json(asdict(report))
-    else:
-        render.verify(report, quiet=session.quiet)
-    if not report.ok:
-        raise typer.Exit(EXIT_DIFFERS)
+    as_json = as_json or session.json
+
+    def one(file: str) -> tuple[dict[str, Any], int]:
+        with shown(ProgressStyle.none if session.quiet else progress) as tell:
+            report = pydump.verify(file, workers=workers, progress=tell)
+        if not as_json:
+            render.verify(report, quiet=session.quiet)
+        return asdict(report), 0 if report.ok else EXIT_DIFFERS
+
+    code = each(files, one, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
 
 
 def compare(
@@ -42,7 +55,10 @@ def compare(
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
-    """Are these the same guest memory and notes? Exit code 4 where they are not, and where they part."""
+    """Compare guest memory and notes of two vmcores.
+
+    Prints where they differ; exit code 4 if they do.
+    """
     import pydump
     from pydump.cli import render
     from pydump.cli.progress import shown

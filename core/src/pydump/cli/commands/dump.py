@@ -204,6 +204,7 @@ def dump(
 def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_run: bool, as_json: bool) -> None:
     """Leave a job behind, and say which."""
     from pydump.builtin.sinks import names_descriptor
+    from pydump.cli import render
     from pydump.cli.detach import detached
 
     if dry_run or names_descriptor(output):
@@ -213,6 +214,6 @@ def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_ru
         raise typer.Exit(fail(started.error, started.exit_code))
     with afterwards():
         if as_json:
-            print(json.dumps({"job": started.job}))
+            print(json.dumps({"schema": render.SCHEMA, "job": started.job}))
         elif not session.quiet:
-            print(f"job {started.job} goes on in the background; pydump status {started.job} tells how far it is")
+            print(f"job {started.job} goes on in the background; pydump status {started.job} shows how far it is")

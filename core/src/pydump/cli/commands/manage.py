@@ -6,10 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument
+import typer
+from typer import Argument, Option
 
 from pydump.cli.arguments import Json
 from pydump.cli.session import session
+from pydump.errors import PlanError
 
 
 def _job_numbers(incomplete: str) -> list[tuple[str, str]]:
@@ -31,21 +33,34 @@ def status(
         str | None,
         Argument(metavar="JOB", help="A job's number, or its output. Default: all jobs.", autocompletion=_job_numbers),
     ] = None,
+    wait: Annotated[bool, Option("--wait", help="Wait until they have ended; exit as the worst of them did.")] = False,
+    cancel: Annotated[bool, Option("--cancel", help="End the job; nothing is left at its output.")] = False,
+    clear: Annotated[bool, Option("--clear", help="Forget the job, or all jobs, that have ended.")] = False,
     as_json: Json = False,
 ) -> None:
-    """How far dumps are that were started with --detach, and how they ended."""
-    from pydump.cli import render
-    from pydump.cli.jobs import job_of, jobs
+    """Show dumps that were started with --detach: how far they are, and how they ended."""
+    from pydump.cli import jobs, render
 
-    found = jobs() if job is None else [job_of(job)]
+    if cancel and job is None:
+        raise PlanError("--cancel needs a job", hint="pydump status lists them")
+    found = jobs.jobs() if job is None else [jobs.job_of(job)]
+    if cancel:
+        jobs.cancel(found[0])
+    if wait or cancel:
+        found = jobs.ended(found)
+    if clear:
+        jobs.clear(found if job is not None else [one for one in found if one.status != "active"])
+        found = found if job is not None else [one for one in found if one.status == "active"]
     if as_json or session.json:
-        render.print_json([asdict(one) for one in found] if job is None else asdict(found[0]))
+        render.print_json({"jobs": [asdict(one) for one in found]} if job is None else asdict(found[0]))
     else:
         render.jobs(found)
+    if wait:
+        raise typer.Exit(max((one.exit_code or 0 for one in found), default=0))
 
 
 def plugins(as_json: Json = False) -> None:
-    """What is installed, what does not work, and why."""
+    """Show what is installed, what does not work, and why."""
     from pydump.cli import render
     from pydump.registry import installed
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
+import typer
 from typer import Argument, Option
 
-from pydump.cli.arguments import Arch, Json, MapBy, ProgressStyle, SourceArg, Style, Vmlinux, Workers
+from pydump.cli.arguments import Arch, Json, MapBy, ProgressStyle, SourceArg, SourcesArg, Style, Vmlinux, Workers
 from pydump.cli.console import warn
 from pydump.cli.session import session
 from pydump.errors import PlanError, PydumpError
 
 
 def info(
-    file: SourceArg,
+    files: SourcesArg,
     arch: Arch = None,
     notes: Annotated[bool, Option("--notes", help="Print the notes and the registers they hold.")] = False,
     vmcoreinfo: Annotated[bool, Option("--vmcoreinfo", help="Print the VMCOREINFO text.")] = False,
@@ -29,34 +30,56 @@ def info(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a vmcore is, how large, and whose."""
+    """Show what a vmcore is, how large, and of which guest.
+
+    Of several files the exit code is the highest.
+    """
     import pydump
     from pydump.builtin.raw import parse_number
-    from pydump.builtin.sinks import write_all
-    from pydump.cli import console, render
+    from pydump.cli import render
+    from pydump.cli.several import each
 
     if paddr is not None and vaddr is not None:
         raise PlanError("--paddr and --vaddr exclude each other", hint="leave one of the two out")
     asked = vaddr if paddr is None else paddr
-    with pydump.open(file, arch=arch or session.arch) as opened:
-        if asked is not None:
-            found = opened.look_up(parse_number(asked), virtual=paddr is None)
-            render.address(found, as_json=as_json or session.json)
-        elif vmcoreinfo:
-            if opened.vmcoreinfo is None:
-                raise PydumpError(f"{file} has no VMCOREINFO")
-            text = opened.vmcoreinfo.text.rstrip(b"\0")
-            if as_json or session.json:
-                render.print_json({"vmcoreinfo": text.decode("utf-8", "replace")})
-            elif sys.stdout.isatty():
-                for each in text.decode("utf-8", "replace").removesuffix("\n").split("\n"):
-                    console.line(each)
-            else:
-                write_all(1, text)
-        else:
+    as_json = as_json or session.json
+
+    def one(file: str) -> tuple[dict[str, Any], int]:
+        with pydump.open(file, arch=arch or session.arch) as opened:
+            if asked is not None:
+                found = opened.look_up(parse_number(asked), virtual=paddr is None)
+                if not as_json:
+                    render.address(found)
+                return asdict(found), 0
+            if vmcoreinfo:
+                if opened.vmcoreinfo is None:
+                    raise PydumpError(f"{file} has no VMCOREINFO")
+                raw = opened.vmcoreinfo.text.rstrip(b"\0")
+                if not as_json:
+                    _print_text(raw)
+                return {"vmcoreinfo": raw.decode("utf-8", "replace")}, 0
             symbols = None if vmlinux is None else opened.symbols(vmlinux)
             warn(opened.warnings)
-            render.info(opened, file, symbols, notes=notes, as_json=as_json or session.json)
+            if as_json:
+                return render.info_json(opened, file, symbols, notes=notes), 0
+            render.info(opened, file, symbols, notes=notes)
+            return {}, 0
+
+    code = each(files, one, as_json=as_json, blank=not vmcoreinfo)
+    if code:
+        raise typer.Exit(code)
+
+
+def _print_text(text: bytes) -> None:
+    """Print text of the guest: on a terminal without what it would obey, elsewhere as it is."""
+    from pydump.builtin.sinks import write_all
+    from pydump.cli import console
+
+    if sys.stdout.isatty():
+        for line in text.decode("utf-8", "replace").removesuffix("\n").split("\n"):
+            console.line(line)
+    else:
+        write_all(1, text)
 
 
 def read(
@@ -74,7 +97,7 @@ def read(
     vmlinux: Vmlinux = None,
     as_hex: Annotated[bool, Option("--hex", help="A hex dump, also where standard output is no terminal.")] = False,
 ) -> None:
-    """Guest memory to standard output; on a terminal as a hex dump."""
+    """Write guest memory to standard output; on a terminal as a hex dump."""
     import pydump
     from pydump.builtin.raw import parse_number
     from pydump.builtin.sinks import write_all
@@ -136,7 +159,7 @@ def map_(
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
-    """What guest memory is made of: zeros, data and how well it compresses, what was left out or lost."""
+    """Show what guest memory is made of: zeros, data and its compression ratio, excluded, unreadable."""
     import pydump
     from pydump.cli import maps, render
     from pydump.cli.progress import shown
