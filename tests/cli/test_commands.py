@@ -186,7 +186,7 @@ def test_differences_are_told_with_their_place(elf: Path, run: Run, tmp_path: Pa
     (tmp_path / "bad").write_bytes(data)
     done = run("compare", "good", "bad")
     assert done.code == 4
-    assert done.out.startswith("paddr 0xffffe000: the pages part at byte 0xc78\n")
+    assert done.out.startswith("paddr 0xffffe000: the pages differ from byte 0xc78 on\n")
     assert done.out.endswith("good and bad differ in 1 place\n")
 
 
@@ -427,7 +427,7 @@ def test_bare_memory_compares_with_a_dump(qemu: Qemu, run: Run, tmp_path: Path) 
         file.seek(0x1234)
         file.write(b"?")
     done = run("compare", elf, raw)
-    assert (done.code, done.out.splitlines()[0]) == (4, "paddr 0x1000: the pages part at byte 0x234")
+    assert (done.code, done.out.splitlines()[0]) == (4, "paddr 0x1000: the pages differ from byte 0x234 on")
 
 
 def test_phys_base_outlives_vmcoreinfo(qemu: Qemu, run: Run) -> None:

@@ -31,6 +31,12 @@ def test_verify_checks_every_file_and_exits_as_the_worst(files: tuple[str, str, 
     assert run("verify", files[2], files[2]).code == 0
 
 
+def test_verify_takes_an_architecture(files: tuple[str, str, str], run: Run) -> None:
+    assert run("verify", "--arch", "x86_64", files[2]).code == 0
+    done = run("verify", files[2], "--arch", "vax")
+    assert (done.code, "unknown arch 'vax'; available: " in done.err) == (2, True)
+
+
 @pytest.mark.parametrize("command", ["info", "verify"])
 def test_json_of_several_files_is_one_object(command: str, files: tuple[str, str, str], run: Run) -> None:
     done = run(command, "--json", *files)

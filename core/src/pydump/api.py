@@ -398,11 +398,14 @@ def dump(
             opened.close()
 
 
-def verify(path: Path, *, workers: int | None = None, progress: ProgressCallback | None = None) -> VerifyReport:
+def verify(
+    path: Path, *, arch: str | None = None, workers: int | None = None, progress: ProgressCallback | None = None
+) -> VerifyReport:
     """Check every structure and every page of a vmcore.
 
     Args:
         path: The file, or the parts of one separated by commas.
+        arch: An architecture's name, in place of what the source says.
         workers: Processes that read; default: the CPUs this process may use.
         progress: Told how far the run is.
 
@@ -411,8 +414,8 @@ def verify(path: Path, *, workers: int | None = None, progress: ProgressCallback
     """
     from pydump.engine.verify import run_verify
 
-    with _captured(path, progress=progress) as opened:
-        return run_verify(opened.source, os.fspath(path), installed(), workers=workers, progress=progress)
+    with _captured(path, arch=arch, progress=progress) as opened:
+        return run_verify(opened.source, os.fspath(path), installed(), arch=arch, workers=workers, progress=progress)
 
 
 def survey(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.compressor import Compressor
     from pydump.model.guest import Guest
-    from pydump.model.report import AddressReport, CompareReport, DumpReport, VerifyReport
+    from pydump.model.report import AddressReport, CompareReport, Difference, DumpReport, VerifyReport
     from pydump.registry import Registry
 
 _LABEL = 14
@@ -173,13 +173,32 @@ def verify(r: VerifyReport, *, quiet: bool) -> None:
 def compare(r: CompareReport, *, quiet: bool) -> None:
     """Where two dumps part."""
     for difference in r.differences:
-        line(difference)
+        line(_difference(difference, r))
     if r.n_differences > len(r.differences):
         line(f"… and {r.n_differences - len(r.differences)} more")
     if r.same and not quiet:
         line(f"the same guest: {size(r.compared_size)} of memory compared in {r.seconds:.2f} s")
     elif not r.same:
         line(f"{r.left} and {r.right} differ in {r.n_differences} place{'s' if r.n_differences != 1 else ''}")
+
+
+def _difference(d: Difference, r: CompareReport) -> str:
+    """A difference in a line."""
+    where = "" if d.paddr is None or d.size is None else f"paddr {d.paddr:#x}..{d.paddr + d.size:#x}"
+    only = r.left if d.left else r.right
+    match d.kind:
+        case "contents":
+            return f"paddr {d.paddr:#x}: the pages differ from byte {d.offset or 0:#x} on"
+        case "held":
+            return f"{where}: only {only} holds it"
+        case "ram":
+            return f"{where}: RAM only in {only}, which leaves its contents out"
+        case "vmcoreinfo":
+            return "vmcoreinfo: " + ("the texts differ" if d.left and d.right else f"only {only} has it")
+        case _:
+            return f"{d.name}: " + (
+                f"{d.left} and {d.right}" if d.offset is None else f"differs from byte {d.offset} on"
+            )
 
 
 def jobs(found: list[Job]) -> None:

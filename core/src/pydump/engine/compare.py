@@ -17,7 +17,7 @@ from pydump.engine.scan import Piece, scan
 from pydump.interfaces.source import KnowsHoles, Source
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
-from pydump.model.report import CompareReport, ProgressCallback
+from pydump.model.report import CompareReport, Difference, ProgressCallback
 from pydump.registry import Registry
 
 #: Facts that are compared as they are settled, when both sides have them.
@@ -54,7 +54,7 @@ def run_compare(
         progress: Told how far the run is.
     """
     began = time.monotonic()
-    findings = Findings()
+    findings: Findings[Difference] = Findings()
     stated = [left.guest(), right.guest()]
     bare = any(guest.byte_order is None for guest in stated)  # memory alone, of which nobody says anything
     for i, source in enumerate((left, right)):
@@ -66,8 +66,8 @@ def run_compare(
     _compare_facts(a, b, (*FACTS, *both_state), findings)
     if not bare:
         _compare_notes(a, b, findings)
-    compared = _compare_memory(left, right, a, b, labels, findings, workers, progress, ignore_excluded=ignore_excluded)
-    return CompareReport(*labels, compared, findings.lines, findings.count, time.monotonic() - began)
+    compared = _compare_memory(left, right, a, b, findings, workers, progress, ignore_excluded=ignore_excluded)
+    return CompareReport(*labels, compared, findings.kept, findings.count, time.monotonic() - began)
 
 
 def _settled(guest: Guest, arch: str | None, registry: Registry) -> Guest:
@@ -84,30 +84,31 @@ def _states(guest: Guest, name: str) -> bool:
     return name != "n_cpus" and guest.vmcoreinfo is not None
 
 
-def _compare_facts(a: Guest, b: Guest, names: tuple[str, ...], findings: Findings) -> None:
+def _compare_facts(a: Guest, b: Guest, names: tuple[str, ...], findings: Findings[Difference]) -> None:
     for name in names:
         ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs and ours is not None and theirs is not None:
-            findings.add(f"{name}: {ours} and {theirs}")
+            findings.add(Difference("fact", name, left=ours, right=theirs))
 
 
-def _compare_notes(a: Guest, b: Guest, findings: Findings) -> None:
+def _compare_notes(a: Guest, b: Guest, findings: Findings[Difference]) -> None:
     for i, (one, other) in enumerate(zip(a.notes, b.notes, strict=False)):
-        if (one.name, one.type) != (other.name, other.type):
-            findings.add(f"note {i}: {one.name} type {one.type:#x} and {other.name} type {other.type:#x}")
+        kinds = [f"{note.name} type {note.type:#x}" for note in (one, other)]
+        if kinds[0] != kinds[1]:
+            findings.add(Difference("note", f"note {i}", left=kinds[0], right=kinds[1]))
         elif one.desc != other.desc:
             at = next(
                 (k for k, (x, y) in enumerate(zip(one.desc, other.desc, strict=False)) if x != y),
                 min(len(one.desc), len(other.desc)),
             )
-            findings.add(f"note {i}, {one.name} type {one.type:#x}: the contents part at byte {at}")
+            findings.add(Difference("note", f"note {i}, {kinds[0]}", offset=at))
     if len(a.notes) != len(b.notes):
-        findings.add(f"notes: {len(a.notes)} and {len(b.notes)}")
+        findings.add(Difference("note", "notes", left=len(a.notes), right=len(b.notes)))
     texts = [g.vmcoreinfo.text.rstrip(b"\0") if g.vmcoreinfo else None for g in (a, b)]
     if None not in texts and texts[0] != texts[1]:
-        findings.add("vmcoreinfo: the texts differ")
+        findings.add(Difference("vmcoreinfo", left=True, right=True))
     elif (texts[0] is None) != (texts[1] is None):
-        findings.add("vmcoreinfo: only one has it")
+        findings.add(Difference("vmcoreinfo", left=texts[0] is not None, right=texts[1] is not None))
 
 
 def _compare_memory(
@@ -115,8 +116,7 @@ def _compare_memory(
     right: Source,
     a: Guest,
     b: Guest,
-    labels: tuple[str, str],
-    findings: Findings,
+    findings: Findings[Difference],
     workers: int | None,
     progress: ProgressCallback | None,
     *,
@@ -134,21 +134,21 @@ def _compare_memory(
             only = only.subtract((right, left)[i].excluded())
         padding = only.intersect(held[1 - i].page_aligned(page))
         for start, end in only.subtract(padding).union(_not_zero(source, padding)):
-            findings.add(f"paddr {start:#x}..{end:#x}: only {labels[i]} holds it")
+            findings.add(Difference("held", paddr=start, size=end - start, left=i == 0, right=i == 1))
     for i, guest in enumerate((a, b)):
         other = (b, a)[i].memory.ranges().page_aligned(page)
         absent = guest.memory.ranges().subtract(held[i]).subtract(other)
         if ignore_excluded:
             absent = absent.subtract((left, right)[i].excluded())
         for start, end in absent:
-            findings.add(f"paddr {start:#x}..{end:#x}: RAM only in {labels[i]}, which left its contents out")
+            findings.add(Difference("ram", paddr=start, size=end - start, left=i == 0, right=i == 1))
     both = held[0].intersect(held[1])
     task = _Differences(right, min(a.page_size or 4096, b.page_size or 4096))
     last = None
     for pages in scan(left, both, task, workers=workers, phase="compare", progress=progress):
         for paddr, at in pages:
             if paddr != last:  # two pieces may have a part of one page each
-                findings.add(f"paddr {paddr:#x}: the pages part at byte {at:#x}")
+                findings.add(Difference("contents", paddr=paddr, size=task.page_size, offset=at))
             last = paddr
     return both.size
 

@@ -22,6 +22,7 @@ def run_verify(
     label: str,
     registry: Registry,
     *,
+    arch: str | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> VerifyReport:
@@ -31,14 +32,17 @@ def run_verify(
         source: The dump.
         label: What the user called it.
         registry: What is installed.
+        arch: An architecture's name, in place of what the dump says.
         workers: Processes that read; default: the CPUs this process may use.
         progress: Told how far the run is.
     """
     began = time.monotonic()
     guest, lost = source.guest(), source.unreadable()
-    findings = Findings()
+    findings: Findings[str] = Findings()
+    if arch is not None:
+        registry.arch(arch)  # it must be there
     with suppress(PlanError):  # no plugin knows its architecture, and the file does not say enough to do without
-        guest, _, _ = settle(guest, None, registry)
+        guest, _, _ = settle(guest, arch, registry)
     n_flaws = 0
     for n_flaws, flaw in enumerate((*source.warnings(), *flaws(source, guest)), 1):  # noqa: B007
         findings.add(f"{label}: {flaw}")
@@ -55,7 +59,7 @@ def run_verify(
     return VerifyReport(
         label,
         readable.size,
-        findings.lines,
+        findings.kept,
         findings.count,
         time.monotonic() - began,
         intact=findings.count == n_flaws,

@@ -152,6 +152,30 @@ class VerifyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference between two guests.
+
+    Attributes:
+        kind: "fact"; "note"; "vmcoreinfo"; "contents", where both hold a page with other bytes; "held", where one dump
+            alone holds memory; "ram", where one guest alone has RAM, and its dump leaves the contents out.
+        name: Which fact or note, or None.
+        paddr: Where the memory begins, or None.
+        size: Bytes of the memory, or None.
+        offset: The first byte that differs, counted from the start of the page or note, or None.
+        left: The left side's value, or whether it has what ``kind`` says; None where ``offset`` says enough.
+        right: Likewise of the right side.
+    """
+
+    kind: Literal["fact", "note", "vmcoreinfo", "contents", "held", "ram"]
+    name: str | None = None
+    paddr: int | None = None
+    size: int | None = None
+    offset: int | None = None
+    left: int | str | bool | None = None
+    right: int | str | bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CompareReport:
     """Where two guests differ.
 
@@ -159,7 +183,7 @@ class CompareReport:
         left: One file.
         right: The other.
         compared_size: Bytes of guest memory that both hold and that were compared.
-        differences: One line for each difference, the first hundred.
+        differences: The first hundred.
         n_differences: How many there were.
         seconds: How long it took.
         warnings: What is missing or odd in one of them, a line each.
@@ -168,7 +192,7 @@ class CompareReport:
     left: str
     right: str
     compared_size: int
-    differences: tuple[str, ...]
+    differences: tuple[Difference, ...]
     n_differences: int
     seconds: float
     warnings: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from pydump.cli.session import session
 
 def verify(
     files: SourcesArg,
+    arch: Arch = None,
     workers: Workers = None,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
@@ -33,7 +34,7 @@ def verify(
 
     def one(file: str) -> tuple[dict[str, Any], int]:
         with shown(ProgressStyle.none if session.quiet else progress) as tell:
-            report = pydump.verify(file, workers=workers, progress=tell)
+            report = pydump.verify(file, arch=arch or session.arch, workers=workers, progress=tell)
         if not as_json:
             render.verify(report, quiet=session.quiet)
         return asdict(report), 0 if report.ok else EXIT_DIFFERS
