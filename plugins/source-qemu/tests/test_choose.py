@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -56,6 +56,7 @@ class Host:
         most: Bytes that are shared.
         spare: Bytes that it can spare.
         full: Why there is no room for a copy.
+        unneeded: What need not be captured.
         needed: What room was asked for.
     """
 
@@ -63,12 +64,16 @@ class Host:
     most: int = 0
     spare: int = 1 << 40
     full: str | None = None
+    unneeded: Ranges = field(default_factory=Ranges.empty)
     needed: int = -1
 
     def layout(self) -> Layout:
         if self.memory is None:
             raise ImpossibleError(HIDDEN, hint="be root")
         return self.memory
+
+    def may_leave_out(self, layout: Layout) -> Ranges:
+        return self.unneeded
 
     def shared(self) -> int:
         return self.most
@@ -126,6 +131,9 @@ def test_a_copy_needs_room_for_what_may_hold_data(shared: Shared) -> None:
     choice = chosen(host)
     assert choice.room == Ranges.of([(0, 2 * MiB)])
     assert host.needed == 2 * MiB
+    host = Host(private(), unneeded=Ranges.of([(MiB, 60 * MiB)]))
+    assert chosen(host).room == Ranges.of([(0, MiB), (60 * MiB, SIZE)])
+    assert host.needed == 5 * MiB
     host = Host(private(rest=3 * MiB))
     assert chosen(host).room.size == SIZE
     assert host.needed == SIZE + 3 * MiB

@@ -50,6 +50,19 @@ class Exclusion:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a capture left out of a live guest's memory.
+
+    Attributes:
+        excluded: Ranges of paddr that were not captured.
+        found: The classification that says so. What it was made from may have been left out.
+    """
+
+    excluded: Ranges
+    found: list[Classified]
+
+
 def classes_of_level(level: int) -> frozenset[str]:
     """The classes that a dump level leaves out.
 
@@ -94,6 +107,7 @@ def exclude(
     least: int,
     anyway: bool,
     workers: int | None = None,
+    left_out: LeftOut | None = None,
 ) -> Exclusion:
     """What leaving out ``classes`` leaves out of a guest.
 
@@ -107,12 +121,18 @@ def exclude(
         least: Runs shorter than this many bytes are kept.
         anyway: Leave pages out even where a check failed.
         workers: Processes that look for zero pages; default: the CPUs this process may use.
+        left_out: What was left out when the guest was captured; then nothing is classified again.
 
     Raises:
         PlanError: The guest does not say what its pages are.
     """
     wanted = classes - {ZERO}
-    found = classified(source, guest, arch, wanted, registry) if wanted else _always(source, guest, arch, registry)
+    if left_out:
+        found = left_out.found
+    elif wanted:
+        found = classified(source, guest, arch, wanted, registry)
+    else:
+        found = _always(source, guest, arch, registry)
     chosen = {name: ranges for one in found for name, ranges in one.classes.items() if name in classes | one.always}
     checks = tuple(check for one in found for check in one.checks)
     warnings = tuple(warning for one in found for warning in one.warnings)
@@ -124,6 +144,8 @@ def exclude(
         if not anyway:
             return Exclusion(checks=checks, trusted=False, warnings=warnings)
     held = guest.memory.ranges().subtract(source.excluded()).subtract(source.unreadable())
+    if left_out:  # it counts as left out by this run, not by the source
+        held = held.union(left_out.excluded)
     excluded = Ranges.empty()
     for ranges in chosen.values():
         excluded = excluded.union(ranges)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydump.engine.exclude import Exclusion, check_classes, exclude, kernel_ram
+from pydump.engine.exclude import Exclusion, LeftOut, check_classes, exclude, kernel_ram
 from pydump.engine.flaws import flaws
 from pydump.engine.salvage import filled
 from pydump.engine.tables import check_tables
@@ -88,7 +88,13 @@ class Planned:
 
 
 def make_plan(
-    source: Source, request: Request, registry: Registry, *, look: bool = True, workers: int | None = None
+    source: Source,
+    request: Request,
+    registry: Registry,
+    *,
+    look: bool = True,
+    workers: int | None = None,
+    left_out: LeftOut | None = None,
 ) -> Planned:
     """Settle how ``source`` is written.
 
@@ -98,6 +104,7 @@ def make_plan(
         registry: What is installed.
         look: May memory be read for what the source does not say (VMCOREINFO, page tables)?
         workers: Processes that look; default: the CPUs this process may use.
+        left_out: What was left out when the guest was captured.
 
     Raises:
         PlanError: The request cannot be carried out; nothing was written.
@@ -123,7 +130,7 @@ def make_plan(
     if request.compat and (request.exclude or request.ram_only):
         raise PlanError("QEMU leaves no pages out: --compat qemu cannot", hint="leave --compat out")
     check_classes(request.exclude, registry)
-    guest, arch, warnings = _facts(source, request, registry, look=look, workers=workers)
+    guest, arch, warnings = facts(source, request, registry, look=look, workers=workers)
     exclusion = Exclusion()
     if look and (request.exclude or (request.dump_level is not None and not request.compat)):
         exclusion = exclude(
@@ -136,6 +143,7 @@ def make_plan(
             least=choice.format.least_hole,
             anyway=request.filter_anyway,
             workers=workers,
+            left_out=left_out,
         )
         level = request.dump_level if exclusion.trusted and request.dump_level is not None else exclusion.level
         guest = replace(guest, dump_level=guest.dump_level | level)
@@ -259,8 +267,8 @@ def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
         raise PlanError(f"--arch says {arch.name}, and the source is {guest.byte_order}-endian", hint=hint)
 
 
-def _facts(
-    source: Source, request: Request, registry: Registry, *, look: bool, workers: int | None
+def facts(
+    source: Source, request: Request, registry: Registry, *, look: bool, workers: int | None = None
 ) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:
     """The settled guest, with what the user wants in place of what the source says."""
     if request.no_vmcoreinfo and request.vmcoreinfo is not None:

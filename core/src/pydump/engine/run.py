@@ -11,7 +11,9 @@ from typing import Self
 from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.sinks import DescriptorSink, FileSink
 from pydump.engine.batches import BATCH_SIZE, Batches
+from pydump.engine.exclude import ZERO
 from pydump.engine.executors import Executor, Job, Outcome, executor_for
+from pydump.engine.narrow import Narrowing
 from pydump.engine.planner import Planned, Request, make_plan, refuse_options
 from pydump.engine.salvage import SalvagingBatches
 from pydump.interfaces.format import Writer
@@ -85,8 +87,9 @@ def run_dump(
     with _Opened(_sink(output, request, registry)) as opened:
         planned = make_plan(source, request, registry, look=not live, workers=workers)
         if isinstance(source, Live):
-            source.capture(planned.plan.guest.memory, progress)
-            planned = make_plan(source, request, registry, workers=workers)
+            narrowing = Narrowing(request, registry)
+            source.capture(planned.plan.guest.memory, progress, narrowing if request.exclude - {ZERO} else None)
+            planned = make_plan(source, request, registry, workers=workers, left_out=narrowing.left_out)
         writer = planned.writer
         batches = SalvagingBatches.of(source, planned.plan.readable(), writer, batch_size)
         batches.page_size = planned.plan.guest.page_size or batches.page_size

@@ -196,11 +196,29 @@ class Verifiable(Protocol):
         ...
 
 
+class Narrow(Protocol):
+    """Chooses what of a guest's memory need not be captured."""
+
+    def __call__(self, source: Source, *, paused: bool) -> Ranges:
+        """Choose, by reading memory where it lies.
+
+        Args:
+            source: The guest, whose memory and facts can be read.
+            paused: Whether the guest is paused, so that the answer holds; else it is an estimate.
+
+        Returns:
+            What is not needed, in paddr.
+        """
+        ...
+
+
 @runtime_checkable
 class Live(Protocol):
     """A source whose guest may be running: its memory and facts stand still only once they are captured."""
 
-    def capture(self, wanted: MemoryMap, progress: ProgressCallback | None = None) -> None:
+    def capture(
+        self, wanted: MemoryMap, progress: ProgressCallback | None = None, narrow: Narrow | None = None
+    ) -> None:
         """Bring memory and facts to one moment, so that from now on ``guest()`` and ``read_into`` agree.
 
         Called once, when the plan is settled and the output is open, so that nothing the user did wrong costs the
@@ -209,6 +227,9 @@ class Live(Protocol):
         Args:
             wanted: What of its RAM will be read.
             progress: Told how far it is, where it takes a while.
+            narrow: Asked once, when the guest is paused, what need not be captured. What is left out for that is in
+                ``excluded()`` afterwards. It may be asked for an estimate before. A source that cannot read
+                memory where it lies does not ask, and captures everything.
 
         Raises:
             SourceError: It failed; the guest runs as it did before.

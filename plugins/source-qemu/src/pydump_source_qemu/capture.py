@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.report import Progress, ProgressCallback
-from pydump_source_qemu.captured import Captured
+from pydump_source_qemu.captured import Captured, Chooser
 from pydump_source_qemu.choose import choose
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.session import Session
@@ -20,11 +21,24 @@ _log = logging.getLogger("pydump.qmp")
 
 
 def capture(
-    session: Session, options: QemuOptions, wanted: MemoryMap, progress: ProgressCallback | None = None
+    session: Session,
+    options: QemuOptions,
+    wanted: MemoryMap,
+    guest: Guest,
+    progress: ProgressCallback | None = None,
+    chooser: Chooser | None = None,
 ) -> Captured:
     """Capture ``wanted`` in the way that the options and the host allow.
 
     The guest has been released when this returns, unless memory is read in place.
+
+    Args:
+        session: The session.
+        options: What the user wants.
+        wanted: What of its RAM will be read.
+        guest: Its facts, as they were when the source was opened.
+        progress: Told how far it is.
+        chooser: Chooses what need not be captured, or None to capture everything.
 
     Raises:
         PlanError: The options contradict each other, or do not fit this guest.
@@ -36,7 +50,7 @@ def capture(
             progress(Progress("capture", min(done, wanted.size), wanted.size))
 
     running = session.begin()
-    host = ThisHost(session, options, wanted)
+    host = ThisHost(session, options, wanted, guest, chooser)
     choice = choose(options, running, host)
     for line in choice.cautions:
         session.caution(line)

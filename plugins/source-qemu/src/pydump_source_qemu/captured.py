@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from pydump.errors import ReadError
 from pydump.model.guest import Guest
+from pydump.model.memory import Ranges
 
 
 class Readable(Protocol):
@@ -28,13 +29,18 @@ class Captured:
     Args:
         guest: The facts.
         pieces: ``(start, end, who holds it)`` in paddr of all its memory.
+        excluded: What of it was left out; it reads as zeros.
 
     Attributes:
         guest: The facts.
+        excluded: What of memory was left out.
     """
 
-    def __init__(self, guest: Guest, pieces: Iterable[tuple[int, int, Readable]]) -> None:
+    def __init__(
+        self, guest: Guest, pieces: Iterable[tuple[int, int, Readable]], excluded: Ranges | None = None
+    ) -> None:
         self.guest = guest
+        self.excluded = Ranges.empty() if excluded is None else excluded
         ordered = sorted(pieces, key=lambda piece: piece[0])
         self._starts = [start for start, _, _ in ordered]
         self._pieces = [(end, holder) for _, end, holder in ordered]
@@ -63,3 +69,7 @@ class Captured:
             stop, holder = min(self._pieces[i][0], end), self._pieces[i][1]
             yield at, stop, holder
             at = stop
+
+
+#: Given memory where it lies, and whether the guest is paused, chooses what need not be captured.
+Chooser = Callable[[Captured, bool], Ranges]

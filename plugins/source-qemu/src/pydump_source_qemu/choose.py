@@ -33,6 +33,10 @@ class Offers(Protocol):
         """
         ...
 
+    def may_leave_out(self, layout: Layout) -> Ranges:
+        """What of memory need not be captured, as it looks while the guest runs."""
+        ...
+
     def shared(self) -> int:
         """Bytes of guest memory that are shared and not allocated in advance."""
         ...
@@ -103,7 +107,7 @@ def choose(options: QemuOptions, running: bool, offers: Offers) -> Choice:
         cautions = (*cautions, cost)
     if not running or pause in ("none", "full"):
         return Choice("in place", layout, runs_on=running and pause == "none", cautions=cautions)
-    room = Ranges.of((start, end) for _, start, end in layout.data())
+    room = Ranges.of((start, end) for _, start, end in layout.data(offers.may_leave_out(layout)))
     why_not = offers.why_no_room(room.size + layout.rest_size)
     if why_not is None:
         return Choice("copy", layout, room, cautions=cautions)

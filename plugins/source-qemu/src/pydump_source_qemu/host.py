@@ -126,12 +126,13 @@ class Layout:
         """Bytes of the rest."""
         return sum(block.size for block in self.rest)
 
-    def data(self) -> list[tuple[Region, int, int]]:
-        """``(region, start, end)`` in paddr of what may hold data in the regions."""
+    def data(self, left_out: Ranges | None = None) -> list[tuple[Region, int, int]]:
+        """``(region, start, end)`` in paddr of what may hold data in the regions, without what is left out."""
+        without = Ranges.empty() if left_out is None else left_out
         return [
             (region, start, end)
             for region in self.regions
-            for start, end in region.data_ranges(region.paddr, region.size)
+            for start, end in Ranges.of(region.data_ranges(region.paddr, region.size)).subtract(without)
         ]
 
     def holes(self) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydump.interfaces.source import Source
+from pydump.interfaces.source import Narrow, Source
 from pydump.model.guest import Guest
-from pydump.model.memory import MemoryMap
+from pydump.model.memory import MemoryMap, Ranges
 from pydump_source_qemu.options import QemuOptions
 
 if TYPE_CHECKING:
@@ -45,12 +45,24 @@ class QemuSource(Source):
     def guest(self) -> Guest:
         return self._guest
 
-    def capture(self, wanted: MemoryMap, progress: ProgressCallback | None = None) -> None:
+    def capture(
+        self, wanted: MemoryMap, progress: ProgressCallback | None = None, narrow: Narrow | None = None
+    ) -> None:
         """Capture memory and facts at one moment, in the way that the options say. A second capture changes nothing."""
         from pydump_source_qemu.capture import capture
 
+        def choose(seen: Captured, paused: bool) -> Ranges:
+            assert narrow is not None
+            before = self._guest
+            self._guest, self._captured = seen.guest, seen
+            try:
+                return narrow(self, paused=paused)
+            finally:
+                self._guest, self._captured = before, None
+
         if self._captured is None:
-            self._captured = capture(self._session, self._options, wanted, progress)
+            chooser = choose if narrow is not None else None
+            self._captured = capture(self._session, self._options, wanted, self._guest, progress, chooser)
             self._guest = self._captured.guest
 
     def release(self) -> None:
@@ -71,6 +83,9 @@ class QemuSource(Source):
     def consistent(self) -> bool:
         """Whether all of memory is of the same moment."""
         return self._session.consistent
+
+    def excluded(self) -> Ranges:
+        return Ranges.empty() if self._captured is None else self._captured.excluded
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
         if self._captured is not None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydump.errors import SourceError
-from pydump.model.memory import MemoryMap
+from pydump.model.guest import Guest
+from pydump.model.memory import MemoryMap, Ranges
+from pydump_source_qemu.captured import Captured, Chooser, Readable
 from pydump_source_qemu.host import Host, Layout, shared_size
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.session import Session
@@ -17,6 +21,8 @@ class ThisHost:
         session: The session.
         options: How the user wants the guest to be captured.
         wanted: What of the guest's memory will be read.
+        guest: Its facts, as they were when the source was opened.
+        chooser: Chooses what need not be captured, or None to capture everything.
 
     Attributes:
         wanted: What of the guest's memory will be read.
@@ -24,12 +30,16 @@ class ThisHost:
         store: The room for a copy, once :meth:`why_no_room` has found it.
     """
 
-    def __init__(self, session: Session, options: QemuOptions, wanted: MemoryMap) -> None:
+    def __init__(
+        self, session: Session, options: QemuOptions, wanted: MemoryMap, guest: Guest, chooser: Chooser | None = None
+    ) -> None:
         self.wanted = wanted
         self.scratch = options.scratch or None
         self.store: Store | None = None
         self._session = session
         self._access = options.access
+        self._guest = guest
+        self._chooser = chooser
         self._host: Host | None = None
 
     def layout(self, memory: MemoryMap | None = None) -> Layout:
@@ -42,6 +52,29 @@ class ThisHost:
             self._host = Host(self._session.monitor)
             self._session.resources.callback(self._host.close)
         return self._host.locate(self.wanted if memory is None else memory, self._access)
+
+    def may_leave_out(self, layout: Layout) -> Ranges:
+        """What need not be captured, as it looks while the guest runs."""
+        if self._chooser is None:
+            return Ranges.empty()
+        memory = MemoryMap.of((region.paddr, region.size) for region in layout.regions)
+        pieces = [(region.paddr, region.end, region) for region in layout.regions]
+        return self._chooser(Captured(replace(self._guest, memory=memory), pieces), False)
+
+    def left_out(self, guest: Guest, layout: Layout, fetched: Store) -> Ranges:
+        """What of the memory on this host need not be captured, now that the guest is paused.
+
+        Args:
+            guest: Its facts.
+            layout: Where memory lies.
+            fetched: Holds the rest of it, which QEMU has sent.
+        """
+        if self._chooser is None:
+            return Ranges.empty()
+        pieces: list[tuple[int, int, Readable]] = [(region.paddr, region.end, region) for region in layout.regions]
+        pieces += [(block.paddr, block.end, fetched) for block in layout.rest]
+        here = Ranges.of((region.paddr, region.end) for region in layout.regions)
+        return self._chooser(Captured(guest, pieces), True).intersect(here)
 
     def shared(self) -> int:
         """Bytes of guest memory that are shared and not allocated in advance."""

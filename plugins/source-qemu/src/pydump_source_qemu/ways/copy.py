@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from pydump.errors import SourceError
 from pydump.model.memory import Ranges
 from pydump_source_qemu.captured import Captured
 from pydump_source_qemu.dump import STEP, fetch, read_facts, within
 from pydump_source_qemu.host import Region
 from pydump_source_qemu.session import Session
-from pydump_source_qemu.store import Store
+from pydump_source_qemu.store import Store, spare_memory
 from pydump_source_qemu.this_host import ThisHost
 
 #: More threads than this do not copy faster.
@@ -37,13 +38,20 @@ def copy(session: Session, host: ThisHost, room: Ranges, tell: Callable[[int], N
     session.pause()
     head = within(read_facts(session), host.wanted)
     layout = host.layout(head.guest.memory)  # firmware may have moved some since it was planned
-    data = layout.data()
-    if host.scratch:  # what was written to since; writing where a disk has no room would end this process
-        store.reserve(Ranges.of((start, end) for _, start, end in data).subtract(room))
     fetched = fetch(session, store, layout.rest)
+    left_out = host.left_out(head.guest, layout, store)
+    data = layout.data(left_out)
+    more = Ranges.of((start, end) for _, start, end in data).subtract(room)
+    if host.scratch:  # writing where a disk has no room would end this process
+        store.reserve(more)
+    elif more.size > spare_memory():
+        raise SourceError(
+            f"no room for a copy of guest memory, which is {more.size >> 20} MiB larger than it seemed",
+            hint="--scratch DIR, or --pause full",
+        )
     _copy_all(store, data, tell)
     store.only([*((start, end) for _, start, end in data), *fetched])
-    return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
+    return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory], left_out)
 
 
 def _copy_all(store: Store, data: list[tuple[Region, int, int]], tell: Callable[[int], None]) -> None:

@@ -1,0 +1,161 @@
+"""Pages that are left out when a running Linux guest is captured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab.boot import BOOT_TIMEOUT, MACHINES, Guest, Qmp, running
+
+import pydump as api
+from pydump.engine.narrow import Narrowing
+from pydump.engine.open import open_source
+from pydump.engine.planner import Request
+from pydump.interfaces.source import Live, Source
+from pydump.model.memory import Ranges
+from pydump.model.report import Check
+from pydump.registry import installed
+from pydump_filter_linux import LinuxFilter
+
+Pydump = Callable[..., subprocess.CompletedProcess[str]]
+CLASSES = frozenset({"cache", "cache-private", "user", "free", "zero"})
+#: Ways that read memory where it lies.
+ACCESS = ("shared", "process")
+
+
+@dataclasses.dataclass(frozen=True)
+class Linux:
+    """A Linux guest that runs.
+
+    Attributes:
+        qmp: The test's monitor.
+        source: What pydump calls it.
+    """
+
+    qmp: Qmp
+    source: str
+
+    @property
+    def state(self) -> str:
+        """Its run state, by QEMU."""
+        return str(self.qmp.command("query-status")["status"])
+
+
+@pytest.fixture(scope="module")
+def linux(guest: Callable[[str], Guest], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
+    """An x86_64 guest with page cache, programs and free memory that it has written to."""
+    machine, kernels = MACHINES["x86_64"], guest("x86_64").vmlinux.parent
+    directory = tmp_path_factory.mktemp("linux")
+    console = directory / "console.log"
+    command = [
+        machine.qemu, "-nodefaults", "-display", "none", "-no-reboot", "-accel", "tcg",
+        "-object", f"memory-backend-memfd,id=ram,size={machine.memory}M,share=on",
+        "-machine", f"{machine.machine},memory-backend=ram", *machine.arguments, "-m", f"{machine.memory}M",
+        "-qmp", f"unix:{directory}/pydump.sock,server=on,wait=off",
+        "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",
+        "-kernel", str(kernels / "kernel"), "-initrd", str(kernels / "initramfs.gz"),
+        "-append", f"console={machine.console} panic=-1 loglevel=6",
+    ]  # fmt: skip
+    with running(command, directory) as (qmp, process):
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        while not console.exists() or b"LAB-READY" not in console.read_bytes():
+            assert process.poll() is None and time.monotonic() < deadline, "the guest did not get ready"
+            time.sleep(0.1)
+        yield Linux(qmp, f"qmp:{directory}/pydump.sock")
+
+
+def read(source: Source, ranges: Ranges) -> bytes:
+    """All of some memory."""
+    data = bytearray(ranges.size)
+    source.read_runs(list(ranges), memoryview(data))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("access", ACCESS)
+def test_what_is_left_out_is_what_filtering_qemus_dump_leaves_out(linux: Linux, tmp_path: Path, access: str) -> None:
+    registry = installed()
+    narrowing = Narrowing(Request(exclude=CLASSES), registry)
+    states = []
+
+    def narrow(source: Source, *, paused: bool) -> Ranges:
+        states.append((linux.state, paused))
+        if paused:  # so QEMU's dump is of the same moment
+            linux.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{tmp_path}/elf")
+        return narrowing(source, paused=paused)
+
+    with open_source(linux.source, registry, {"qmp": {"pause": "copy", "access": access}}) as source:
+        assert isinstance(source, Live)
+        source.capture(source.guest().memory, None, narrow)
+        source.release()
+        assert linux.state == "running"
+        assert source.consistent
+        assert states == [("running", False), ("paused", True)]
+        assert not api.dump(tmp_path / "elf", tmp_path / "filtered", dump_level=31, compression="none").warnings
+        left_out = source.excluded()
+        with open_source(str(tmp_path / "filtered"), registry) as filtered:
+            assert left_out == filtered.excluded()
+        memory = source.guest().memory.ranges()
+        assert left_out.size > memory.size // 2
+        assert not any(read(source, left_out))
+        with open_source(str(tmp_path / "elf"), registry) as whole:
+            assert whole.guest().memory.ranges() == memory
+            kept = memory.subtract(left_out)
+            assert read(source, kept) == read(whole, kept)
+
+
+@pytest.mark.parametrize("form", ["kdump", "elf"])
+def test_a_filtered_capture_classifies_while_the_guest_is_paused_and_not_again(
+    linux: Linux, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    states = []
+    classify = LinuxFilter.classify
+
+    def noted(*arguments: Any) -> Any:
+        states.append(linux.state)
+        return classify(*arguments)
+
+    monkeypatch.setattr(LinuxFilter, "classify", noted)
+    options = {"qmp": {"pause": "copy"}}
+    report = api.dump(linux.source, tmp_path / "vmcore", format=form, dump_level=31, options=options)
+    assert states == ["running", "paused"]
+    assert linux.state == "running" and report.consistent
+    assert report.checks and all(check.passed for check in report.checks)
+    sizes = dict(report.excluded_classes)
+    assert sizes["free"] > 1 << 20 and sizes["cache"] > 1 << 20
+    with open_source(str(tmp_path / "vmcore"), installed()) as written:
+        assert written.excluded().size == report.excluded_size
+
+
+def test_where_a_check_fails_everything_is_captured(
+    linux: Linux, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify = LinuxFilter.classify
+
+    def failed(*arguments: Any) -> Any:
+        return dataclasses.replace(classify(*arguments), checks=(Check("free pages", False, "none at all"),))
+
+    monkeypatch.setattr(LinuxFilter, "classify", failed)
+    registry = installed()
+    narrowing = Narrowing(Request(exclude=CLASSES), registry)
+    with open_source(linux.source, registry, {"qmp": {"pause": "copy"}}) as source:
+        assert isinstance(source, Live)
+        source.capture(source.guest().memory, None, narrowing)
+        assert not source.excluded()
+    report = api.dump(linux.source, tmp_path / "vmcore", dump_level=31, options={"qmp": {"pause": "copy"}})
+    assert any("nothing is left out" in warning for warning in report.warnings)
+    assert linux.state == "running"
+
+
+@pytest.mark.parametrize("how", [("--qemu-access", "stream"), ("--pause", "full"), ("--pause", "copy")])
+def test_every_way_leaves_pages_out(linux: Linux, tmp_path: Path, pydump: Pydump, how: tuple[str, str]) -> None:
+    pydump("dump", "-d", "31", *how, linux.source, tmp_path / "vmcore")
+    assert linux.state == "running"
+    found = json.loads(pydump("info", "--json", tmp_path / "vmcore").stdout)
+    assert found["dump_level"] == 31
+    assert pydump("dmesg", tmp_path / "vmcore").stdout.startswith("[    0.000000] Linux version")
