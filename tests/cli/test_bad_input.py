@@ -46,8 +46,8 @@ ELF_CUTS = (1, 4, 15, 40, 63, 64, 100, 240)
 
 
 def cut_kdump_code(cut: int) -> int:
-    """The exit code of a dump of a kdump that was cut off: not a kdump, one without memory, or one that lacks some."""
-    return 1 if 0 <= cut < 464 else 2 if 0 <= cut <= 8192 else 3
+    """The exit code of a dump of a kdump that was cut off: one that holds no memory, or one that lacks some."""
+    return 1 if 0 <= cut <= 8192 else 3
 
 
 @pytest.mark.parametrize("cut", KDUMP_CUTS)
@@ -92,7 +92,7 @@ def test_an_elf_cut_off_behind_its_first_headers(
 
 @pytest.mark.parametrize(
     ("cut", "code"),
-    [(20, 1), (4095, 1), (4096, 1), (4100, 1), (10000, 2), (-17, 3), (-16, 0), (-8, 0), (-1, 0)],
+    [(20, 1), (4095, 1), (4096, 1), (4100, 1), (10000, 1), (-17, 3), (-16, 0), (-8, 0), (-1, 0)],
 )
 def test_a_flattened_stream_cut_off_anywhere(
     cut: int, code: int, files: dict[str, bytes], tmp_path: Path, refuse: Refuse, run: Callable[..., Any]
@@ -101,7 +101,7 @@ def test_a_flattened_stream_cut_off_anywhere(
     data = files["flat"][:cut]
     (tmp_path / "in").write_bytes(data)
     for source, stdin in (("in", b""), ("-", data)):
-        if code in (1, 2):
+        if code == 1:
             refuse(code, "dump", source, "out", "--compression", "lzo", stdin=stdin)
             continue
         done = run("dump", source, "out", "--compression", "lzo", "--force", stdin=stdin)

@@ -104,8 +104,8 @@ def test_two_jobs(slow: tuple[str, ...], run: Run) -> None:
 
 def test_what_cannot_be_detached(qemu: Qemu, refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     elf = qemu("nano-x86_64", "elf")
-    assert "--detach needs an output with a name" in refuse(2, "dump", elf, "-", "--detach")
-    assert "--detach needs an output with a name" in refuse(2, "dump", elf, "out", "--detach", "--dry-run")
+    assert "--detach writes a file in the background" in refuse(2, "dump", elf, "-", "--detach")
+    assert "--detach writes a file in the background" in refuse(2, "dump", elf, "out", "--detach", "--dry-run")
     assert "there is no job 7; available: none" in refuse(2, "status", "7")
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     assert "cannot keep a job in /proc/nowhere/pydump/jobs" in refuse(1, "dump", elf, "out", "--detach")

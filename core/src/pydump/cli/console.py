@@ -53,9 +53,29 @@ def talk(text: str) -> None:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Print warnings on standard error, a line each."""
+    """Print warnings on standard error, a line each; those that were printed when they arose are left out."""
     for warning in warnings:
-        talk(f"warning: {warning}")
+        if warning not in session.warned:
+            talk(f"warning: {warning}")
+
+
+def listen(*, reasons: bool) -> None:
+    """Print what plugins log while they work: warnings, and with ``reasons`` what they chose, and why."""
+    import logging
+
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if record.levelno >= logging.WARNING:
+                session.warned.add(text)
+                talk(f"warning: {text}")
+            else:
+                tell(f"pydump: {text}")
+
+    logger = logging.getLogger("pydump")
+    if not logger.handlers:
+        logger.addHandler(Printer())
+    logger.setLevel(logging.INFO if reasons else logging.WARNING)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from pydump.cli.app import print_version
 from pydump.cli.arguments import Arch, Json
-from pydump.cli.console import tell
+from pydump.cli.console import listen, tell
 from pydump.cli.ending import handle_signals
 from pydump.cli.session import session
 
@@ -81,7 +81,7 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Load what the command needs, then run it."""
         if session.verbose:
-            _explain()
+            listen(reasons=True)
         if self.name != "plugins":
             _warn_of_broken_plugins()
         if self.name not in LIGHT:
@@ -167,19 +167,6 @@ def _adjust(context: Any, parameter: Any, value: bool) -> None:
     """Note that ``-v`` or ``-q`` was given."""
     if value:
         setattr(session, parameter.name, True)
-
-
-def _explain() -> None:
-    """Print what plugins log: what they chose, and why."""
-    import logging
-
-    class Reasons(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            tell(f"pydump: {record.getMessage()}")
-
-    logger = logging.getLogger("pydump")
-    logger.addHandler(Reasons())
-    logger.setLevel(logging.INFO)
 
 
 def _warn_of_broken_plugins() -> None:

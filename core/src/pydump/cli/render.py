@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pydump.cli.console import line, visible
 from pydump.engine.cpus import cpus_to_json
+from pydump.registry import installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +127,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
         ("size", f"at most {size(r.output_size)}" if r.dry_run else f"{size(r.output_size)}{rate}"),
     ]
     if r.taken_size:
-        rows.append(("taken over", f"{size(r.taken_size)} as the source holds it, unread: pydump verify checks it"))
+        rows.append(("copied", f"{size(r.taken_size)} as compressed in the source, unchecked: pydump verify checks it"))
     rows += [("fixed" if i == 0 else "", flaw) for i, flaw in enumerate(r.fixed)]
     rows += _excluded(r)
     if r.paused_seconds is not None:
@@ -166,7 +167,7 @@ def verify(r: VerifyReport, *, quiet: bool) -> None:
     if r.ok and not quiet:
         line(f"{r.path}: sound; {size(r.checked_size)} of guest memory read back in {r.seconds:.2f} s")
     elif not r.ok:
-        intact = "; its memory is whole, and a dump of it by pydump fixes them" if r.intact else ""
+        intact = "; all of its memory can be read, and a dump of it by pydump fixes them" if r.intact else ""
         line(f"{r.path}: {r.n_faults} fault{'s' if r.n_faults != 1 else ''}{intact}")
 
 
@@ -268,7 +269,11 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
     if notes:
         for note in guest.notes:
             name = opened.note_type_name(note)
-            line(f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes{f'  {name}' if name else ''}")
+            said = f"  {note.name:<10} type {note.type:#07x}  {len(note.desc)} bytes"
+            fits = name is None or columns() is None or len(said) + 2 + len(name) <= (columns() or 0)
+            line(f"{said}  {name}" if name and fits else said)
+            if name and not fits:
+                line(f"             {name}")
         for cpu in opened.cpus:
             line(f"CPU {cpu.index}" if cpu.registers else f"CPU {cpu.index}: its registers cannot be read")
             cells = [f"{name:>10} {value:#018x}" for name, value in cpu.registers.items()]
@@ -281,7 +286,9 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
 def _who(guest: Guest) -> list[tuple[str, str]]:
     """Rows that say whose memory it is, as far as that is known."""
     order = f", {guest.byte_order}-endian" if guest.byte_order else ""
-    bits = f", {guest.elf_class}-bit" if guest.elf_class else ""
+    # QEMU may write a 64-bit file for a 32-bit guest.
+    width = installed().arch(guest.arch).elf_class if guest.arch else guest.elf_class
+    bits = f", {width}-bit" if width else ""
     rows = [("guest", f"{guest.arch or 'unknown architecture'}{order}{bits}")]
     uts, text = guest.utsname, guest.vmcoreinfo
     release, version = (value if value != "unknown" else "" for value in (uts.release, uts.version))

@@ -14,6 +14,7 @@ class Session:
         verbose: Whether to explain choices.
         quiet: Whether to print errors only.
         written: Whether the output is complete and in its place, so that an interruption no longer undoes it.
+        warned: Warnings that were printed when they arose.
     """
 
     arch: str | None = None
@@ -21,6 +22,9 @@ class Session:
     verbose = False
     quiet = False
     written = False
+
+    def __init__(self) -> None:
+        self.warned: set[str] = set()
 
 
 session: Final = Session()

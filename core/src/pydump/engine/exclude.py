@@ -190,8 +190,8 @@ def classified(
     unknown = classes - {name for cls in wanted for name in cls.classes}
     if unknown or arch is None:
         raise PlanError(
-            f"no filter can find the {' and '.join(sorted(unknown or classes))} pages of this guest",
-            hint="a Linux guest is known by its VMCOREINFO: give it with --vmcoreinfo FILE"
+            f"no filter can find the {', '.join(sorted(unknown or classes))} pages of this guest",
+            hint="it has no VMCOREINFO; if it runs Linux, pydump dump --vmcoreinfo FILE takes that of its kernel"
             if arch is not None
             else "this needs the architecture's plugin",
         )

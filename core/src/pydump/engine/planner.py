@@ -10,7 +10,7 @@ from pydump.engine.exclude import Exclusion, LeftOut, check_classes, exclude, ke
 from pydump.engine.flaws import flaws
 from pydump.engine.salvage import filled
 from pydump.engine.tables import check_tables
-from pydump.errors import PlanError, PydumpError, UnsupportedError
+from pydump.errors import PlanError, PydumpError, SourceError, UnsupportedError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format, Writer
@@ -156,7 +156,7 @@ def make_plan(
         warnings += incomplete
     if request.compat == "qemu" and arch is not None:
         guest = arch.as_qemu(guest)
-    memory = _window(guest.memory, request)
+    memory = _window(guest.memory, request, source)
     if choice.format.whole_pages:
         memory, widened = _whole_pages(memory, guest, request)
         warnings += widened
@@ -475,10 +475,11 @@ def _format_options(request: Request, chosen: type[Format], registry: Registry) 
     return with_values(chosen.name, chosen.Options(), dict(request.options.get(chosen.name, {})))
 
 
-def _window(memory: MemoryMap, request: Request) -> MemoryMap:
+def _window(memory: MemoryMap, request: Request, source: Source) -> MemoryMap:
+    if not memory:
+        why = next(iter(source.warnings()), "")
+        raise SourceError(f"the source holds no guest memory{f': {why}' if why else ''}")
     if request.begin is None and request.length is None:
-        if not memory:
-            raise PlanError("the source has no guest memory")
         return memory
     begin = request.begin or 0
     if request.length == 0 or (request.length or 0) < 0 or begin < 0:

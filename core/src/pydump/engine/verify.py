@@ -62,7 +62,7 @@ def run_verify(
         findings.kept,
         findings.count,
         time.monotonic() - began,
-        intact=findings.count == n_flaws,
+        intact=findings.count == n_flaws and bool(guest.memory),
     )
 
 

@@ -300,7 +300,7 @@ def _needed(info: Vmcoreinfo | None, arch: type[Arch] | None) -> str:
     if arch is None:
         return "say --arch, or install the architecture's plugin"
     if info is None:
-        return "it takes VMCOREINFO (pydump dump --vmcoreinfo) or CPU registers"
+        return "it has neither VMCOREINFO nor CPU registers that lead to them; pydump dump --vmcoreinfo FILE adds one"
     lacking = [] if info.symbol("_stext") is not None else ["_stext"]
     if all(info.symbol(name) is None for name in ("swapper_pg_dir", "init_top_pgt", "init_level4_pgt")):
         lacking.append("swapper_pg_dir")

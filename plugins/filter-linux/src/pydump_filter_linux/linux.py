@@ -100,7 +100,7 @@ def _slack(listed: int) -> int:
 def _shapes(found: Classes) -> Check:
     """Orders, alignment and places of blocks and compound pages can be."""
     passed = found.n_odd <= max(64, found.n_pages * TOLERANCE)
-    return Check("shapes", passed, f"{found.n_odd} of {found.n_pages} struct pages have an order that cannot be")
+    return Check("shapes", passed, f"{found.n_odd} of {found.n_pages} struct pages have an impossible order")
 
 
 def _kept(classes: Mapping[str, Ranges], keep: Ranges) -> Check:
@@ -108,4 +108,4 @@ def _kept(classes: Mapping[str, Ranges], keep: Ranges) -> Check:
     wrong = {name: chosen.intersect(keep) for name, chosen in classes.items()}
     size = sum(ranges.size for ranges in wrong.values())
     first = next((f"; the first is at paddr {next(iter(r))[0]:#x}, {name}" for name, r in wrong.items() if r), "")
-    return Check("pages that must stay", not size, f"{size} of {keep.size} bytes were sorted into a class{first}")
+    return Check("pages that must stay", not size, f"{size} of {keep.size} bytes would be left out{first}")

@@ -16,7 +16,7 @@ from typer import Argument, Option
 
 from pydump.cli import program
 from pydump.cli.arguments import Arch, Json, ProgressStyle, SourceArg, Style, Workers, completes
-from pydump.cli.console import afterwards, talk, warn
+from pydump.cli.console import afterwards, listen, talk, warn
 from pydump.cli.ending import EXIT_INCOMPLETE, fail
 from pydump.cli.session import session
 from pydump.errors import PlanError
@@ -186,6 +186,7 @@ def dump(
     if detach:
         _detach(source, output, work, dry_run=dry_run, as_json=as_json or session.json)
         return
+    listen(reasons=session.verbose)
     with shown(ProgressStyle.none if session.quiet or dry_run else progress) as tell:
         report = work(tell)
     warn(report.warnings)
@@ -208,7 +209,8 @@ def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_ru
     from pydump.cli.detach import detached
 
     if dry_run or names_descriptor(output):
-        raise PlanError("--detach needs an output with a name", hint="leave --dry-run out, and name a file")
+        hint = "leave --dry-run out" if dry_run else "name a file as the output"
+        raise PlanError("--detach writes a file in the background", hint=hint)
     started = detached(source, output, work)
     if started.error is not None:
         raise typer.Exit(fail(started.error, started.exit_code))
