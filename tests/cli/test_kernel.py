@@ -150,3 +150,11 @@ def test_a_guest_without_classes_has_no_map_by_class(
     qemu: Callable[[str, str], Path], refuse: Callable[..., str]
 ) -> None:
     assert "no filter can find the free pages" in refuse(2, "map", "--by", "class", qemu("bare-x86_64", "elf"))
+
+
+def test_comparing_a_filtered_dump_says_how_to_ignore_what_it_leaves_out(guest: Path, run: Callable[..., Any]) -> None:
+    assert run("dump", "-d", "31", guest, "small").code == 0
+    done = run("compare", guest, "small")
+    assert done.code == 4
+    assert done.out.splitlines()[-1].startswith("what both hold is the same; --ignore-excluded")
+    assert run("compare", guest, "small", "--ignore-excluded").code == 0

@@ -181,6 +181,8 @@ def compare(r: CompareReport, *, quiet: bool) -> None:
         line(f"the same guest: {size(r.compared_size)} of memory compared in {r.seconds:.2f} s")
     elif not r.same:
         line(f"{r.left} and {r.right} differ in {r.n_differences} place{'s' if r.n_differences != 1 else ''}")
+        if all(difference.kind in ("held", "ram") for difference in r.differences):
+            line("what both hold is the same; --ignore-excluded does not count pages that one of them leaves out")
 
 
 def _difference(d: Difference, r: CompareReport) -> str:

@@ -182,7 +182,9 @@ class ElfSource(Source):
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         flattened = ", flattened" if self._backing.flattened else ""
-        return (("format", f"ELF{self._headers.elf_class} core, {len(self._loads)} segments{flattened}"),)
+        count = len(self._loads)
+        segments = f"{count} segment{'' if count == 1 else 's'}"
+        return (("format", f"ELF{self._headers.elf_class} core, {segments}{flattened}"),)
 
     def warnings(self) -> tuple[str, ...]:
         return self._warnings
