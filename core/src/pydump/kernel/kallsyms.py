@@ -138,26 +138,37 @@ def _names(kernel: KernelMemory, vaddr: int, count: int) -> tuple[bytes, NDArray
     import numpy as np
 
     data = bytearray()
-    starts: list[int] = []
-    sizes: list[int] = []
+    heads: list[int] = []
     at = 0
-    while len(starts) < count:
-        size = min(max(PIECE, (count - len(starts)) * 12), MAX_NAMES - len(data))
+    while len(heads) < count or at > len(data):
+        size = min(max(PIECE, (count - len(heads)) * 12), MAX_NAMES - len(data))
         piece = _rest(kernel, vaddr + len(data), size)
         if not piece:
             raise _nonsense()
         data += piece
-        last = len(data) - 2
-        while len(starts) < count and at <= last:
-            size, start = data[at], at + 1
-            if size & 0x80:  # two bytes since 6.1, the low seven bits first
-                size, start = size & 0x7F | data[start] << 7, start + 1
-            if start + size > len(data):
-                break
-            starts.append(start)
-            sizes.append(size)
-            at = start + size
-    return bytes(data), np.array(starts, np.int64), np.array(sizes, np.int64)
+        at = _follow(data, at, count - len(heads), heads)
+    raw = np.frombuffer(data, np.uint8)
+    places = np.array(heads, np.int64)
+    low = raw[places].astype(np.int64)
+    wide = low >= 0x80
+    high = raw[np.minimum(places + 1, len(raw) - 1)].astype(np.int64)
+    return bytes(data), places + 1 + wide, np.where(wide, low & 0x7F | high << 7, low)
+
+
+def _follow(data: bytearray, at: int, count: int, heads: list[int]) -> int:
+    """Add where up to ``count`` names begin, from ``at`` on; returns where the next one begins.
+
+    The chain is followed one by one, so this loop does as little as it can.
+    """
+    end, add = len(data) - 2, heads.append
+    for _ in range(count):
+        if at > end:
+            break
+        add(at)
+        size = data[at]
+        # Two bytes since 6.1, the low seven bits first.
+        at += size + 1 if size < 0x80 else (size & 0x7F | data[at + 1] << 7) + 2
+    return at
 
 
 def _rest(kernel: KernelMemory, vaddr: int, size: int) -> bytes:
