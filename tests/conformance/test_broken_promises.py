@@ -183,8 +183,8 @@ BROKEN = (
     ),
     Broken("compressor", "test_its_options_have_help_and_valid_defaults", "1 is fastest, 9 smallest", ""),
     Broken("compressor", "test_its_options_have_help_and_valid_defaults", "option(1,", "option(0,"),
-    Broken("compressor", "test_it_has_a_name", "low=1,", 'low=1, flag="--begin",'),
-    Broken("compressor", "test_it_has_a_name", "low=1,", 'low=1, flag="--zlib-level",'),
+    Broken("compressor", "test_it_has_a_name", "low=1,", 'low=1, alias="--begin",'),
+    Broken("compressor", "test_it_has_a_name", "low=1,", 'low=1, alias="--zlib-level",'),
     Broken(
         "arch", "test_importing_it_loads_nothing_native", "from pydump.hookspecs", "import numpy\nfrom pydump.hookspecs"
     ),
@@ -306,7 +306,7 @@ def test_an_option_that_is_wrong_is_named() -> None:
     @dataclass(frozen=True, slots=True)
     class Options:
         level: int = option(1, help="")
-        window: int = option(0, help="how far it looks", low=1, flag="--begin")
+        window: int = option(0, help="how far it looks", low=1, alias="--begin")
 
     class Bad(DummyCompressor):
         name = "bad"

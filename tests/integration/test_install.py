@@ -92,9 +92,14 @@ def test_core_and_one_plugin(plugin: str, environment: Environment, elf: Path, t
     assert not others
 
     role = plugin.partition("-")[0]
-    {"arch": an_architecture, "compressor": a_compressor, "format": a_format, "source": a_source}[role](
-        plugin, environment, elf, tmp_path
-    )
+    cases = {
+        "arch": an_architecture,
+        "compressor": a_compressor,
+        "filter": a_filter,
+        "format": a_format,
+        "source": a_source,
+    }
+    cases[role](plugin, environment, elf, tmp_path)
 
 
 def an_architecture(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
@@ -147,6 +152,12 @@ def a_format(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
     assert works(read).split()[1:17] == [f"{byte:02x}" for byte in read_elf(elf.read_bytes()).read(0xF0000, 16)]
 
 
+def a_filter(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
+    """Without a format nothing can be dumped; what it provides is known all the same."""
+    found = json.loads(works(environment.pydump("plugins", "--json")))["plugins"]
+    assert [one["provides"] for one in found if one["plugin"] == plugin] == [["filter linux"]]
+
+
 def a_source(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
     """Nobody listens at the socket, and it says how somebody would."""
     assert "--qemu-access" in works(environment.pydump("dump", "--help"))
@@ -156,7 +167,7 @@ def a_source(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
 
 
 def test_every_plugin_here_has_a_case() -> None:
-    assert {*MACHINES, *PRODUCERS, "format-elf", "format-kdump", "source-qemu"} == set(PLUGINS)
+    assert {*MACHINES, *PRODUCERS, "filter-linux", "format-elf", "format-kdump", "source-qemu"} == set(PLUGINS)
 
 
 def test_what_is_missing_is_named_and_works_once_installed(environment: Environment, elf: Path, tmp_path: Path) -> None:

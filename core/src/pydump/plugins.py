@@ -100,9 +100,7 @@ def load(
             infos.append(PluginInfo(entry.name, distribution, version, error=" ".join(reason.split())))
     for info in infos:
         if info.error and strict:
-            raise PluginError(
-                info.name, info.error, hint=f"pip uninstall {info.distribution or info.name}, or repair it"
-            )
+            raise PluginError(info.name, info.error, hint=f"pip uninstall {info.distribution or info.name}, or fix it")
     return tuple(infos)
 
 
