@@ -40,7 +40,7 @@ def test_what_stands_beside_a_pin_is_what_the_package_says() -> None:
         except PackageNotFoundError:  # a tool of the documentation, or python-lzo without a compiler
             continue
         if said["Version"] == version(line):
-            assert SpecifierSet(said["Requires-Python"] or "") == requires_python(line), name
+            assert SpecifierSet(said.get("Requires-Python", "")) == requires_python(line), name
             checked.add(name)
     assert {"numpy", "pytest", "typer"} <= checked
 
