@@ -22,8 +22,8 @@ from pydump.engine.open import open_source
 from pydump.engine.planner import Request, settle
 from pydump.engine.run import Output, run_dump
 from pydump.errors import PlanError, PluginError, PydumpError, ReadError, SinkError
-from pydump.interfaces.format import Batch, Encoded
 from pydump.interfaces.sink import Extent, Hole
+from pydump.interfaces.writer import Batch, Encoded
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap
 from pydump.options import option

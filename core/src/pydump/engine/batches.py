@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from pydump.interfaces.format import Batch, Writer
 from pydump.interfaces.source import HoldsStoredPages, KnowsHoles, Source
+from pydump.interfaces.writer import Batch, Writer
 from pydump.model.memory import PADDR_END, Ranges
 
 #: Bytes of guest memory in a batch that holds data, unless a run says another number.

@@ -14,8 +14,8 @@ from pydump.engine.batches import Batches, Spec
 from pydump.engine.courier import Courier, Inbox, in_pieces, shared_memory
 from pydump.engine.workers import Claims, forked, messages, useful_workers
 from pydump.errors import PluginError, PydumpError
-from pydump.interfaces.format import Encoded, Writer
 from pydump.interfaces.sink import Sink
+from pydump.interfaces.writer import Encoded, Writer
 
 #: Encoded batches a worker may hold while it waits for its turn.
 MAX_PENDING: Final = 3

@@ -13,9 +13,10 @@ from pydump.engine.tables import check_tables
 from pydump.errors import PlanError, PydumpError, SourceError, UnsupportedError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Format, Writer
+from pydump.interfaces.format import Format
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import KnowsVaddrs, Source
+from pydump.interfaces.writer import Writer
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.utsname import read_utsname
 from pydump.layout.registers import NoteKind, given_kinds, missing_registers, odd_notes

@@ -16,9 +16,9 @@ from pydump.engine.executors import Executor, Job, Outcome, executor_for
 from pydump.engine.narrow import Narrowing
 from pydump.engine.planner import Planned, Request, make_plan, refuse_options
 from pydump.engine.salvage import SalvagingBatches
-from pydump.interfaces.format import Writer
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Live, Source
+from pydump.interfaces.writer import Writer
 from pydump.model.report import DumpReport, Milestone, Progress, ProgressCallback
 from pydump.options import with_values
 from pydump.registry import Registry

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 
 from pydump.engine.batches import Batches, Spec
 from pydump.errors import DamagedPageError, PlanError
-from pydump.interfaces.format import Batch
 from pydump.interfaces.source import KnowsHoles, Source
+from pydump.interfaces.writer import Batch
 from pydump.model.guest import Guest
 
 

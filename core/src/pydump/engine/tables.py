@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from pydump.errors import PlanError
-from pydump.interfaces.format import Writer
 from pydump.interfaces.source import KnowsHoles, Live, Source
+from pydump.interfaces.writer import Writer
 from pydump.model.memory import Ranges
 
 #: Tables smaller than this are written without a word: those of 170 GiB of RAM in a kdump.

@@ -16,9 +16,10 @@ from pydump.hookspecs import hookimpl
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Batch, Decompressors, Encoded, Format, Writer
+from pydump.interfaces.format import Decompressors, Format
 from pydump.interfaces.sink import Extent, Hole, Sink
 from pydump.interfaces.source import Source
+from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.layout.registers import NoteKind, run
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import MemoryMap, Ranges

@@ -15,8 +15,9 @@ from pydump.interfaces.format import Format
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.format import Decompressors, Writer
+    from pydump.interfaces.format import Decompressors
     from pydump.interfaces.source import Source
+    from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
 
 MAGIC = b"CHUNKS1\n"

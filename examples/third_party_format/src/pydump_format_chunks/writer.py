@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import astuple
 
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Batch, Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole
+from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.layout.zero import zero_pages
 from pydump.model.plan import Plan
 from pydump_format_chunks import CHUNK, ENTRY, MAGIC, PREFIX

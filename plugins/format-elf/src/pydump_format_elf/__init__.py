@@ -17,8 +17,9 @@ from pydump.options import option
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.format import Decompressors, KernelFile, Writer
+    from pydump.interfaces.format import Decompressors, KernelFile
     from pydump.interfaces.source import Source
+    from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydump.errors import UnsupportedError
-from pydump.interfaces.format import Batch, Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole
+from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.layout.elf import (
     DUMP_ELF_INCOMPLETE,
     ELFCLASS32,

@@ -16,8 +16,9 @@ from pydump.options import option
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.format import Decompressors, Writer
+    from pydump.interfaces.format import Decompressors
     from pydump.interfaces.source import Source
+    from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
 
 #: Compressors beside which hashing a page costs little: equal pages are found without being asked.

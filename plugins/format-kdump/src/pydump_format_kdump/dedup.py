@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pydump.errors import PlanError
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Batch, Encoded
 from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.source import StoredPages
+from pydump.interfaces.writer import Batch, Encoded
 from pydump.layout.zero import zero_pages
 from pydump.model.plan import Plan
 from pydump_format_kdump.layout import PageDesc

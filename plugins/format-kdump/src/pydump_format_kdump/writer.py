@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pydump.errors import UnsupportedError
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Batch, Encoded, Writer
 from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.source import StoredPages
+from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.layout.notes import desc_offset, pack_note
 from pydump.layout.zero import zero_pages
 from pydump.model.guest import ByteOrder, Guest

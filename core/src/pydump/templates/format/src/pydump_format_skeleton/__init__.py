@@ -14,9 +14,10 @@ from pydump.errors import FormatError, PlanError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Batch, Decompressors, Encoded, Format, Writer
+from pydump.interfaces.format import Decompressors, Format
 from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.source import Source
+from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
