@@ -33,6 +33,7 @@ PLUGIN_ROOMS = (
     "pydump.options",
     "pydump.errors",
     "pydump.hookspecs",
+    "pydump.process",
     "pydump.signals",
 )
 #: What of pydump.testing is there to be called.

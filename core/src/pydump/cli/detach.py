@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 from pydump.cli.jobs import JobFile
 from pydump.errors import Cancelled, PydumpError
 from pydump.model.report import DumpReport, ProgressCallback
-
-#: Source: sys/prctl.h.
-PR_SET_PDEATHSIG: Final = 1
+from pydump.process import die_with_parent, outlive_parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ def detached(source: str, output: str, work: Callable[[ProgressCallback, Callabl
 
 def _child(parent: int, writer: int, source: str, output: str, work: Callable[..., DumpReport]) -> int:
     """Returns the exit code."""
-    _end_with(parent)
+    die_with_parent(parent, signal.SIGTERM)
     job: JobFile | None = None
     told = False
 
@@ -114,16 +111,9 @@ def _told_as(error: BaseException) -> tuple[int, str]:
     return 1, f"internal error: {type(error).__name__}: {error}"
 
 
-def _end_with(parent: int) -> None:
-    """Be told to end when the parent ends, however that happens."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise Cancelled("the parent process is gone")
-
-
 def _leave() -> None:
     """Outlive the parent and its terminal."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+    outlive_parent()
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):

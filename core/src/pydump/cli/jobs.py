@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 
 from pydump.errors import Cancelled, PlanError, PydumpError
 from pydump.model.report import Progress
+from pydump.process import start_time
 
 Status = Literal["active", "completed", "failed"]
 
@@ -133,7 +134,7 @@ class JobFile:
                     number += 1
             pid = os.getpid()
             output = os.path.abspath(output)
-            self.job = Job(number, pid, _started(pid) or 0, source, output, began=time.time())
+            self.job = Job(number, pid, start_time(pid) or 0, source, output, began=time.time())
             try:
                 self._write()
             except BaseException:
@@ -230,7 +231,7 @@ def _jobs(where: int) -> list[Job]:
         named = FILE_NAME.fullmatch(name)
         job = _read(name, where, int(named[1])) if named else None
         if job is not None:
-            gone = job.status == "active" and _started(job.pid) != job.pid_started
+            gone = job.status == "active" and start_time(job.pid) != job.pid_started
             found.append(_lost(job) if gone else job)
     return sorted(found, key=lambda job: job.number)
 
@@ -325,7 +326,7 @@ def cancel(job: Job) -> None:
     except ProcessLookupError:
         raise late from None
     try:
-        if _started(job.pid) != job.pid_started:  # another process has its number now
+        if start_time(job.pid) != job.pid_started:  # another process has its number now
             raise late
         signal.pidfd_send_signal(process, signal.SIGTERM)
     except ProcessLookupError:
@@ -347,23 +348,3 @@ def clear(wanted: Sequence[Job]) -> None:
         for job in wanted:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{job.number}.json", dir_fd=where)
-
-
-def _started(pid: int) -> int | None:
-    """When a process that runs was started, 0 without /proc; None where it does not run.
-
-    Source: proc(5), /proc/pid/stat: fields 3 and 22.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # field 2 is free text
-        return None if fields[0] == "Z" else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        if os.path.exists("/proc/self/stat"):
-            return None
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except PermissionError:
-        pass
-    return 0

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from multiprocessing import connection, current_process, get_context
 from typing import Any, Final
 
-from pydump.errors import Cancelled, PlanError, PydumpError
+from pydump.errors import PlanError, PydumpError
+from pydump.process import die_with_parent
 from pydump.signals import put_off
 
-#: Source: sys/prctl.h.
-PR_SET_PDEATHSIG: Final = 1
 #: Source: malloc.h of glibc.
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
@@ -205,7 +204,7 @@ def _live(work: Callable[[int, Any], None], number: int, pipes: list[tuple[Any, 
     pipe = pipes[number][1]
     short = pickle.dumps(PydumpError("out of memory"))  # made while there is some
     try:
-        _end_with(parent)
+        die_with_parent(parent, signal.SIGKILL)
         _keep_memory()
         for ours, theirs in pipes:  # else nobody would see the end of a pipe whose worker has died
             ours.close()
@@ -223,13 +222,6 @@ def _live(work: Callable[[int, Any], None], number: int, pipes: list[tuple[Any, 
     except Exception as error:  # a bug, here or in a plugin: the parent says so in one line
         said = f"a worker process failed: {type(error).__name__}: {error}"
         pipe.send(PydumpError(said, hint="--workers 1 with PYDUMP_DEBUG=1 shows the traceback"))
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent ends, however that happens."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise Cancelled("the parent process is gone")
 
 
 def _keep_memory() -> None:

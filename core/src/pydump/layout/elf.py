@@ -169,7 +169,9 @@ class Nhdr(Layout):
 
 
 #: Bits, file header, program header and section header of each ``ei_class``.
-CLASSES: Final[dict[int, tuple[int, type[Layout], type[Layout], type[Layout]]]] = {
+CLASSES: Final[
+    dict[int, tuple[int, type[Elf32Ehdr | Elf64Ehdr], type[Elf32Phdr | Elf64Phdr], type[Elf32Shdr | Elf64Shdr]]]
+] = {
     ELFCLASS32: (32, Elf32Ehdr, Elf32Phdr, Elf32Shdr),
     ELFCLASS64: (64, Elf64Ehdr, Elf64Phdr, Elf64Shdr),
 }

@@ -14,13 +14,11 @@ from pydump.errors import UnsupportedError
 from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.layout.elf import (
+    CLASSES,
     DUMP_ELF_INCOMPLETE,
-    ELFCLASS32,
-    ELFCLASS64,
-    ELFDATA2LSB,
-    ELFDATA2MSB,
     ET_CORE,
     EV_CURRENT,
+    ORDERS,
     PN_XNUM,
     PT_LOAD,
     PT_NOTE,
@@ -53,12 +51,11 @@ class _Class:
 
 
 _CLASSES: Final = {
-    32: _Class(ELFCLASS32, Elf32Ehdr, Elf32Phdr, Elf32Shdr, 1 << 32),
-    64: _Class(ELFCLASS64, Elf64Ehdr, Elf64Phdr, Elf64Shdr, 1 << 64),
+    bits: _Class(ei_class, ehdr, phdr, shdr, 1 << bits) for ei_class, (bits, ehdr, phdr, shdr) in CLASSES.items()
 }
 #: A PT_LOAD: vaddr, paddr, filesz, memsz.
 _Row: TypeAlias = tuple[int, int, int, int]
-_DATA: Final = {"little": ELFDATA2LSB, "big": ELFDATA2MSB}
+_DATA: Final = {order: ei_data for ei_data, order in ORDERS.items()}
 _SHSTRTAB: Final = ".shstrtab"
 #: A hole begins and ends at a multiple of this: what file systems have as a block.
 HOLE_UNIT: Final = 4096

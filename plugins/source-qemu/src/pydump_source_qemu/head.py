@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pydump.errors import SourceError
 from pydump.layout.elf import (
-    ELFCLASS32,
-    ELFCLASS64,
-    ELFDATA2LSB,
-    ELFDATA2MSB,
+    CLASSES,
     ELFMAG,
     ET_CORE,
+    ORDERS,
     PN_XNUM,
     PT_LOAD,
     PT_NOTE,
-    Elf32Ehdr,
-    Elf32Phdr,
-    Elf64Ehdr,
     Elf64Phdr,
     Ident,
 )
 from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, unpack_notes
-from pydump.model.guest import ByteOrder, Guest
+from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump_source_qemu.limits import MAX_RAM
 from pydump_source_qemu.pipe import Pipe
 
-_CLASSES: Final[dict[int, tuple[int, Any, Any]]] = {
-    ELFCLASS32: (32, Elf32Ehdr, Elf32Phdr),
-    ELFCLASS64: (64, Elf64Ehdr, Elf64Phdr),
-}
-_ORDERS: Final[dict[int, ByteOrder]] = {ELFDATA2LSB: "little", ELFDATA2MSB: "big"}
 #: Bytes from the start of the stream to its memory: a full table of segments, notes, and room for other tables.
 MAX_HEAD: Final = (1 << 16) * Elf64Phdr.nbytes() + MAX_NOTES_SIZE + (1 << 20)
 
@@ -75,10 +65,10 @@ def read_head(pipe: Pipe) -> Head:
         SourceError: It is not an ELF stream as QEMU writes them.
     """
     data = bytearray(pipe.read(Ident.nbytes()))
-    if not data.startswith(ELFMAG) or data[4] not in _CLASSES or data[5] not in _ORDERS:
+    if not data.startswith(ELFMAG) or data[4] not in CLASSES or data[5] not in ORDERS:
         raise SourceError("what QEMU sends is not an ELF stream")
-    elf_class, ehdr, phdr = _CLASSES[data[4]]
-    order = _ORDERS[data[5]]
+    elf_class, ehdr, phdr, _ = CLASSES[data[4]]
+    order = ORDERS[data[5]]
 
     def reach(end: int) -> None:
         if end > MAX_HEAD:

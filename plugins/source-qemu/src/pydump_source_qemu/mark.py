@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydump.errors import SourceError
+from pydump.process import start_time
 from pydump_source_qemu.guard import Guard
 from pydump_source_qemu.monitor import CommandError, Monitor
 
@@ -47,7 +48,7 @@ def mark(monitor: Monitor, guard: Guard) -> bool:
     if theirs is not None:
         with contextlib.suppress(CommandError):
             monitor.command("object-del", id=NAME)
-    ours = " ".join([_system(), *(f"{pid}:{_started(pid)}" for pid in (os.getpid(), guard.pid))])
+    ours = " ".join([_system(), *(f"{pid}:{start_time(pid)}" for pid in (os.getpid(), guard.pid))])
     try:
         monitor.command("object-add", qom_type="authz-simple", id=NAME, identity=ours)
     except CommandError as error:
@@ -73,11 +74,17 @@ def _found(monitor: Monitor) -> str | None:
 
 
 def _gone(identity: str) -> bool:
-    """Have both processes of a mark been killed? Of another system's processes nobody knows."""
+    """Whether both processes of a mark have been killed; those of another system count as alive."""
     system, *processes = identity.split(" ")
     if system != _system() or system == UNKNOWN:
         return False
-    return all(_started(pid) != started for pid, _, started in (process.partition(":") for process in processes))
+    return not any(_runs(process) for process in processes)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this system runs that a mark names: its number, and when it was started."""
+    pid, _, started = process.partition(":")
+    return pid.isdecimal() and str(start_time(int(pid))) == started
 
 
 def _system() -> str:
@@ -87,12 +94,3 @@ def _system() -> str:
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return UNKNOWN
-
-
-def _started(pid: int | str) -> str:
-    """When a process was started, empty if there is none. Source: proc(5), /proc/pid/stat: fields 3 and 22."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # field 2 is free text
-        return "" if fields[0] == "Z" else fields[19]
-    except (OSError, IndexError):
-        return ""

@@ -1,0 +1,60 @@
+"""Other processes: when one was started, and how this one ends with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+from pydump.errors import Cancelled
+
+#: Source: sys/prctl.h.
+PR_SET_PDEATHSIG: Final = 1
+
+
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent ends, however it ends.
+
+    Args:
+        parent: The parent's process number, as the parent knows it.
+        number: The signal.
+
+    Raises:
+        Cancelled: The parent has ended already.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        raise Cancelled("the parent process is gone")
+
+
+def outlive_parent() -> None:
+    """Undo :func:`die_with_parent`."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+
+
+def start_time(pid: int) -> int | None:
+    """When a process was started, in clock ticks since boot: another one that gets its number has another start.
+
+    Args:
+        pid: The process number.
+
+    Returns:
+        0 for a process that runs where there is no /proc; None for one that does not run.
+
+    Source: proc(5), /proc/pid/stat: fields 3 and 22.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # field 2 is free text
+        return None if fields[0] == "Z" else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        if os.path.exists("/proc/self/stat"):
+            return None
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass
+    return 0
