@@ -94,6 +94,7 @@ def command_tree() -> Iterator[tuple[str, Any, list[Any]]]:
 def structs() -> dict[str, list[type]]:
     """Declared structs, by the page that shows them."""
     import pydump.layout.elf as elf
+    import pydump.layout.lime as lime
     import pydump_format_kdump.layout as kdump
     from pydump.builtin import flattened
 
@@ -103,6 +104,7 @@ def structs() -> dict[str, list[type]]:
             kdump.DiskDumpHeader64, kdump.DiskDumpHeader32, kdump.KdumpSubHeader64, kdump.KdumpSubHeader32,
             kdump.KdumpSubHeader32Aligned, kdump.PageDesc,
         ],
+        "lime": [lime.RangeHeader],
         "flattened": [flattened.MakedumpfileHeader, flattened.MakedumpfileDataHeader],
     }  # fmt: skip
 

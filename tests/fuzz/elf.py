@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pydump.interfaces.backing import Backing
+from pydump.interfaces.pieces import PiecesSource
 from pydump_format_elf.reader import ElfSource
 
 #: Bytes of guest memory that are read of one input.
@@ -22,7 +23,7 @@ class Bytes(Backing):
         buffer[:] = self._data[offset : offset + len(buffer)]
 
 
-def pieces(source: ElfSource) -> Iterator[tuple[int, int]]:
+def pieces(source: PiecesSource) -> Iterator[tuple[int, int]]:
     """The first megabyte of what the source holds."""
     left = MOST
     for start, end in source.guest().memory.ranges().subtract(source.excluded()).subtract(source.unreadable()):
@@ -32,12 +33,17 @@ def pieces(source: ElfSource) -> Iterator[tuple[int, int]]:
 
 
 def one(data: bytes) -> None:
-    """Open the file, ask for its facts, and read its memory in one go and in pieces."""
+    """Open the file, ask for its facts, and read its memory."""
     source = ElfSource(Bytes(data))
-    guest = source.guest()
-    source.describe(), source.warnings(), list(source.flaws()), source.mappings()
-    for section in guest.sections:
+    source.mappings()
+    for section in source.guest().sections:
         section.data[: 1 << 16]
+    read_pieces(source)
+
+
+def read_pieces(source: PiecesSource) -> None:
+    """Ask for the facts of an uncompressed file, and read its memory in one go and in pieces."""
+    source.describe(), source.warnings(), list(source.flaws())
     runs = list(pieces(source))
     whole = memoryview(bytearray(sum(end - start for start, end in runs)))
     source.read_runs(runs, whole)

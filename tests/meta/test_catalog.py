@@ -56,13 +56,8 @@ def test_an_entry_is_complete_and_says_what_to_do() -> None:
         assert not entry.get("way", "").endswith(".")
 
 
-def lime(start: int, end: int) -> bytes:
-    return struct.pack("<IIQQQ", 0x4C694D45, 1, start, end, 0)
-
-
 #: First bytes as other programs write them. Source: beside each entry of the catalog.
 FOREIGN = {
-    "LiME": lime(0x1000, 0x9FFFF),
     "AVML": struct.pack("<IIQQQ", 0x4C4D5641, 2, 0x1000, 0x9FFFF, 0) + b"\xff\x06\0\0sNaPpY",
     "QEMU migration stream": struct.pack(">II", 0x5145564D, 3),
     "libvirt save image": b"LibvirtQemudSave" + struct.pack("<IIII", 2, 70000, 1, 0),
@@ -104,7 +99,12 @@ def test_a_xen_core_is_named_though_it_is_elf(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("head", "needed"),
-    [(b"\x7fELF", "format-elf"), (b"KDUMP   ", "format-kdump"), (b"\x28\xb5\x2f\xfd", "compressor-zstd")],
+    [
+        (b"\x7fELF", "format-elf"),
+        (b"KDUMP   ", "format-kdump"),
+        (b"EMiL\1\0\0\0", "format-lime"),
+        (b"\x28\xb5\x2f\xfd", "compressor-zstd"),
+    ],
 )
 def test_what_a_plugin_reads_says_which_to_install(head: bytes, needed: str) -> None:
     seen = catalog.known_file(head.ljust(4096, b"\0"))

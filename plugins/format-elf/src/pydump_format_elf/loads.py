@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pydump.errors import FormatError
 from pydump.interfaces.backing import Backing
+from pydump.interfaces.pieces import Piece, held_pieces
 from pydump.model.memory import PADDR_END, MemoryMap, Ranges
 
 #: More RAM than this is not believed.
@@ -33,7 +34,7 @@ class Loads:
         warnings: What is missing or odd, a line each.
     """
 
-    pieces: list[tuple[int, int, int]]
+    pieces: list[Piece]
     memory: MemoryMap
     excluded: Ranges
     lost: Ranges
@@ -58,57 +59,38 @@ def find_loads(backing: Backing, segments: NDArray[Any], elf_class: int) -> Load
     """
     rows, warnings = _believable(backing, segments, elf_class)
     _check_paddrs(backing, rows)
-    order = np.lexsort((-rows[:, 2].astype(np.int64), rows[:, 0]))
+    table = rows[np.lexsort((-rows[:, 2].astype(np.int64), rows[:, 0]))].tolist()
     blocks: list[tuple[int, int]] = []
     absent: list[tuple[int, int]] = []  # RAM whose contents the file does not have
-    lost: list[tuple[int, int]] = []
-    there: list[tuple[int, int, int]] = []
     overlap = False
     claimed = needed = 0
-    for paddr, offset, filesz, memsz in rows[order].tolist():
+    for paddr, offset, filesz, memsz in table:
         end = paddr + max(filesz, memsz)
-        at = offset
-        for start, stop in backing.missing(offset, filesz) if filesz else ():
-            lost.append((paddr + start - offset, paddr + stop - offset))
-            there.append((paddr + at - offset, paddr + start - offset, at))
-            at, needed = stop, max(needed, stop)
-        there.append((paddr + at - offset, paddr + filesz, at))
+        if filesz:
+            needed = max(needed, offset + filesz)
         if memsz > filesz:
             absent.append((paddr + filesz, end))
         overlap |= paddr < claimed
         if end > max(paddr, claimed):
             blocks.append((max(paddr, claimed), end))
             claimed = end
-    pieces = _apart(there)
+    pieces, lost = held_pieces(backing, ((paddr, offset, filesz) for paddr, offset, filesz, _ in table))
     held = Ranges.of((start, end) for start, end, _ in pieces)
-    lost_ranges = Ranges.of(lost).subtract(held)
-    excluded = Ranges.of(absent).subtract(held).subtract(lost_ranges)
+    excluded = Ranges.of(absent).subtract(held).subtract(lost)
     if overlap:  # mappings, not RAM blocks: neighbours are one
-        blocks = list(held.union(lost_ranges).union(excluded))
+        blocks = list(held.union(lost).union(excluded))
     memory = MemoryMap.of((start, end - start) for start, end in blocks)
     if memory.size > MAX_RAM:
         raise FormatError(backing.path, f"its PT_LOADs claim {memory.size >> 40} TiB of RAM", offset=0)
-    if lost_ranges:
+    if lost:
         ends = f"the file ends at {backing.size:#x}, and its memory at {needed:#x}"
         why = "; ".join(backing.warnings) or ends
-        warnings += (f"{why}: {lost_ranges.size} bytes of guest memory are lost",)
+        warnings += (f"{why}: {lost.size} bytes of guest memory are lost",)
     elif backing.warnings:
         warnings += backing.warnings
     if memory.size > MANY_TIMES * backing.size:
         warnings += (f"its PT_LOADs claim {memory.size} bytes of RAM, and the file has {backing.size} bytes",)
-    return Loads(pieces, memory, excluded, lost_ranges, _mappings(segments, elf_class), warnings)
-
-
-def _apart(pieces: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Pieces of memory with what an earlier one has cut off, ascending."""
-    apart: list[tuple[int, int, int]] = []
-    covered = 0
-    for paddr, end, offset in sorted(pieces, key=lambda piece: (piece[0], -piece[1])):
-        start = max(paddr, covered)
-        if end > start:
-            apart.append((start, end, offset + start - paddr))
-            covered = end
-    return apart
+    return Loads(pieces, memory, excluded, lost, _mappings(segments, elf_class), warnings)
 
 
 def _believable(backing: Backing, segments: NDArray[Any], elf_class: int) -> tuple[NDArray[np.uint64], tuple[str, ...]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Final, Self
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydump.errors import FormatError, PlanError, ReadError
+from pydump.errors import FormatError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.source import Place, Source
+from pydump.interfaces.pieces import PiecesSource
 from pydump.layout.elf import PT_LOAD, PT_NOTE
 from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, read_notes, split_vmcoreinfo
 from pydump.model.guest import Guest
@@ -28,7 +27,7 @@ _NT_PRPSINFO: Final = 3
 _NT_TASKSTRUCT: Final = 4
 
 
-class ElfSource(Source):
+class ElfSource(PiecesSource):
     """An ELF vmcore.
 
     Raises:
@@ -47,18 +46,13 @@ class ElfSource(Source):
         self._notes, self._vmcoreinfo, no_text = split_vmcoreinfo(notes)
         self._check_notes()
         loads = find_loads(backing, headers.segments[types == PT_LOAD], headers.elf_class)
-        self._loads, self._memory, self._excluded, self._lost = loads.pieces, loads.memory, loads.excluded, loads.lost
-        self._mappings = loads.mappings
-        self._starts = [start for start, _, _ in loads.pieces]
+        super().__init__(backing, loads.pieces, loads.memory)
+        self._excluded, self._lost, self._mappings = loads.excluded, loads.lost, loads.mappings
         self._warnings = (*headers.warnings, *note_faults, *no_text, *loads.warnings)
-        places = Ranges.of((offset, offset + end - start) for start, end, offset in self._loads)
+        places = Ranges.of((offset, offset + end - start) for start, end, offset in self._pieces)
         self._sections, self._repeated = read_sections(
             backing, headers.header, headers.shdr, headers.byte_order, places
         )
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise PlanError("an ELF file is opened by its path")
 
     def _read_notes(self, segments: NDArray[Any]) -> tuple[list[Note], list[str]]:
         """The notes that the file has, and a line for each fault."""
@@ -114,62 +108,6 @@ class ElfSource(Source):
     def mappings(self) -> NDArray[np.uint64]:
         return self._mappings
 
-    def read_into(self, paddr: int, buffer: memoryview) -> None:
-        at, end = paddr, paddr + len(buffer)
-        while at < end:
-            i = bisect_right(self._starts, at) - 1
-            if i >= 0 and at < self._loads[i][1]:
-                start, stop, offset = self._loads[i]
-                stop = min(stop, end)
-                self._backing.read_into(offset + at - start, buffer[at - paddr : stop - paddr])
-            else:
-                if self._memory.find(at) is None:
-                    raise ReadError(paddr, len(buffer), f"there is no RAM at {at:#x}")
-                stop = min(end, self._starts[i + 1]) if i + 1 < len(self._starts) else end
-                buffer[at - paddr : stop - paddr] = bytes(stop - at)
-            at = stop
-
-    def place(self, paddr: int) -> Place | None:
-        """Where the byte at ``paddr`` is stored, and how many follow it to the end of its 4 KiB."""
-        i = bisect_right(self._starts, paddr) - 1
-        if i < 0 or paddr >= self._loads[i][1]:
-            return None
-        start, stop, offset = self._loads[i]
-        size = min(stop, paddr - paddr % 4096 + 4096) - paddr
-        return Place(self.path, offset + paddr - start, size, "none")
-
-    def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        """Ranges that follow each other in the file, as those between which pages were left out do, are one read."""
-        at = done = 0
-        offset = next_offset = -1
-        for start, end in runs:
-            i = bisect_right(self._starts, start) - 1
-            here = self._loads[i][2] + start - self._loads[i][0] if i >= 0 and end <= self._loads[i][1] else -1
-            if here < 0 or here != next_offset:
-                if at > done:
-                    self._backing.read_into(offset, buffer[done:at])
-                done, offset = at, here
-            at += end - start
-            next_offset = here + end - start
-            if here < 0:
-                self.read_into(start, buffer[done:at])
-                done, next_offset = at, -1
-        if at > done:
-            self._backing.read_into(offset, buffer[done:at])
-
-    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
-        """What the holes of a sparse file leave over."""
-        end = paddr + size
-        i = max(0, bisect_right(self._starts, paddr) - 1)
-        while i < len(self._loads) and self._loads[i][0] < end:
-            start, stop, offset = self._loads[i]
-            first, last = max(start, paddr), min(stop, end)
-            if last > first:
-                base = offset - start
-                for a, b in self._backing.data_ranges(first + base, last - first):
-                    yield a - base, b - base
-            i += 1
-
     def flaws(self) -> Iterator[str]:
         header = self._headers.header
         ehsize = type(header).nbytes()
@@ -182,12 +120,9 @@ class ElfSource(Source):
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         flattened = ", flattened" if self._backing.flattened else ""
-        count = len(self._loads)
+        count = len(self._pieces)
         segments = f"{count} segment{'' if count == 1 else 's'}"
         return (("format", f"ELF{self._headers.elf_class} core, {segments}{flattened}"),)
 
     def warnings(self) -> tuple[str, ...]:
         return self._warnings
-
-    def close(self) -> None:
-        self._backing.close()

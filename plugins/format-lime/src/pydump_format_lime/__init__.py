@@ -1,0 +1,54 @@
+"""LiME memory images: the format's name, and how to tell a file of it.
+
+Reader and writer are loaded when one is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydump.hookspecs import hookimpl
+from pydump.interfaces.format import Format
+from pydump.layout.lime import LIME_MAGIC, LIME_VERSION
+
+if TYPE_CHECKING:
+    from pydump.interfaces.backing import Backing
+    from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.format import Decompressors
+    from pydump.interfaces.source import Source
+    from pydump.interfaces.writer import Writer
+    from pydump.model.plan import Plan
+
+_HEAD = LIME_MAGIC.to_bytes(4, "little") + LIME_VERSION.to_bytes(4, "little")
+
+
+class LimeFormat(Format):
+    """Ranges of memory, each behind a header that says where it lies."""
+
+    name: ClassVar[str] = "lime"
+    carries: ClassVar[frozenset[str]] = frozenset()
+    #: As in an ELF file, each run that is left out costs a header.
+    least_hole: ClassVar[int] = 1 << 20
+
+    @classmethod
+    def detect(cls, head: bytes) -> bool:
+        return head.startswith(_HEAD)
+
+    @classmethod
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
+        from pydump_format_lime.reader import LimeSource
+
+        return LimeSource(files[0])
+
+    @classmethod
+    def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
+        from pydump_format_lime.writer import LimeWriter
+
+        return LimeWriter(plan)
+
+
+@hookimpl
+def pydump_register_formats() -> Sequence[type[Format]]:
+    """``--format lime``."""
+    return [LimeFormat]

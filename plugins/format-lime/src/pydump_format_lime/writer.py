@@ -1,0 +1,64 @@
+"""Writes LiME memory images."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import ClassVar, Final
+
+from pydump.errors import UnsupportedError
+from pydump.interfaces.sink import Extent, Hole
+from pydump.interfaces.writer import Batch, Encoded, Writer
+from pydump.layout.lime import RangeHeader
+from pydump.model.plan import Plan
+
+#: As many as the reader reads.
+MAX_RANGES: Final = 1 << 20
+
+
+class LimeWriter(Writer):
+    """Ascending ranges with nothing between them, as Volatility 3 wants them. What is not stored is in no range."""
+
+    sequential: ClassVar[bool] = True
+
+    def __init__(self, plan: Plan) -> None:
+        self.unit = 1
+        self.stored = plan.readable()
+        self.start = 0
+        ranges = list(self.stored)
+        if len(ranges) > MAX_RANGES:
+            raise UnsupportedError(f"memory is in {len(ranges)} ranges, and LiME is read with {MAX_RANGES} at most")
+        self._headers = [RangeHeader(s_addr=start, e_addr=end - 1).pack("little") for start, end in ranges]
+        sizes = accumulate((end - start for start, end in ranges), initial=0)
+        #: Where in the stored stream each range begins, and last where the stream ends.
+        self._begins = list(sizes)
+        self.size_limit = self.stored.size + len(ranges) * RangeHeader.nbytes()
+
+    def layout(self) -> Iterator[Extent | Hole]:
+        return iter(())
+
+    def encode(self, batch: Batch) -> Encoded:
+        zero_size = batch.size if batch.data is None else 0
+        return Encoded(batch.position, 0, batch.data, None, batch.size, zero_size)
+
+    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
+        at, end = encoded.position, encoded.position + encoded.size
+        data = None if encoded.payload is None else memoryview(encoded.payload)
+        which = bisect_left(self._begins, at)
+        while at < end:
+            # Before the range that begins here, ``which`` headers were written.
+            offset = at + which * RangeHeader.nbytes()
+            if at == self._begins[which]:
+                yield Extent(offset, self._headers[which])
+                which += 1
+                offset += RangeHeader.nbytes()
+            stop = min(end, self._begins[which])
+            if data is None:
+                yield Hole(offset, stop - at)
+            else:
+                yield Extent(offset, data[at - encoded.position : stop - encoded.position])
+            at = stop
+
+    def size(self, end: int) -> int:
+        return self.size_limit
