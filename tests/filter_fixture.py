@@ -10,10 +10,9 @@ import lzma
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar, Self
 
 import pydump
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.kernel.classes import classify
 from pydump.kernel.log import read_log
 from pydump.kernel.memory import KernelMemory
@@ -26,19 +25,13 @@ from pydump.registry import installed
 from pydump_filter_linux.keep import must_keep
 
 
-class Recorded(Source):
+class Recorded(MemoryImage):
     """A source that records what is read of it, and then leaves out the rest."""
 
-    name: ClassVar[str] = "recorded"
-
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: MemoryImage) -> None:
         self._source = source
         self._read: list[tuple[int, int]] = []
         self._excluded = Ranges.empty()
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise NotImplementedError
 
     def guest(self) -> Guest:
         return self._source.guest()

@@ -89,7 +89,7 @@ def test_the_hint_names_what_vmcoreinfo_lacks(qemu: Qemu, tmp_path: Path, refuse
         kept = [line for line in lines if b"SYMBOL(" + name not in line]
         (tmp_path / "ram").write_bytes(bytes(4096))
         pydump.dump(
-            pydump.MemorySource(pydump_guest(b"\n".join(kept) + b"\n"), {0: bytes(8192)}),
+            pydump.BytesImage(pydump_guest(b"\n".join(kept) + b"\n"), {0: bytes(8192)}),
             tmp_path / "in", format="elf", force=True, workers=1, sync=False,
         )  # fmt: skip
         said = refuse(2, "read", "in", "0xffffffff81000000", "16", "--vaddr")

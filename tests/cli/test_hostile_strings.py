@@ -34,7 +34,7 @@ def hostile(tmp_path: Path) -> Path:
     notes = (Note("EV\x1b[31mIL", 7, b""), Note("A\nkernel        forged", 8, b""))
     guest = Guest(MemoryMap(()), arch="riscv64", byte_order="little", vmcoreinfo=text, notes=notes)
     path = tmp_path / f"in{HOSTILE}\nforged row"
-    pydump.dump(pydump.MemorySource(guest, {0: bytes(8192)}), path, format="elf", workers=1, sync=False)
+    pydump.dump(pydump.BytesImage(guest, {0: bytes(8192)}), path, format="elf", workers=1, sync=False)
     return path
 
 
@@ -126,7 +126,7 @@ def test_damage_in_a_file_with_any_name_is_reported(tmp_path: Path, run: Callabl
     """A name that is no UTF-8, with a newline in it: one line for each fault, from any worker."""
     guest = Guest(MemoryMap(()), arch="riscv64", byte_order="little")
     path = os.fsdecode(bytes(tmp_path) + b"/\xff\nforged")
-    pydump.dump(pydump.MemorySource(guest, {0: b"abcd" * 4096}), path, compression="zlib", workers=1, sync=False)
+    pydump.dump(pydump.BytesImage(guest, {0: b"abcd" * 4096}), path, compression="zlib", workers=1, sync=False)
     data = bytearray(Path(path).read_bytes())
     block, sub, bitmaps = struct.unpack_from("<iiI", data, 428)
     struct.pack_into("<I", data, (1 + sub + bitmaps) * block + 8, 3)

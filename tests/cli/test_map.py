@@ -39,7 +39,7 @@ def contents(letters: str) -> bytes:
     return b"".join(made[letter]() for letter in letters)
 
 
-class Known(pydump.MemorySource):
+class Known(pydump.BytesImage):
     """The guest; some of it was left out, and some is lost."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ def test_ram_in_the_upper_half_of_the_address_space() -> None:
     """Addresses that no signed number holds."""
     facts = Guest(MemoryMap.of([]), machine=62, byte_order="little", elf_class=64)
     places = (0, (1 << 63) - CELL, 1 << 63, (1 << 64) - 2 * CELL)
-    source = pydump.MemorySource(facts, {paddr: contents("z") for paddr in places})
+    source = pydump.BytesImage(facts, {paddr: contents("z") for paddr in places})
     cells = pydump.survey(source, max_cells=4, workers=1).cells
     assert [(cell.paddr, cell.zero_size) for cell in cells] == [(paddr, CELL) for paddr in places]
 

@@ -10,7 +10,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 import pydump
-from pydump.builtin.raw import MemorySource
+from pydump.builtin.raw import BytesImage
 from pydump.layout.notes import unpack_notes
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import MemoryMap
@@ -30,7 +30,7 @@ def qemus_notes(arch: str) -> tuple[Note, ...]:
 def dumped(arch: str, notes: tuple[Note, ...], path: Path) -> tuple[Note, ...]:
     """Make an ELF dump that has these notes, and give those it has."""
     guest = Guest(MemoryMap(), arch=arch, byte_order=ORDERS[arch], notes=notes)
-    pydump.dump(MemorySource(guest, {0: bytes(4096)}), path, format="elf")
+    pydump.dump(BytesImage(guest, {0: bytes(4096)}), path, format="elf")
     with pydump.open(path) as vmcore:
         return vmcore.notes
 

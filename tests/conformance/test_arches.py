@@ -211,7 +211,7 @@ def test_a_dump_with_odd_vmcoreinfo_is_written_and_read(
         ]
         text = Vmcoreinfo("\n".join(lines).encode())
         guest = Guest(MemoryMap(()), arch=arch.name, byte_order=arch.byte_order, vmcoreinfo=text)
-        source = pydump.MemorySource(guest, {0x200000: bytes(65536)})
+        source = pydump.BytesImage(guest, {0x200000: bytes(65536)})
         out = tmp_path / str(i)
         try:
             pydump.dump(source, out, format=form, compression="none", compat=compat, workers=1, sync=False)

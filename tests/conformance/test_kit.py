@@ -112,7 +112,7 @@ class TestOverlapping(ArchTests):
     arch = Overlapping
 """,
     "a source that raises what it likes": """
-from pydump.builtin.raw import RawSource
+from pydump.builtin.raw import RawImage, RawSource
 from pydump.testing.source import SourceTests
 
 class Careless(RawSource):
@@ -120,7 +120,7 @@ class Careless(RawSource):
 
     @classmethod
     def open(cls, argument, options=None):
-        return cls([(0, open(argument))])
+        return RawImage([(0, open(argument))])
 
 class TestCareless(SourceTests):
     source = Careless

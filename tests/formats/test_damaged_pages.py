@@ -26,7 +26,7 @@ INCOMPLETE, STATUS = 0x8, 8 + 4 + 6 * 65 + 6 + 16
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A kdump in which the data of some pages was overwritten."""
     path = tmp_path / "in"
-    source = pydump.MemorySource(Guest(MemoryMap(())), RAM)  # type: ignore[arg-type]
+    source = pydump.BytesImage(Guest(MemoryMap(())), RAM)  # type: ignore[arg-type]
     pydump.dump(source, path, arch="x86_64", compression=request.param, workers=1, sync=False)
     data = bytearray(path.read_bytes())
     block, sub, bitmaps = struct.unpack_from("<iiI", data, 428)

@@ -132,7 +132,7 @@ def test_what_segments_that_overlap_leave_out(
         assert dump.stated.memory.ranges() == held.union(Ranges.of(left_out))
 
 
-class FilteredKernel(pydump.MemorySource):
+class FilteredKernel(pydump.BytesImage):
     """Leaves out a page before the kernel's image and what follows it."""
 
     def excluded(self) -> Ranges:
@@ -151,8 +151,8 @@ def test_a_filtered_guest_with_a_segment_for_its_kernel(tmp_path: Path) -> None:
         assert back.source.excluded() == source.excluded()
 
 
-def many_blocks(n: int) -> pydump.MemorySource:
-    return pydump.MemorySource(
+def many_blocks(n: int) -> pydump.BytesImage:
+    return pydump.BytesImage(
         Guest(MemoryMap(), arch="x86_64"), {i * 8192: i.to_bytes(8, "little") * 512 for i in range(n)}
     )
 
@@ -174,7 +174,7 @@ def test_more_segments_than_e_phnum_can_count(n: int, tmp_path: Path) -> None:
         assert back.read((n - 1) * 8192, 8) == (n - 1).to_bytes(8, "little")
 
 
-class Filtered(pydump.MemorySource):
+class Filtered(pydump.BytesImage):
     """Leaves out the second and the last page of each block."""
 
     def excluded(self) -> Ranges:
@@ -216,7 +216,7 @@ def test_what_lies_together_in_the_file_is_read_together(tmp_path: Path, monkeyp
     assert len(reads) == 2
 
 
-class Emptied(pydump.MemorySource):
+class Emptied(pydump.BytesImage):
     """Leaves out a whole block."""
 
     def excluded(self) -> Ranges:
@@ -230,7 +230,7 @@ def test_a_block_that_was_left_out_whole(tmp_path: Path) -> None:
         assert [(h.p_paddr, h.p_filesz, h.p_memsz) for h in loads(file)] == [(0, 4096, 4096), (1 << 20, 0, 8192)]
 
 
-class Incomplete(pydump.MemorySource):
+class Incomplete(pydump.BytesImage):
     """Has lost the second page of each block, and leaves out the last."""
 
     def excluded(self) -> Ranges:
@@ -261,7 +261,7 @@ def test_what_was_lost_lies_past_the_end_of_the_file(arch: str, tmp_path: Path) 
 
 def test_sections_of_an_architecture_are_kept(tmp_path: Path) -> None:
     sections = (Section("pv_mem_meta", 1, b"meta" * 10, info=3), Section("pv_compl", 1, b"compl"))
-    source = pydump.MemorySource(Guest(MemoryMap(), arch="s390x", sections=sections), {0: b"x" * 8192})
+    source = pydump.BytesImage(Guest(MemoryMap(), arch="s390x", sections=sections), {0: b"x" * 8192})
     first, second = tmp_path / "first", tmp_path / "second"
     pydump.dump(source, str(first), format="elf")
     pydump.dump(str(first), str(second), format="elf")
@@ -303,11 +303,11 @@ def test_a_section_is_read_when_it_is_written(tmp_path: Path) -> None:
         # The second one is memory, which a PT_LOAD has.
         assert [(s.name, s.header.sh_size) for s in file.iter_sections()][1:-1] == [("a", 64 << 20)]
     with pydump.open(source) as dump:
-        assert "the section 'b' repeats memory or another section, and is not kept" in dump.source.flaws()
+        assert "the section 'b' repeats memory or another section, and is not kept" in dump.source.defects()
 
 
 def test_a_32_bit_file_of_a_guest_that_is_too_large(tmp_path: Path) -> None:
-    source = pydump.MemorySource(Guest(MemoryMap(), arch="arm"), {0: b"x" * 4096, 1 << 33: b"y" * 4096})
+    source = pydump.BytesImage(Guest(MemoryMap(), arch="arm"), {0: b"x" * 4096, 1 << 33: b"y" * 4096})
     pydump.dump(source, str(tmp_path / "out"), format="elf")
     with elf(tmp_path / "out") as file:
         assert file.elfclass == 64

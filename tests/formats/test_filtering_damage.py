@@ -10,7 +10,6 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
 
 import pytest
 
@@ -18,7 +17,7 @@ import pydump
 from pydump.errors import PydumpError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.filter import Classified
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
 from pydump.registry import installed
@@ -31,22 +30,16 @@ BUDDY = {"riscv64": 0xF0000000}
 BUDDY_BEFORE = 0xFFFFFF7F
 
 
-class Copied(Source):
+class Copied(MemoryImage):
     """Guest memory in this process, that can be damaged."""
 
-    name: ClassVar[str] = "copied"
-
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: MemoryImage) -> None:
         self._guest, self._excluded = source.guest(), source.excluded()
         self.held = self._guest.memory.ranges().subtract(self._excluded)
         self._starts = [start for start, _ in self.held]
         self.pieces = [bytearray(end - start) for start, end in self.held]
         for start, piece in zip(self._starts, self.pieces, strict=True):
             source.read_into(start, memoryview(piece))
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise NotImplementedError
 
     def guest(self) -> Guest:
         return self._guest

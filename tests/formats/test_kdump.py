@@ -163,7 +163,7 @@ def test_phys_base_has_a_sign_where_x86_64_has_one(tmp_path: Path) -> None:
     with pydump.open(narrow, arch="arm") as dump:
         assert dump.stated.phys_base == 1 << 31
     out = tmp_path / "out"
-    pydump.dump(pydump.MemorySource(Guest(MemoryMap(), arch="arm"), {1 << 31: b"x" * 4096}), str(out))
+    pydump.dump(pydump.BytesImage(Guest(MemoryMap(), arch="arm"), {1 << 31: b"x" * 4096}), str(out))
     assert struct.unpack_from("<I", out.read_bytes(), 4096) == (1 << 31,)
     pydump.dump(str(out), str(tmp_path / "elf"), format="elf")
     assert pydump.compare(str(out), str(tmp_path / "elf")).same
@@ -334,8 +334,8 @@ def test_a_number_of_cpus_without_their_notes_is_no_difference(tmp_path: Path) -
     assert [(d.kind, d.name, d.left, d.right) for d in found] == [("fact", "n_cpus", 2, 3)]
 
 
-def small(contents: dict[int, bytes]) -> pydump.MemorySource:
-    return pydump.MemorySource(Guest(MemoryMap(), arch="x86_64"), contents)
+def small(contents: dict[int, bytes]) -> pydump.BytesImage:
+    return pydump.BytesImage(Guest(MemoryMap(), arch="x86_64"), contents)
 
 
 def descriptors(path: Path) -> list[tuple[int, int, int, int]]:
@@ -401,7 +401,7 @@ def test_who_asks_for_a_level_gets_it(qemu: Qemu, tmp_path: Path) -> None:
 def test_32_bit_sub_headers_fit_the_guests_c(tmp_path: Path) -> None:
     for arch, max_mapnr_at in (("i386", 72), ("arm", 88)):
         out = tmp_path / arch
-        pydump.dump(pydump.MemorySource(Guest(MemoryMap(), arch=arch), {0x3000: b"x" * 4096}), str(out))
+        pydump.dump(pydump.BytesImage(Guest(MemoryMap(), arch=arch), {0x3000: b"x" * 4096}), str(out))
         (max_mapnr,) = struct.unpack_from("<Q", out.read_bytes(), 4096 + max_mapnr_at)
         assert max_mapnr == 4
 
@@ -474,7 +474,7 @@ def test_a_file_of_32_bit_arm_counts_pages_from_phys_base(order: str, phys_base:
 
 def test_pages_are_counted_from_phys_base_where_the_user_wants_it(tmp_path: Path) -> None:
     ram = {0x40000000: guests.text_page(0) + guests.random_page(1), 0x40005000: guests.ramp_page(0)}
-    guest = pydump.MemorySource(Guest(MemoryMap(), arch="arm"), ram)
+    guest = pydump.BytesImage(Guest(MemoryMap(), arch="arm"), ram)
     plain, based = tmp_path / "plain", tmp_path / "based"
     pydump.dump(guest, plain, compression="zlib")
     pydump.dump(guest, based, compression="zlib", options={"kdump": {"pfn_base": "phys_base"}})
@@ -504,7 +504,7 @@ def test_a_file_of_arm_with_ram_from_phys_base_on_is_read_as_it_says(tmp_path: P
 def test_ram_up_to_52_bits_is_written_and_read(high: int, tmp_path: Path) -> None:
     """Dual-socket arm64 servers have RAM above 64 TiB. The bitmaps between are holes."""
     ram = {0x90000000: guests.text_page(0), high: guests.random_page(1) + guests.ramp_page(2)}
-    source = pydump.MemorySource(Guest(MemoryMap(), arch="aarch64"), ram)
+    source = pydump.BytesImage(Guest(MemoryMap(), arch="aarch64"), ram)
     out, again = tmp_path / "out", tmp_path / "again"
     tracemalloc.start()
     pydump.dump(source, out, compression="zlib", workers=1)
@@ -555,6 +555,6 @@ def test_blocks_of_no_page_size_are_refused(block: int, tmp_path: Path) -> None:
 def test_an_aligned_sub_header_always_has_offset_vmcoreinfo(arch: str, tmp_path: Path) -> None:
     """libkdumpfile takes the header for a packed one where it is 0. Source: its read_sub_hdr_32()."""
     out = tmp_path / "out"
-    pydump.dump(pydump.MemorySource(Guest(MemoryMap(), arch=arch), {0x3000: b"x" * 4096}), out)
+    pydump.dump(pydump.BytesImage(Guest(MemoryMap(), arch=arch), {0x3000: b"x" * 4096}), out)
     offset, size = struct.unpack_from("<QI", out.read_bytes(), 4096 + 24)
     assert (offset > 4096, size) == (True, 0)

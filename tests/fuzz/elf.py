@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.pieces import PiecesSource
-from pydump_format_elf.reader import ElfSource
+from pydump.interfaces.pieces import PiecesImage
+from pydump_format_elf.reader import ElfImage
 
 #: Bytes of guest memory that are read of one input.
 MOST = 1 << 20
@@ -23,7 +23,7 @@ class Bytes(Backing):
         buffer[:] = self._data[offset : offset + len(buffer)]
 
 
-def pieces(source: PiecesSource) -> Iterator[tuple[int, int]]:
+def pieces(source: PiecesImage) -> Iterator[tuple[int, int]]:
     """The first megabyte of what the source holds."""
     left = MOST
     for start, end in source.guest().memory.ranges().subtract(source.excluded()).subtract(source.unreadable()):
@@ -34,16 +34,16 @@ def pieces(source: PiecesSource) -> Iterator[tuple[int, int]]:
 
 def one(data: bytes) -> None:
     """Open the file, ask for its facts, and read its memory."""
-    source = ElfSource(Bytes(data))
+    source = ElfImage(Bytes(data))
     source.mappings()
     for section in source.guest().sections:
         section.data[: 1 << 16]
     read_pieces(source)
 
 
-def read_pieces(source: PiecesSource) -> None:
+def read_pieces(source: PiecesImage) -> None:
     """Ask for the facts of an uncompressed file, and read its memory in one go and in pieces."""
-    source.describe(), source.warnings(), list(source.flaws())
+    source.describe(), source.warnings(), list(source.defects())
     runs = list(pieces(source))
     whole = memoryview(bytearray(sum(end - start for start, end in runs)))
     source.read_runs(runs, whole)

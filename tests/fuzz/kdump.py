@@ -7,7 +7,7 @@ import os
 from pydump.builtin.files import FileBacking
 from pydump.errors import PydumpError
 from pydump.registry import installed
-from pydump_format_kdump.reader import KdumpSource
+from pydump_format_kdump.reader import KdumpImage
 
 #: Separates the parts of a split set in one input.
 BETWEEN = b"\n-- part --\n"
@@ -23,11 +23,11 @@ def one(data: bytes) -> None:
         os.write(fd, part)
         files.append(FileBacking("input", fd))
     try:
-        source = KdumpSource(files, installed().decompressors())
+        source = KdumpImage(files, installed().decompressors())
         guest = source.guest()
         excluded, lost = source.excluded(), source.unreadable()
         assert not excluded.intersect(lost)
-        for lines in (source.describe(), source.warnings(), [*source.flaws()], [*source.problems()]):
+        for lines in (source.describe(), source.warnings(), [*source.defects()], [*source.problems()]):
             assert len(str(lines)) < 1 << 20
         page = guest.page_size or 4096
         buffer = memoryview(bytearray(page))

@@ -17,7 +17,8 @@ import pydump as api
 from pydump.engine.narrow import Narrowing
 from pydump.engine.open import open_source
 from pydump.engine.planner import Request
-from pydump.interfaces.source import Live, Source
+from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.live import Live
 from pydump.model.memory import Ranges
 from pydump.model.report import Check
 from pydump.registry import installed
@@ -70,7 +71,7 @@ def linux(guest: Callable[[str], Guest], tmp_path_factory: pytest.TempPathFactor
         yield Linux(qmp, f"qmp:{directory}/pydump.sock")
 
 
-def read(source: Source, ranges: Ranges) -> bytes:
+def read(source: MemoryImage, ranges: Ranges) -> bytes:
     """All of some memory."""
     data = bytearray(ranges.size)
     source.read_runs(list(ranges), memoryview(data))
@@ -83,7 +84,7 @@ def test_what_is_left_out_is_what_filtering_qemus_dump_leaves_out(linux: Linux, 
     narrowing = Narrowing(Request(exclude=CLASSES), registry)
     states = []
 
-    def narrow(source: Source, *, paused: bool) -> Ranges:
+    def narrow(source: MemoryImage, *, paused: bool) -> Ranges:
         states.append((linux.state, paused))
         if paused:  # so QEMU's dump is of the same moment
             linux.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{tmp_path}/elf")

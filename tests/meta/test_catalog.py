@@ -116,7 +116,7 @@ def test_what_a_plugin_reads_says_which_to_install(head: bytes, needed: str) -> 
 def test_a_url_whose_scheme_nothing_has_says_what_to_do(url: str, tmp_path: Path) -> None:
     with pytest.raises(UnknownPluginError, match="through a pipe"):
         pydump.open(url)
-    source = pydump.MemorySource(Guest(MemoryMap(()), arch="x86_64"), {0: bytes(4096)})
+    source = pydump.BytesImage(Guest(MemoryMap(()), arch="x86_64"), {0: bytes(4096)})
     with pytest.raises(UnknownPluginError, match="through a pipe"):
         pydump.dump(source, url)
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
 
 import pytest
 
@@ -22,7 +21,7 @@ from pydump.engine.vmcoreinfo import MAX_PLACES, find_vmcoreinfo
 from pydump.errors import DamagedPageError, PydumpError
 from pydump.interfaces.arch import AddressSpace, Arch
 from pydump.interfaces.arch import Mapping as Mapped
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.kernel.classes import classify
 from pydump.kernel.kallsyms import Kallsyms
 from pydump.kernel.log import read_log
@@ -41,18 +40,12 @@ TIB = 1 << 40
 SECONDS, BYTES = 10, 1 << 30
 
 
-class Holes(Source):
+class Holes(MemoryImage):
     """RAM that is zero, but for a few places."""
-
-    name: ClassVar[str] = "holes"
 
     def __init__(self, size: int, contents: dict[int, bytes]) -> None:
         self._memory = MemoryMap.of([(0, size)])
         self._contents = contents
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise NotImplementedError
 
     def guest(self) -> Guest:
         return Guest(self._memory)
@@ -297,7 +290,7 @@ def test_vmcoreinfo_on_every_page() -> None:
     """Only so many places that look like VMCOREINFO are read; the first note and text are among them."""
     text = b"OSRELEASE=6.1.0\nPAGESIZE=4096\n" + b"X" * 3000 + b"\n"
     n = 16 * MAX_PLACES
-    source = pydump.MemorySource(Guest(MemoryMap(())), {0: text.ljust(4096, b"\0") * n})
+    source = pydump.BytesImage(Guest(MemoryMap(())), {0: text.ljust(4096, b"\0") * n})
     began = time.monotonic()
     (found,) = find_vmcoreinfo(source, source.guest().memory, "little")
     assert found.osrelease == "6.1.0"

@@ -10,8 +10,9 @@ import pytest
 
 import pydump
 from pydump.errors import PlanError
+from pydump.model.guest import Guest
+from pydump.model.memory import MemoryMap
 from pydump.options import NoOptions, OptionField, option, option_fields, with_values
-from pydump_source_qemu.source import QemuSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,6 @@ def test_a_plugin_without_options_says_so() -> None:
 
 
 def test_options_for_a_source_that_is_open_come_too_late(tmp_path: Path) -> None:
-    source = QemuSource.__new__(QemuSource)  # nothing is asked of it
-    with pytest.raises(PlanError, match="the source qmp is open, and options for it come too late"):
-        pydump.dump(source, tmp_path / "out", options={"qmp": {"pause": "full"}})
+    image = pydump.BytesImage(Guest(MemoryMap()), {0: bytes(4096)})
+    with pytest.raises(PlanError, match="--pause is of source qmp, and the source is open already"):
+        pydump.dump(image, tmp_path / "out", options={"qmp": {"pause": "full"}})

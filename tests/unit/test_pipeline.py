@@ -1,4 +1,4 @@
-"""Source to sink through the dummy plugins: the same bytes from every executor, and nothing left when it fails."""
+"""MemoryImage to sink through the dummy plugins: the same bytes from every executor, and nothing left when it fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import pytest
 
 from pydump import builtin
-from pydump.builtin.raw import MemorySource
+from pydump.builtin.raw import BytesImage
 from pydump.engine import workers as workers_module
 from pydump.engine.open import open_source
 from pydump.engine.planner import Request, settle
@@ -36,10 +36,10 @@ REQUEST = Request(format="dummy", compression="dummy", arch="dummy")
 CPUS = [Cpu(0, {"pc": 0x1000, "sp": 0x2000}), Cpu(1, {"pc": 3})]
 
 
-def guest_source(n_pages: int = 3000) -> MemorySource:
+def guest_source(n_pages: int = 3000) -> BytesImage:
     low, high = guests.memory(n_pages), guests.memory(70, seed=9)
     guest = Guest(MemoryMap(), byte_order="little", notes=DummyArch.cpu_notes(CPUS, "little"))
-    return MemorySource(guest, {0x1000: bytes(low), 1 << 32: bytes(high)})
+    return BytesImage(guest, {0x1000: bytes(low), 1 << 32: bytes(high)})
 
 
 def written(registry: Registry, path: Path, *, workers: int, batch_size: int = 256 << 10, **output: Any) -> bytes:
@@ -220,7 +220,7 @@ def test_a_plugin_that_fails_fails_the_dump_and_is_named(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setitem(registry._classes["compressor"], "dummy", FailingCompressor)
-    source = MemorySource(Guest(MemoryMap(), byte_order="little"), {0x40000000: guests.text_page(1) * 4096})
+    source = BytesImage(Guest(MemoryMap(), byte_order="little"), {0x40000000: guests.text_page(1) * 4096})
     with pytest.raises(PluginError, match=r"ZeroDivisionError.*at paddr 0x4[0-9a-f]+"):
         run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=workers)
     assert list(tmp_path.iterdir()) == []
@@ -271,7 +271,7 @@ def test_a_worker_that_is_stopped_and_continued_goes_on(
     assert stopped
 
 
-class UnreadableSource(MemorySource):
+class UnreadableSource(BytesImage):
     def read_into(self, paddr: int, buffer: memoryview) -> None:
         if paddr >= 1 << 32:
             raise ReadError(paddr, len(buffer), "the disk is on fire", hint="leave the building")
@@ -293,7 +293,7 @@ def test_a_read_error_reaches_the_caller_with_its_facts(registry: Registry, tmp_
 def test_whatever_a_worker_meets_is_one_error(
     registry: Registry, tmp_path: Path, error: Exception, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    class Broken(MemorySource):
+    class Broken(BytesImage):
         def read_into(self, paddr: int, buffer: memoryview) -> None:
             raise error
 

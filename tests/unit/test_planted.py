@@ -49,7 +49,7 @@ def link(path: Path, target: str | Path) -> Path:
 
 
 def dump(path: Path, *, force: bool = False, dry_run: bool = False) -> None:
-    source = pydump.MemorySource(Guest(MemoryMap(), arch="x86_64"), {0: b"secret! " * 512})
+    source = pydump.BytesImage(Guest(MemoryMap(), arch="x86_64"), {0: b"secret! " * 512})
     pydump.dump(source, path, force=force, dry_run=dry_run, workers=1)
 
 

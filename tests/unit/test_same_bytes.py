@@ -41,11 +41,11 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def synthetic() -> pydump.MemorySource:
+def synthetic() -> pydump.BytesImage:
     """Pages of every kind, in two blocks that do not touch, some of them more than once."""
     low, high = guests.memory(1500), guests.memory(300, seed=9)
     twice = bytes(low) + guests.random_page(1) * 3 + bytes(high)
-    return pydump.MemorySource(Guest(MemoryMap()), {0: twice, 1 << 32: bytes(high)})
+    return pydump.BytesImage(Guest(MemoryMap()), {0: twice, 1 << 32: bytes(high)})
 
 
 def missing(form: str) -> str | None:
@@ -129,7 +129,7 @@ def test_pages_that_are_taken_over_are_stored_once_too(tmp_path: Path) -> None:
 def test_sparse_leaves_holes(tmp_path: Path) -> None:
     memory = bytearray(8 << 20)
     memory[5 << 20 : (5 << 20) + PAGE] = guests.text_page(3)
-    source = pydump.MemorySource(Guest(MemoryMap()), {0: bytes(memory)})
+    source = pydump.BytesImage(Guest(MemoryMap()), {0: bytes(memory)})
     for sparse in (False, True):
         out = tmp_path / str(sparse)
         options = {"elf": {"sparse": sparse}}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pydump.api import Dump
-from pydump.builtin.raw import MemorySource
+from pydump.builtin.raw import BytesImage
 from pydump.engine import compare, exclude, survey, verify, vmcoreinfo
 from pydump.engine.batches import LEAST_HOLE
 from pydump.engine.compare import run_compare
@@ -25,7 +25,7 @@ from pydump.engine.survey import _Counts, run_survey
 from pydump.engine.verify import _Readable, run_verify
 from pydump.engine.vmcoreinfo import _Heads, find_vmcoreinfo
 from pydump.errors import PlanError, PydumpError, ReadError
-from pydump.interfaces.source import Live
+from pydump.interfaces.live import Live
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import Progress
@@ -47,7 +47,7 @@ def memory(seed: int = 1, n_pages: int = 700) -> dict[int, bytes]:
     }
 
 
-def source_of(contents: dict[int, bytes], kind: type[MemorySource] = MemorySource) -> MemorySource:
+def source_of(contents: dict[int, bytes], kind: type[BytesImage] = BytesImage) -> BytesImage:
     return kind(Guest(MemoryMap(), byte_order="little", elf_class=64, page_size=PAGE), dict(contents))
 
 
@@ -200,7 +200,7 @@ def test_tasks_can_go_to_another_process(task: Any) -> None:
 BAD = (0x5000, 0x6000, 0x80000, 1 << 33)
 
 
-class Torn(MemorySource):
+class Torn(BytesImage):
     """Some pages of it cannot be read."""
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
@@ -290,7 +290,7 @@ def test_a_hole_of_one_side_is_compared_with_what_the_other_has(workers: int, re
     assert tuple((d.paddr, d.offset) for d in report.differences) == ((0x500000, 0x0),)
 
 
-class Running(MemorySource):
+class Running(BytesImage):
     """A guest that runs: only the process that opened it can read it."""
 
     holds = True

@@ -16,7 +16,7 @@ import pytest
 
 import pydump
 from pydump.builtin import sinks
-from pydump.builtin.raw import MemorySource
+from pydump.builtin.raw import BytesImage
 from pydump.builtin.sinks import DescriptorSink, FileSink, is_stdout, names_descriptor
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole
@@ -292,6 +292,6 @@ def test_a_dry_run_opens_no_pipe(tmp_path: Path) -> None:
 
 
 def test_a_name_no_file_can_have() -> None:
-    source = MemorySource(Guest(MemoryMap(), arch="x86_64"), {0: bytes(4096)})
+    source = BytesImage(Guest(MemoryMap(), arch="x86_64"), {0: bytes(4096)})
     with pytest.raises(SinkError, match="with a NUL in its name"):
         pydump.dump(source, "a\0b")

@@ -44,7 +44,7 @@ RAM = b"".join(guests.text_page(i) + bytes(4096) + guests.random_page(i) for i i
 def vmcore(tmp_path: Path) -> Path:
     """An ELF of RAM at 1 MiB."""
     guest = Guest(MemoryMap(()), arch="x86_64", byte_order="little")
-    pydump.dump(pydump.MemorySource(guest, {1 << 20: RAM}), tmp_path / "elf", format="elf", workers=1, sync=False)
+    pydump.dump(pydump.BytesImage(guest, {1 << 20: RAM}), tmp_path / "elf", format="elf", workers=1, sync=False)
     return tmp_path / "elf"
 
 

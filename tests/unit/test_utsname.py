@@ -31,7 +31,7 @@ class Shifted(AddressSpace):
 
 
 def kernel(data: bytes, text: str, byte_order: ByteOrder = "little", word_size: int = 8) -> KernelMemory:
-    source = pydump.MemorySource(Guest(MemoryMap(())), {0x1000: data})
+    source = pydump.BytesImage(Guest(MemoryMap(())), {0x1000: data})
     info = Vmcoreinfo(text.encode())
     return KernelMemory(
         PhysicalMemory(source), Shifted(), info, byte_order=byte_order, word_size=word_size, page_size=4096

@@ -6,13 +6,12 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
-from pydump.builtin.raw import MemorySource, RawSource
+from pydump.builtin.raw import BytesImage, RawImage, RawSource
 from pydump.engine.vmcoreinfo import find_vmcoreinfo
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.vmcoreinfo import Vmcoreinfo
@@ -37,7 +36,7 @@ def ram_with(places: dict[int, bytes], size: int = SIZE) -> bytearray:
 
 
 def search(places: dict[int, bytes], byte_order: ByteOrder = "little") -> bytes | None:
-    source = MemorySource(Guest(MemoryMap()), {0: ram_with(places)})
+    source = BytesImage(Guest(MemoryMap()), {0: ram_with(places)})
     found = find_vmcoreinfo(source, source.guest().memory, byte_order)
     return found[0].text if found else None
 
@@ -61,7 +60,7 @@ def test_the_note_is_preferred_to_the_text_and_the_longer_text_to_the_shorter() 
 def test_of_many_the_likeliest_few_are_kept() -> None:
     texts = [b"OSRELEASE=6.%d\nPAGESIZE=4096\n" % i + b"X=1\n" * (i == 7) for i in range(40)]
     places = {0x1000 * (i + 1): text for i, text in enumerate(texts)} | {0x100000: note(texts[3])}
-    source = MemorySource(Guest(MemoryMap()), {0: ram_with(places, 2 << 20)})
+    source = BytesImage(Guest(MemoryMap()), {0: ram_with(places, 2 << 20)})
     found = [each.text for each in find_vmcoreinfo(source, source.guest().memory, "little")]
     assert (len(found), found[:3]) == (16, [texts[3], texts[7], texts[0]])
 
@@ -90,9 +89,9 @@ def test_a_note_not_at_the_start_of_a_page_is_no_note() -> None:
 
 
 def test_a_note_in_the_last_page_of_ram() -> None:
-    whole = MemorySource(Guest(MemoryMap()), {0: bytes(0x2000) + note(TEXT).ljust(4096, b"\0")})
+    whole = BytesImage(Guest(MemoryMap()), {0: bytes(0x2000) + note(TEXT).ljust(4096, b"\0")})
     assert find_vmcoreinfo(whole, whole.guest().memory, "little") == (Vmcoreinfo(TEXT),)
-    cut = MemorySource(Guest(MemoryMap()), {0: bytes(0x2000) + note(TEXT + b"\n" * 900)[:4096]})
+    cut = BytesImage(Guest(MemoryMap()), {0: bytes(0x2000) + note(TEXT + b"\n" * 900)[:4096]})
     assert find_vmcoreinfo(cut, cut.guest().memory, "little") == ()
 
 
@@ -102,26 +101,20 @@ def test_blocks_that_begin_and_end_within_a_page() -> None:
         0x10801: bytes(0x7FF) + note(TEXT).ljust(0x2000, b"\0") + b"x",
         0x20000: bytes(100),
     }
-    source = MemorySource(Guest(MemoryMap()), contents)
+    source = BytesImage(Guest(MemoryMap()), contents)
     assert find_vmcoreinfo(source, source.guest().memory, "little") == (Vmcoreinfo(TEXT),)
 
 
 def test_no_memory() -> None:
-    assert find_vmcoreinfo(MemorySource(Guest(MemoryMap()), {}), MemoryMap(), "little") == ()
+    assert find_vmcoreinfo(BytesImage(Guest(MemoryMap()), {}), MemoryMap(), "little") == ()
 
 
-class Watched(Source):
+class Watched(MemoryImage):
     """Notes which addresses are read."""
 
-    name = "watched"
-
-    def __init__(self, inner: RawSource) -> None:
+    def __init__(self, inner: RawImage) -> None:
         self.inner = inner
         self.read: list[tuple[int, int]] = []
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        return cls(RawSource.open(argument))
 
     def guest(self) -> Guest:
         return self.inner.guest()
@@ -140,7 +133,7 @@ def test_holes_are_not_read(tmp_path: Path) -> None:
         os.truncate(path, 64 << 30)
         file.seek(40 << 30)
         file.write(note(TEXT))
-    with Watched.open(f"{path}@0x40000000") as source:
+    with Watched(RawSource.open(f"{path}@0x40000000")) as source:
         found = find_vmcoreinfo(source, source.guest().memory, "little")
     assert found == (Vmcoreinfo(TEXT),)
     assert source.read[0][0] // 4096 * 4096 == (40 << 30) + 0x40000000
@@ -176,7 +169,7 @@ class TestLowcore:
         assert self.search({**places, 0x40000: note(self.text, "big")})[0] == self.text
 
 
-class CountingSource(MemorySource):
+class CountingSource(BytesImage):
     """Counts the bytes that are read."""
 
     bytes_read = 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydump.api import Dump, compare, dump, open, sizes, survey, verify
-    from pydump.builtin.raw import MemorySource
+    from pydump.builtin.raw import BytesImage
     from pydump.errors import PydumpError
     from pydump.hookspecs import hookimpl
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 # Loaded at first use: a plugin imports rooms of this package, and must not pull in the engine with them.
 _HOMES = {
     "Dump": "pydump.api",
-    "MemorySource": "pydump.builtin.raw",
+    "BytesImage": "pydump.builtin.raw",
     "PydumpError": "pydump.errors",
     "compare": "pydump.api",
     "dump": "pydump.api",
@@ -34,7 +34,7 @@ _HOMES = {
     "survey": "pydump.api",
     "verify": "pydump.api",
 }
-__all__ = ["Dump", "MemorySource", "PydumpError", "compare", "dump", "hookimpl", "open", "sizes", "survey", "verify"]
+__all__ = ["BytesImage", "Dump", "PydumpError", "compare", "dump", "hookimpl", "open", "sizes", "survey", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,11 @@ from pydump.engine.open import open_source
 from pydump.engine.planner import Request, find_arch, settle, with_utsname, with_vmcoreinfo
 from pydump.engine.run import Output, run_dump
 from pydump.engine.symbols import Symbols
-from pydump.errors import PlanError, PydumpError
+from pydump.engine.unused import refuse_options
+from pydump.errors import PydumpError
 from pydump.interfaces.arch import AddressSpace
-from pydump.interfaces.source import Live, Source
+from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.live import Live
 from pydump.kernel.kallsyms import Kallsyms
 from pydump.kernel.log import Record, read_log
 from pydump.kernel.memory import KernelMemory, PhysicalMemory
@@ -52,7 +54,7 @@ class Dump:
         source: The source behind it.
     """
 
-    def __init__(self, source: Source, registry: Registry, *, arch: str | None = None) -> None:
+    def __init__(self, source: MemoryImage, registry: Registry, *, arch: str | None = None) -> None:
         self.source = source
         self.stated = source.guest()
         self._registry = registry
@@ -268,24 +270,29 @@ class Dump:
         self.close()
 
 
-def open(source: Path | Source, *, arch: str | None = None) -> Dump:
+def open(source: Path | MemoryImage, *, arch: str | None = None) -> Dump:
     """Open a vmcore, or anything else that ``pydump dump`` takes as its source.
 
     Args:
-        source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a Source.
+        source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a MemoryImage.
         arch: An architecture's name, in place of what the source says.
 
     Raises:
         PydumpError: It cannot be opened.
     """
     registry = installed()
-    opened = source if isinstance(source, Source) else open_source(os.fspath(source), registry)
+    opened = source if isinstance(source, MemoryImage) else open_source(os.fspath(source), registry)
     return Dump(opened, registry, arch=arch)
+
+
+def _label(source: Path | MemoryImage) -> str:
+    """What reports call a source."""
+    return type(source).__name__ if isinstance(source, MemoryImage) else os.fspath(source)
 
 
 @contextlib.contextmanager
 def _captured(
-    source: Path | Source, *, arch: str | None = None, progress: ProgressCallback | None = None
+    source: Path | MemoryImage, *, arch: str | None = None, progress: ProgressCallback | None = None
 ) -> Iterator[Dump]:
     """A vmcore that forked workers can read: a live guest is captured first, as its monitor serves one process."""
     with open(source, arch=arch) as opened:
@@ -298,7 +305,7 @@ def _captured(
 
 
 def dump(
-    source: Path | Source,
+    source: Path | MemoryImage,
     output: Path,
     *,
     format: str = "kdump",
@@ -327,7 +334,7 @@ def dump(
     """Write a vmcore.
 
     Args:
-        source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a Source.
+        source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a MemoryImage.
         output: A path, or ``-`` for standard output.
         format: A format's name: "kdump", "elf", or QEMU's ("kdump-lzo").
         compression: A compressor's name, "none", or None for the best known one that is installed.
@@ -376,11 +383,13 @@ def dump(
         options=options or {},
     )
     registry = installed()
-    own = isinstance(source, Source)
-    if isinstance(source, Source) and request.options.get(source.name):
-        raise PlanError(f"the source {source.name} is open, and options for it come too late")
-    opened = source if isinstance(source, Source) else open_source(os.fspath(source), registry, options)
-    label = source.name if isinstance(source, Source) else os.fspath(source)
+    own = isinstance(source, MemoryImage)
+    if isinstance(source, MemoryImage):
+        opened = source
+        refuse_options(request.options, "source", registry.sources(), "the source is open already")
+    else:
+        opened = open_source(os.fspath(source), registry, options)
+    label = _label(source)
     try:
         return run_dump(
             opened,
@@ -419,7 +428,7 @@ def verify(
 
 
 def survey(
-    source: Path | Source,
+    source: Path | MemoryImage,
     *,
     arch: str | None = None,
     max_cells: int = 4096,
@@ -444,7 +453,7 @@ def survey(
 
     with _captured(source, arch=arch, progress=progress) as opened:
         guest = opened.known
-        label = source.name if isinstance(source, Source) else os.fspath(source)
+        label = _label(source)
         classes = opened.classes() if by_class else None
         report = run_survey(opened.source, label, guest, max_cells, classes=classes, workers=workers, progress=progress)
         return replace(report, warnings=opened.source.warnings())
@@ -490,7 +499,7 @@ def compare(
         return replace(report, warnings=tuple(warnings))
 
 
-def sizes(source: Path | Source, *, arch: str | None = None) -> SizeReport:
+def sizes(source: Path | MemoryImage, *, arch: str | None = None) -> SizeReport:
     """What each dump level would leave of a guest: pages, bytes, and an estimate of their compressed size.
 
     Args:
@@ -503,7 +512,7 @@ def sizes(source: Path | Source, *, arch: str | None = None) -> SizeReport:
     from pydump.engine.sizes import run_sizes
 
     registry = installed()
-    label = source.name if isinstance(source, Source) else os.fspath(source)
+    label = _label(source)
     with _captured(source, arch=arch) as opened:
         guest, known, _ = settle(opened._with_vmcoreinfo(), arch, registry)
         return run_sizes(opened.source, label, guest, known, registry)

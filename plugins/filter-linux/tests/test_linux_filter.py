@@ -12,7 +12,7 @@ import pytest
 import pydump
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.filter import Filter
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.registry import installed
 from pydump.testing.filter import FilterTests
@@ -36,5 +36,5 @@ class TestLinux(FilterTests):
     def _guest(self, dump: pydump.Dump) -> None:
         self._dump = dump
 
-    def example(self) -> tuple[Source, Guest, type[Arch]]:
+    def example(self) -> tuple[MemoryImage, Guest, type[Arch]]:
         return self._dump.source, self._dump.guest, installed().arch("x86_64")

@@ -56,7 +56,7 @@ def test_the_sample_is_read(lime: Path) -> None:
 def test_a_lime_file_is_written_as_lime_writes_it(lime: Path, tmp_path: Path) -> None:
     data = lime.read_bytes()
     contents = {start: data[at : at + end - start] for (start, end), at in zip(RANGES, OFFSETS, strict=True)}
-    source = pydump.MemorySource(Guest(MemoryMap(()), arch="x86_64"), contents)
+    source = pydump.BytesImage(Guest(MemoryMap(()), arch="x86_64"), contents)
     for workers in (1, 3):
         pydump.dump(source, tmp_path / "out", format="lime", workers=workers, force=True)
         assert (tmp_path / "out").read_bytes() == data
@@ -72,7 +72,7 @@ def test_a_lime_file_comes_back_through_another_format(middle: str, lime: Path, 
 
 def test_what_was_left_out_is_in_no_range(tmp_path: Path) -> None:
     memory = page(1) + bytes(4 << 20) + page(2)
-    source = pydump.MemorySource(Guest(MemoryMap(()), arch="x86_64"), {0: memory})
+    source = pydump.BytesImage(Guest(MemoryMap(()), arch="x86_64"), {0: memory})
     pydump.dump(source, tmp_path / "out", format="lime", exclude={"zero"})
     assert (tmp_path / "out").read_bytes() == (header(0, 0xFFF) + page(1) + header(0x401000, 0x401FFF) + page(2))
 

@@ -37,7 +37,7 @@ from pydump_source_qemu.limits import Limits
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.pipe import Pipe
 from pydump_source_qemu.session import Session
-from pydump_source_qemu.source import QemuSource
+from pydump_source_qemu.source import QemuGuest
 from pydump_source_qemu.watchdog import Patience
 
 DATA = Path(__file__).parents[3] / "tests/data/qemu/nano-x86_64"
@@ -354,7 +354,7 @@ def run(guest: Guest, way: str, command: str, n: int, manner: str) -> Result:
         try:
             session = Session.connect(path, 2, LIMITS)
             try:
-                source = QemuSource(session, WAYS[way])
+                source = QemuGuest(session, WAYS[way])
                 source.capture(source.guest().memory)
                 same = all(_read(source, load) == guest.read(load.paddr, load.size) for load in guest.head.loads)
                 source.release()
@@ -369,7 +369,7 @@ def run(guest: Guest, way: str, command: str, n: int, manner: str) -> Result:
     return Result(server.reached, kind, message, same, time.monotonic() - began, _peak_memory(), left, server.commands)
 
 
-def _read(source: QemuSource, load: Load) -> bytes:
+def _read(source: QemuGuest, load: Load) -> bytes:
     buffer = bytearray(load.size)
     source.read_into(load.paddr, memoryview(buffer))
     return bytes(buffer)

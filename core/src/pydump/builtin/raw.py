@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple
 
 from pydump.builtin.files import FileBacking
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS
 from pydump.catalog import known_file
 from pydump.errors import PlanError, ReadError, SourceError
 from pydump.interfaces.backing import Backing
+from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.source import Source
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, RamBlock
@@ -63,6 +64,25 @@ class RawSource(Source):
 
     name: ClassVar[str] = "raw"
 
+    @classmethod
+    def open(cls, argument: str, options: Any = None) -> RawImage:
+        pieces: list[_Piece] = []
+        named = 0
+        try:
+            for text in argument.split(","):
+                piece, stated = _piece(text, argument)
+                pieces.append(piece)
+                named += stated or piece.paddr > 0
+            return RawImage(pieces, placed=bool(named))
+        except BaseException:
+            for piece in pieces:
+                piece.backing.close()
+            raise
+
+
+class RawImage(MemoryImage):
+    """Files of bare RAM, open."""
+
     def __init__(self, pieces: Sequence[_Piece], *, placed: bool = True) -> None:
         self._pieces = sorted((piece for piece in pieces if piece.size), key=lambda piece: piece.paddr)
         self._files = list({id(piece.backing): piece.backing for piece in pieces}.values())
@@ -74,21 +94,6 @@ class RawSource(Source):
         if not self._memory:
             raise SourceError("raw: the files are empty")
         self._at = {piece.paddr: piece for piece in self._pieces}
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        pieces: list[_Piece] = []
-        named = 0
-        try:
-            for text in argument.split(","):
-                piece, stated = _piece(text, argument)
-                pieces.append(piece)
-                named += stated or piece.paddr > 0
-            return cls(pieces, placed=bool(named))
-        except BaseException:
-            for piece in pieces:
-                piece.backing.close()
-            raise
 
     def guest(self) -> Guest:
         return Guest(self._memory, placed=self._placed)
@@ -154,7 +159,7 @@ def _part(piece: _Piece) -> str:
     return "" if whole else f"[{piece.offset:#x}:{piece.size:#x}]"
 
 
-class MemorySource(Source):
+class BytesImage(MemoryImage):
     """Guest memory that this process already holds.
 
     Args:
@@ -162,17 +167,11 @@ class MemorySource(Source):
         contents: Guest-physical address to the bytes there.
     """
 
-    name: ClassVar[str] = "memory"
-
     def __init__(self, guest: Guest, contents: dict[int, bytes | bytearray | memoryview]) -> None:
         from dataclasses import replace
 
         self._contents = dict(contents)
         self._guest = replace(guest, memory=MemoryMap.of((paddr, len(data)) for paddr, data in contents.items()))
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise PlanError("an in-memory source is made in Python: pydump.MemorySource(guest, {paddr: bytes})")
 
     def guest(self) -> Guest:
         return self._guest

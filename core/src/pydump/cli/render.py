@@ -128,7 +128,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
     ]
     if r.taken_size:
         rows.append(("copied", f"{size(r.taken_size)} as compressed in the source, unchecked: pydump verify checks it"))
-    rows += [("fixed" if i == 0 else "", flaw) for i, flaw in enumerate(r.fixed)]
+    rows += [("fixed" if i == 0 else "", defect) for i, defect in enumerate(r.fixed)]
     rows += _excluded(r)
     if r.paused_seconds is not None:
         whole = "" if r.consistent else "; the memory is not of one moment"

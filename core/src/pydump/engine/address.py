@@ -6,18 +6,24 @@ from typing import TYPE_CHECKING
 
 from pydump.engine.exclude import classified
 from pydump.errors import PydumpError
-from pydump.interfaces.source import KnowsPlaces
+from pydump.interfaces.image import KnowsPlaces
 from pydump.model.report import AddressReport, AddressState
 
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.model.guest import Guest
     from pydump.registry import Registry
 
 
 def look_up(
-    source: Source, guest: Guest, arch: type[Arch] | None, paddr: int, registry: Registry, *, vaddr: int | None = None
+    source: MemoryImage,
+    guest: Guest,
+    arch: type[Arch] | None,
+    paddr: int,
+    registry: Registry,
+    *,
+    vaddr: int | None = None,
 ) -> AddressReport:
     """Find out about the page of an address.
 
@@ -42,7 +48,7 @@ def look_up(
     return AddressReport(paddr, vaddr, state, zero, classes, place.path, place.offset, place.size, place.compression)
 
 
-def _state(source: Source, guest: Guest, paddr: int) -> AddressState:
+def _state(source: MemoryImage, guest: Guest, paddr: int) -> AddressState:
     if paddr >= guest.memory.end:
         return "beyond the end"
     if guest.memory.find(paddr) is None:
@@ -52,7 +58,7 @@ def _state(source: Source, guest: Guest, paddr: int) -> AddressState:
     return "unreadable" if source.unreadable().clip(paddr, paddr + 1) else "present"
 
 
-def _is_zero(source: Source, guest: Guest, paddr: int) -> bool:
+def _is_zero(source: MemoryImage, guest: Guest, paddr: int) -> bool:
     """Are all bytes of its page that are RAM zero?"""
     page = guest.page_size or 4096
     first = paddr - paddr % page
@@ -65,7 +71,7 @@ def _is_zero(source: Source, guest: Guest, paddr: int) -> bool:
 
 
 def _classes(
-    source: Source, guest: Guest, arch: type[Arch] | None, paddr: int, registry: Registry
+    source: MemoryImage, guest: Guest, arch: type[Arch] | None, paddr: int, registry: Registry
 ) -> tuple[str, ...] | None:
     found: list[str] = []
     known = False

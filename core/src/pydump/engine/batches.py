@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from pydump.interfaces.source import HoldsStoredPages, KnowsHoles, Source
+from pydump.interfaces.image import HoldsStoredPages, KnowsHoles, MemoryImage
 from pydump.interfaces.writer import Batch, Writer
 from pydump.model.memory import PADDR_END, Ranges
 
@@ -56,7 +56,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Source,
+        source: MemoryImage,
         readable: Ranges,
         stored: Ranges,
         *,
@@ -78,7 +78,7 @@ class Batches:
         self.batch_size = batch_size
 
     @classmethod
-    def of(cls, source: Source, readable: Ranges, writer: Writer, batch_size: int = BATCH_SIZE) -> Self:
+    def of(cls, source: MemoryImage, readable: Ranges, writer: Writer, batch_size: int = BATCH_SIZE) -> Self:
         """What a writer wants, in the pieces that it wants."""
         return cls(
             source,

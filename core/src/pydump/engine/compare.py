@@ -14,7 +14,7 @@ from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.findings import Findings
 from pydump.engine.planner import settle, with_vmcoreinfo
 from pydump.engine.scan import Piece, scan
-from pydump.interfaces.source import KnowsHoles, Source
+from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
 from pydump.model.report import CompareReport, Difference, ProgressCallback
@@ -27,8 +27,8 @@ STATED_FACTS = ("page_size", "phys_base", "n_cpus")
 
 
 def run_compare(
-    left: Source,
-    right: Source,
+    left: MemoryImage,
+    right: MemoryImage,
     labels: tuple[str, str],
     registry: Registry,
     *,
@@ -112,8 +112,8 @@ def _compare_notes(a: Guest, b: Guest, findings: Findings[Difference]) -> None:
 
 
 def _compare_memory(
-    left: Source,
-    right: Source,
+    left: MemoryImage,
+    right: MemoryImage,
     a: Guest,
     b: Guest,
     findings: Findings[Difference],
@@ -163,7 +163,7 @@ class _Differences:
         page_size: Bytes of the pages that are named.
     """
 
-    right: Source
+    right: MemoryImage
     page_size: int
 
     def examine(self, piece: Piece) -> list[tuple[int, int]]:
@@ -202,7 +202,7 @@ class _Differences:
             yield found // self.page_size * self.page_size, found % self.page_size
 
 
-def _not_zero(source: Source, ranges: Ranges) -> Ranges:
+def _not_zero(source: MemoryImage, ranges: Ranges) -> Ranges:
     """Those of some short ranges that hold anything but zeros."""
     found = []
     for start, end in ranges:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pydump.interfaces.arch import Arch
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.model.guest import Guest
     from pydump.registry import Registry
 
@@ -97,7 +97,7 @@ def check_classes(classes: frozenset[str], registry: Registry) -> None:
 
 
 def exclude(
-    source: Source,
+    source: MemoryImage,
     guest: Guest,
     arch: type[Arch] | None,
     classes: frozenset[str],
@@ -163,7 +163,7 @@ def exclude(
     return Exclusion(excluded, level_of_classes(classes), tuple(sizes), checks, trusted, warnings)
 
 
-def _always(source: Source, guest: Guest, arch: type[Arch] | None, registry: Registry) -> list[Classified]:
+def _always(source: MemoryImage, guest: Guest, arch: type[Arch] | None, registry: Registry) -> list[Classified]:
     """What filters leave out at level 0, too: poisoned pages, for example. Nothing where a filter cannot be sure."""
     found: list[Classified] = []
     if arch is None:
@@ -181,7 +181,7 @@ def _always(source: Source, guest: Guest, arch: type[Arch] | None, registry: Reg
 
 
 def classified(
-    source: Source, guest: Guest, arch: type[Arch] | None, classes: frozenset[str], registry: Registry
+    source: MemoryImage, guest: Guest, arch: type[Arch] | None, classes: frozenset[str], registry: Registry
 ) -> list[Classified]:
     """What each filter finds that knows one of ``classes``."""
     if not classes:
@@ -215,7 +215,7 @@ class _ZeroPages:
         return Ranges.of_array(np.stack([starts, starts + np.uint64(self.page_size)], axis=1)).array
 
 
-def zero_ranges(source: Source, ranges: Ranges, page_size: int, *, workers: int | None = None) -> Ranges:
+def zero_ranges(source: MemoryImage, ranges: Ranges, page_size: int, *, workers: int | None = None) -> Ranges:
     """The zero pages that lie within ``ranges`` as a whole; holes that the source knows are not read."""
     import numpy as np
 
@@ -226,7 +226,7 @@ def zero_ranges(source: Source, ranges: Ranges, page_size: int, *, workers: int 
     return zeros.union(pages.subtract(data))
 
 
-def kernel_ram(source: Source, guest: Guest, arch: type[Arch] | None) -> MemoryMap:
+def kernel_ram(source: MemoryImage, guest: Guest, arch: type[Arch] | None) -> MemoryMap:
     """The guest's RAM without firmware and device memory: what the kernel has struct pages for.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydump.engine.exclude import ZERO, LeftOut, classified, exclude
 from pydump.engine.planner import Request, facts
 from pydump.errors import PydumpError
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.model.memory import Ranges
 from pydump.registry import Registry
 
@@ -26,7 +26,7 @@ class Narrowing:
         self._registry = registry
         self.left_out: LeftOut | None = None
 
-    def __call__(self, source: Source, *, paused: bool) -> Ranges:
+    def __call__(self, source: MemoryImage, *, paused: bool) -> Ranges:
         """Choose; nothing where the guest does not say enough, or a check fails. The plan says afterwards why."""
         request, registry = self._request, self._registry
         classes = request.exclude - {ZERO}

@@ -10,15 +10,16 @@ from pydump.builtin.files import FileBacking
 from pydump.builtin.flattened import FlattenedBacking, is_flattened
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing
 from pydump.catalog import known_file
+from pydump.engine.unused import refuse_options
 from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.format import Format, KernelFile
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.options import with_values
 from pydump.registry import Registry
 
 
-def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]] | None = None) -> Source:
+def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]] | None = None) -> MemoryImage:
     """Open what ``spec`` names.
 
     Args:
@@ -36,6 +37,8 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
             raise registry.url("source", spec)
         if colon and "/" not in name and name:
             source = registry.source(name)
+            others = (cls for cls in registry.sources() if cls is not source)
+            refuse_options(options or {}, "source", others, f"the source is {name}")
             return source.open(argument, with_values(name, source.Options(), dict((options or {}).get(name, {}))))
     paths = [spec] if spec == "-" or os.path.exists(spec) else spec.split(",")
     backings: list[Backing] = []
@@ -43,6 +46,7 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
         for path in paths:
             backings.append(_open_backing(path, registry))
         format_ = _detect(backings, registry)
+        refuse_options(options or {}, "source", registry.sources(), f"the source is {format_.name}")
         if len(backings) > 1 and not format_.splits:
             raise PlanError(f"a {format_.name} dump is one file, {len(backings)} are named")
         return _open(format_, backings, registry)
@@ -52,7 +56,7 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
         raise
 
 
-def _open(format_: type[Format], backings: list[Backing], registry: Registry) -> Source:
+def _open(format_: type[Format], backings: list[Backing], registry: Registry) -> MemoryImage:
     """Open with a format; where it fails and the file is known to be something else, say what."""
     try:
         return format_.open(backings, registry.decompressors())

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydump.engine.defects import defects
 from pydump.engine.exclude import Exclusion, LeftOut, check_classes, exclude, kernel_ram
-from pydump.engine.flaws import flaws
 from pydump.engine.salvage import filled
 from pydump.engine.tables import check_tables
+from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError, PydumpError, SourceError, UnsupportedError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format
-from pydump.interfaces.sink import Sink
-from pydump.interfaces.source import KnowsVaddrs, Source
+from pydump.interfaces.image import KnowsVaddrs, MemoryImage
 from pydump.interfaces.writer import Writer
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.utsname import read_utsname
@@ -24,7 +24,7 @@ from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
 from pydump.model.plan import Compat, Plan
 from pydump.model.vmcoreinfo import Vmcoreinfo
-from pydump.options import option_fields, with_values
+from pydump.options import with_values
 from pydump.registry import Registry
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Planned:
 
 
 def make_plan(
-    source: Source,
+    source: MemoryImage,
     request: Request,
     registry: Registry,
     *,
@@ -115,15 +115,12 @@ def make_plan(
     compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
     codec = compressor.name if compressor else None
     codecs = (cls for cls in registry.compressors() if cls.name != codec)
-    refuse_options(
-        request, "compressor", codecs, f"the dump is {f'compressed with {codec}' if codec else 'not compressed'}"
-    )
+    instead = f"the dump is {f'compressed with {codec}' if codec else 'not compressed'}"
+    refuse_options(request.options, "compressor", codecs, instead)
     if request.paging and request.compat == "qemu":
         raise PlanError(
             "virtual addresses are what QEMU gets wrong: --compat qemu writes none", hint="leave one of the two out"
         )
-    sources = (cls for cls in registry.sources() if not isinstance(source, cls))
-    refuse_options(request, "source", sources, f"the source is {source.name}")
     if request.paging and not choice.format.maps_vaddrs:
         raise UnsupportedError(
             f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
@@ -190,7 +187,7 @@ def make_plan(
         aliases=_aliases(arch, guest) if request.compat is None else (),
         mappings=mappings,
         warnings=warnings,
-        fixed=() if request.compat else tuple(flaws(source, guest)),
+        fixed=() if request.compat else tuple(defects(source, guest)),
     )
     writer = choice.format.writer(plan, compressor)
     wanted = request.begin is not None or request.length is not None
@@ -269,7 +266,7 @@ def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
 
 
 def facts(
-    source: Source, request: Request, registry: Registry, *, look: bool, workers: int | None = None
+    source: MemoryImage, request: Request, registry: Registry, *, look: bool, workers: int | None = None
 ) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:
     """The settled guest, with what the user wants in place of what the source says."""
     if request.no_vmcoreinfo and request.vmcoreinfo is not None:
@@ -317,7 +314,7 @@ def _check_registers(arch: type[Arch], kinds: tuple[NoteKind, ...], cpus: tuple[
 
 
 def with_vmcoreinfo(
-    source: Source, guest: Guest, arch: str | None, registry: Registry, *, workers: int | None = None
+    source: MemoryImage, guest: Guest, arch: str | None, registry: Registry, *, workers: int | None = None
 ) -> Guest:
     """``guest`` with the VMCOREINFO that lies in its RAM, if there is one.
 
@@ -342,7 +339,7 @@ def with_vmcoreinfo(
     return found[0] if found else guest
 
 
-def _is_running(source: Source, guest: Guest, arch: type[Arch] | None) -> bool:
+def _is_running(source: MemoryImage, guest: Guest, arch: type[Arch] | None) -> bool:
     """Does the kernel that VMCOREINFO speaks of run: are its page tables and its release where it says they are?"""
     try:
         return read_utsname(KernelMemory.of(source, guest, arch)) is not None
@@ -350,7 +347,7 @@ def _is_running(source: Source, guest: Guest, arch: type[Arch] | None) -> bool:
         return False
 
 
-def with_utsname(source: Source, guest: Guest, arch: type[Arch] | None) -> Guest:
+def with_utsname(source: MemoryImage, guest: Guest, arch: type[Arch] | None) -> Guest:
     """``guest``, whose facts are complete, with the kernel's names from memory where the source does not say them."""
     uts = guest.utsname
     if guest.vmcoreinfo is None or (uts.nodename and uts.version not in ("", "unknown")):
@@ -371,7 +368,7 @@ def with_utsname(source: Source, guest: Guest, arch: type[Arch] | None) -> Guest
     return replace(guest, utsname=named)
 
 
-def _mappings(source: Source, guest: Guest, arch: type[Arch] | None) -> tuple[NDArray[np.uint64], tuple[str, ...]]:
+def _mappings(source: MemoryImage, guest: Guest, arch: type[Arch] | None) -> tuple[NDArray[np.uint64], tuple[str, ...]]:
     """The kernel's virtual mappings as rows of vaddr, paddr and size, without heaps of aliases of one page.
 
     Returns:
@@ -393,7 +390,7 @@ def _mappings(source: Source, guest: Guest, arch: type[Arch] | None) -> tuple[ND
     return rows[keep], warnings
 
 
-def _linear_mappings(source: Source) -> NDArray[np.uint64] | None:
+def _linear_mappings(source: MemoryImage) -> NDArray[np.uint64] | None:
     """The virtual addresses that the source's maker gave to RAM, if they are those of a linear mapping or two.
 
     gdb, and drgn for some architectures, know no others. What a QEMU dump with paging=true has is left to --paging:
@@ -452,31 +449,14 @@ def _compressor(
     return compressor
 
 
-def refuse_options(
-    request: Request, role: str, others: Iterable[type[Compressor | Format | Source | Sink]], instead: str
-) -> None:
-    """Refuse options of plugins that are not the chosen one: they would say nothing.
-
-    Args:
-        request: What the user asks for.
-        role: Theirs.
-        others: All of that role but the chosen one.
-        instead: What was chosen, in words.
-    """
-    for cls in others:
-        for declared in option_fields(cls.Options):
-            if declared.name in request.options.get(cls.name, {}):
-                raise PlanError(f"{declared.flag_of(cls.name)} is of {role} {cls.name}, and {instead}")
-
-
 def _format_options(request: Request, chosen: type[Format], registry: Registry) -> Any:
     """The options of the chosen format; those of another one would say nothing."""
     others = (cls for cls in registry.formats() if cls is not chosen)
-    refuse_options(request, "format", others, f"the dump is {chosen.name}")
+    refuse_options(request.options, "format", others, f"the dump is {chosen.name}")
     return with_values(chosen.name, chosen.Options(), dict(request.options.get(chosen.name, {})))
 
 
-def _window(memory: MemoryMap, request: Request, source: Source) -> MemoryMap:
+def _window(memory: MemoryMap, request: Request, source: MemoryImage) -> MemoryMap:
     if not memory:
         why = next(iter(source.warnings()), "")
         raise SourceError(f"the source holds no guest memory{f': {why}' if why else ''}")

@@ -14,10 +14,12 @@ from pydump.engine.batches import BATCH_SIZE, Batches
 from pydump.engine.exclude import ZERO
 from pydump.engine.executors import Executor, Job, Outcome, executor_for
 from pydump.engine.narrow import Narrowing
-from pydump.engine.planner import Planned, Request, make_plan, refuse_options
+from pydump.engine.planner import Planned, Request, make_plan
 from pydump.engine.salvage import SalvagingBatches
+from pydump.engine.unused import refuse_options
+from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.live import Live
 from pydump.interfaces.sink import Sink
-from pydump.interfaces.source import Live, Source
 from pydump.interfaces.writer import Writer
 from pydump.model.report import DumpReport, Milestone, Progress, ProgressCallback
 from pydump.options import with_values
@@ -43,7 +45,7 @@ class Output:
 
 
 def run_dump(
-    source: Source,
+    source: MemoryImage,
     label: str,
     output: Output,
     request: Request,
@@ -171,7 +173,7 @@ def _sink(output: Output, request: Request, registry: Registry, *, dry: bool = F
     name, colon, argument = target.partition(":")
     chosen = registry.sink(name) if colon and name in registry.names("sink") and not os.path.lexists(target) else None
     unused = (cls for cls in registry.sinks() if cls is not chosen)
-    refuse_options(request, "sink", unused, f"the output is {target}")
+    refuse_options(request.options, "sink", unused, f"the output is {target}")
     if chosen is not None:
         options = with_values(name, chosen.Options(), dict(request.options.get(name, {})))
         return chosen.open(argument, options, force=output.force, sync=output.sync)

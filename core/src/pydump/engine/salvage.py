@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
 
 from pydump.engine.batches import Batches, Spec
-from pydump.errors import DamagedPageError, PlanError
-from pydump.interfaces.source import KnowsHoles, Source
+from pydump.errors import DamagedPageError
+from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.interfaces.writer import Batch
 from pydump.model.guest import Guest
 
@@ -42,22 +41,16 @@ class SalvagingBatches(Batches):
         return Batch(spec.position, spec.size, buffer[: spec.size], lost=tuple(lost))
 
 
-def filled(source: Source, page_size: int, byte: int = 0) -> Source:
+def filled(source: MemoryImage, page_size: int, byte: int = 0) -> MemoryImage:
     """``source`` for those who look for something: a page that is damaged reads as ``byte``, over and over."""
     return (_FilledWithHoles if isinstance(source, KnowsHoles) else _Filled)(source, page_size, byte)
 
 
-class _Filled(Source):
-    name: ClassVar[str] = "filled"
-
-    def __init__(self, source: Source, page_size: int, byte: int) -> None:
+class _Filled(MemoryImage):
+    def __init__(self, source: MemoryImage, page_size: int, byte: int) -> None:
         self._source = source
         self._page_size = page_size
         self._byte = bytes([byte])
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise PlanError("it is made of another source")
 
     def guest(self) -> Guest:
         return self._source.guest()

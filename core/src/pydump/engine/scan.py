@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from pydump.engine.batches import BATCH_SIZE, LEAST_HOLE, Batches, Spec
 from pydump.engine.workers import Claims, forked, messages, useful_workers
 from pydump.errors import PydumpError
-from pydump.interfaces.source import KnowsHoles, Source
+from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.model.memory import Ranges
 from pydump.model.report import Progress, ProgressCallback
 
@@ -32,7 +32,7 @@ class Piece:
 
     __slots__ = ("_batches", "_buffer", "_spec", "hole", "runs", "size", "source")
 
-    def __init__(self, source: Source, batches: Batches, spec: Spec, buffer: memoryview) -> None:
+    def __init__(self, source: MemoryImage, batches: Batches, spec: Spec, buffer: memoryview) -> None:
         self.source = source
         self.runs = spec.runs
         self.size = spec.size
@@ -75,7 +75,7 @@ class Task(Protocol[R_co]):
 
 
 def scan(
-    source: Source,
+    source: MemoryImage,
     ranges: Ranges,
     task: Task[R],
     *,
@@ -119,7 +119,7 @@ def scan(
         yield result
 
 
-def _here(source: Source, batches: Batches, task: Task[R]) -> Iterator[tuple[int, R]]:
+def _here(source: MemoryImage, batches: Batches, task: Task[R]) -> Iterator[tuple[int, R]]:
     """Size and result of each piece, by this process alone."""
     buffer = batches.buffer()
     for spec in batches.specs():
@@ -127,7 +127,7 @@ def _here(source: Source, batches: Batches, task: Task[R]) -> Iterator[tuple[int
 
 
 def _by_workers(
-    source: Source, batches: Batches, task: Task[R], count: int, tick: Callable[[], None]
+    source: MemoryImage, batches: Batches, task: Task[R], count: int, tick: Callable[[], None]
 ) -> Iterator[tuple[int, R]]:
     """Size and result of each piece, by ``count`` workers; ``tick`` is called some ten times a second."""
     claims = Claims()
@@ -159,7 +159,7 @@ def _by_workers(
                 wanted += 1
 
 
-def data_pages(source: Source, pages: Ranges, page_size: int) -> Ranges:
+def data_pages(source: MemoryImage, pages: Ranges, page_size: int) -> Ranges:
     """Those of some pages that may hold anything but zeros, as far as the source knows without reading.
 
     A scan fills short holes with zeros; who leaves out these pages does not read them either.

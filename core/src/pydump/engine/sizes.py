@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.filter import Classified
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.model.guest import Guest
     from pydump.registry import Registry
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SAMPLES: Final = 256
 
 
-def run_sizes(source: Source, label: str, guest: Guest, arch: type[Arch] | None, registry: Registry) -> SizeReport:
+def run_sizes(source: MemoryImage, label: str, guest: Guest, arch: type[Arch] | None, registry: Registry) -> SizeReport:
     """Find what every level would leave, without writing anything.
 
     Args:
@@ -70,7 +70,7 @@ def _parts(held: Ranges, found: list[Classified]) -> Iterator[tuple[frozenset[st
     yield from (part for part in parts if not part[0] & always)
 
 
-def _sample(source: Source, ranges: Ranges, page: int) -> tuple[float, float]:
+def _sample(source: MemoryImage, ranges: Ranges, page: int) -> tuple[float, float]:
     """The share of zero pages, and the compressed size of a byte in the others, from pages spread over ``ranges``."""
     n_pages = ranges.size // page
     n_zero = n_data = packed = 0

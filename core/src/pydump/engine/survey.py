@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pydump.engine.scan import Piece, scan
 from pydump.errors import PlanError
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.layout.zero import zero_pages
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
@@ -27,7 +27,7 @@ FOUND: Final = np.dtype([("cell", "i8"), ("zero", "i8"), ("data", "i8"), ("sampl
 
 
 def run_survey(
-    source: Source,
+    source: MemoryImage,
     label: str,
     guest: Guest,
     max_cells: int,

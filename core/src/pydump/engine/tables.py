@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from pydump.errors import PlanError
-from pydump.interfaces.source import KnowsHoles, Live, Source
+from pydump.interfaces.image import KnowsHoles, MemoryImage
+from pydump.interfaces.live import Live
 from pydump.interfaces.writer import Writer
 from pydump.model.memory import Ranges
 
@@ -15,7 +16,7 @@ MENTIONED: Final = 1 << 30
 REFUSED, TIMES = 32 << 30, 16
 
 
-def check_tables(source: Source, writer: Writer, readable: Ranges, *, wanted: bool) -> tuple[str, ...]:
+def check_tables(source: MemoryImage, writer: Writer, readable: Ranges, *, wanted: bool) -> tuple[str, ...]:
     """Look at what is written for memory that is known to be zero.
 
     Args:

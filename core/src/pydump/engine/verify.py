@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from pydump.engine.defects import defects
 from pydump.engine.findings import Findings
-from pydump.engine.flaws import flaws
 from pydump.engine.planner import settle
 from pydump.engine.scan import Piece, scan
 from pydump.errors import FormatError, PlanError, ReadError
-from pydump.interfaces.source import Source, Verifiable
+from pydump.interfaces.image import MemoryImage, Verifiable
 from pydump.model.report import ProgressCallback, VerifyReport
 from pydump.registry import Registry
 
 
 def run_verify(
-    source: Source,
+    source: MemoryImage,
     label: str,
     registry: Registry,
     *,
@@ -43,9 +43,9 @@ def run_verify(
         registry.arch(arch)  # it must be there
     with suppress(PlanError):  # no plugin knows its architecture, and the file does not say enough to do without
         guest, _, _ = settle(guest, arch, registry)
-    n_flaws = 0
-    for n_flaws, flaw in enumerate((*source.warnings(), *flaws(source, guest)), 1):  # noqa: B007
-        findings.add(f"{label}: {flaw}")
+    n_defects = 0
+    for n_defects, defect in enumerate((*source.warnings(), *defects(source, guest)), 1):  # noqa: B007
+        findings.add(f"{label}: {defect}")
     if isinstance(source, Verifiable):
         for problem in source.problems():
             findings.add(problem)
@@ -62,7 +62,7 @@ def run_verify(
         findings.kept,
         findings.count,
         time.monotonic() - began,
-        intact=findings.count == n_flaws and bool(guest.memory),
+        intact=findings.count == n_defects and bool(guest.memory),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from pydump.engine.scan import Piece, data_pages, scan
 from pydump.errors import PlanError
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.layout.elf import Nhdr
 from pydump.layout.struct import U16, U32, U64, Bytes8, Layout
 from pydump.model.guest import ByteOrder
@@ -59,7 +59,7 @@ class OsInfo(Layout):
 class _Memory:
     """Guest RAM by address; what is not there reads as nothing."""
 
-    source: Source
+    source: MemoryImage
     map: MemoryMap
 
     def read(self, paddr: int, size: int) -> bytes:
@@ -73,7 +73,7 @@ class _Memory:
 
 
 def find_vmcoreinfo(
-    source: Source, memory: MemoryMap, byte_order: ByteOrder, *, workers: int | None = None
+    source: MemoryImage, memory: MemoryMap, byte_order: ByteOrder, *, workers: int | None = None
 ) -> tuple[Vmcoreinfo, ...]:
     """What may be the guest kernel's VMCOREINFO, the likeliest first; nothing where RAM holds none that makes sense.
 

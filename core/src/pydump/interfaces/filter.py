@@ -16,7 +16,7 @@ from pydump.model.report import Check
 
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.model.guest import Guest
 
 
@@ -54,7 +54,7 @@ class Filter(ABC):
 
     @classmethod
     @abstractmethod
-    def classify(cls, source: Source, guest: Guest, arch: type[Arch]) -> Classified:
+    def classify(cls, source: MemoryImage, guest: Guest, arch: type[Arch]) -> Classified:
         """Sort the guest's pages.
 
         Args:

@@ -16,7 +16,7 @@ from pydump.options import NoOptions
 
 if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
 
@@ -65,7 +65,7 @@ class Format(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
         """A reader.
 
         Args:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
 
-from pydump.errors import PlanError, ReadError
+from pydump.errors import ReadError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.source import Place, Source
+from pydump.interfaces.image import MemoryImage, Place
 from pydump.model.memory import MemoryMap, Ranges
 
 #: ``(paddr, end, offset in the file)`` of memory that a file holds.
@@ -46,7 +45,7 @@ def held_pieces(backing: Backing, rows: Iterable[tuple[int, int, int]]) -> tuple
     return pieces, Ranges.of(lost).subtract(held)
 
 
-class PiecesSource(Source):
+class PiecesImage(MemoryImage):
     """Guest memory in pieces of one file. A subclass gives the facts.
 
     Args:
@@ -61,10 +60,6 @@ class PiecesSource(Source):
         self._pieces = pieces
         self._starts = [start for start, _, _ in pieces]
         self.path = backing.path
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise PlanError(f"a {cls.name} file is opened by its path")
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
         at, end = paddr, paddr + len(buffer)

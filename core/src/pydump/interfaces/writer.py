@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydump.interfaces.sink import Extent, Hole
 
 if TYPE_CHECKING:
-    from pydump.interfaces.source import StoredPages
+    from pydump.interfaces.image import StoredPages
     from pydump.model.memory import Ranges
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydump.errors import PlanError, ReadError
 from pydump.interfaces.arch import AddressSpace, Arch, Mapping
-from pydump.interfaces.source import KnowsHoles
+from pydump.interfaces.image import KnowsHoles
 from pydump.kernel.stated import StatedSpace
 from pydump.layout.struct import prefix
 from pydump.model.memory import Ranges
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.model.guest import ByteOrder, Guest
 
 #: One past the last address that can be asked for.
@@ -39,7 +39,7 @@ class PhysicalMemory:
         tables: ``(start, end)`` in paddr of all that was read of page tables.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: MemoryImage) -> None:
         self._source = source
         self._ram = source.guest().memory
         self._excluded = source.excluded()
@@ -144,7 +144,7 @@ class KernelMemory:
         self._stated = stated
 
     @classmethod
-    def of(cls, source: Source, guest: Guest, arch: type[Arch] | None) -> KernelMemory:
+    def of(cls, source: MemoryImage, guest: Guest, arch: type[Arch] | None) -> KernelMemory:
         """The kernel memory of a guest whose facts are complete: by its page tables, else as the source states it.
 
         Args:

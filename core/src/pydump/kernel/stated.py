@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pydump.interfaces.arch import AddressSpace, Mapping
-from pydump.interfaces.source import KnowsVaddrs
+from pydump.interfaces.image import KnowsVaddrs
 
 if TYPE_CHECKING:
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
 
 #: Mappings before an address that are looked at: one that holds it may begin before others that do not.
 _NEAR: Final = 64
@@ -27,7 +27,7 @@ class StatedSpace(AddressSpace):
         self._mappings = sorted(mappings, key=lambda mapping: mapping.vaddr)
 
     @classmethod
-    def of(cls, source: Source) -> StatedSpace | None:
+    def of(cls, source: MemoryImage) -> StatedSpace | None:
         """What ``source`` states, or None where it states nothing."""
         rows = source.mappings().tolist() if isinstance(source, KnowsVaddrs) else []
         return cls([Mapping(*row) for row in rows]) if rows else None

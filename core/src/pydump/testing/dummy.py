@@ -17,8 +17,8 @@ from pydump.interfaces.arch import Arch
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors, Format
+from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole, Sink
-from pydump.interfaces.source import Source
 from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.layout.registers import NoteKind, run
 from pydump.model.guest import ByteOrder, Guest
@@ -93,10 +93,8 @@ class DummyWriter(Writer):
         yield Extent(start, encoded.payload)
 
 
-class DummySource(Source):
+class DummyImage(MemoryImage):
     """Reads what DummyWriter wrote, all of it at once."""
-
-    name: ClassVar[str] = "dummy"
 
     def __init__(self, backing: Backing, compressor: Decompressors) -> None:
         head = backing.read(0, HEADER_SIZE)
@@ -114,10 +112,6 @@ class DummySource(Source):
             at += 8 + length
         self._stored = Ranges.of(map(tuple, self._facts["stored"]))
         self._stream = stream
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise PlanError("a dummy dump is opened by its path")
 
     def guest(self) -> Guest:
         return Guest(
@@ -148,8 +142,8 @@ class DummyFormat(Format):
         return head.startswith(MAGIC)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
-        return DummySource(files[0], compressor)
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+        return DummyImage(files[0], compressor)
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

@@ -22,7 +22,7 @@ import pytest
 from pydump.errors import PydumpError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.filter import Classified, Filter
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.testing.fresh import native_modules
@@ -31,18 +31,12 @@ from pydump.testing.fresh import native_modules
 TRIALS = 50
 
 
-class _Damaged(Source):
+class _Damaged(MemoryImage):
     """A source some of whose bytes are others."""
 
-    name: ClassVar[str] = "damaged"
-
-    def __init__(self, source: Source, seed: int) -> None:
+    def __init__(self, source: MemoryImage, seed: int) -> None:
         self._source = source
         self._random = random.Random(seed)
-
-    @classmethod
-    def open(cls, argument: str, options: object = None) -> _Damaged:
-        raise NotImplementedError
 
     def guest(self) -> Guest:
         return self._source.guest()
@@ -63,11 +57,11 @@ class FilterTests:
 
     filter: ClassVar[type[Filter]]
 
-    def example(self) -> tuple[Source, Guest, type[Arch]] | None:
+    def example(self) -> tuple[MemoryImage, Guest, type[Arch]] | None:
         """A guest that the filter knows: its memory, its completed facts, its architecture. None for no example."""
         return None
 
-    def known(self) -> tuple[Source, Guest, type[Arch]]:
+    def known(self) -> tuple[MemoryImage, Guest, type[Arch]]:
         """The example, which must be there."""
         example = self.example()
         if example is None:

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from pydump.errors import PydumpError
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 
 #: Bytes of one read.
 PIECE = 1 << 14
@@ -19,7 +19,7 @@ READS = 200
 Piece = tuple[int, bytes]
 
 
-def faults_in_forks(opened: Callable[[], Source], memory: Mapping[int, bytes], *, processes: int = 3) -> list[str]:
+def faults_in_forks(opened: Callable[[], MemoryImage], memory: Mapping[int, bytes], *, processes: int = 3) -> list[str]:
     """Let forked processes read one source.
 
     A file position is shared by all of them: whoever reads from it gets, now and then, what another asked for. That is
@@ -53,7 +53,7 @@ def faults_in_forks(opened: Callable[[], Source], memory: Mapping[int, bytes], *
         return faults + _forked(source, [many[start:] + many[:start] for start in starts])
 
 
-def _forked(source: Source, work: Sequence[Sequence[Piece]]) -> list[str]:
+def _forked(source: MemoryImage, work: Sequence[Sequence[Piece]]) -> list[str]:
     """Have one process read each of the lists of ``work``, all of them at once."""
     fork = get_context("fork")
     barrier = fork.Barrier(len(work))
@@ -80,12 +80,12 @@ def _forked(source: Source, work: Sequence[Sequence[Piece]]) -> list[str]:
     return faults
 
 
-def _reader(source: Source, pieces: Sequence[Piece], barrier: Any, pipe: Any) -> None:
+def _reader(source: MemoryImage, pieces: Sequence[Piece], barrier: Any, pipe: Any) -> None:
     barrier.wait(60)
     pipe.send(_read(source, pieces)[:1])
 
 
-def _read(source: Source, pieces: Sequence[Piece]) -> list[str]:
+def _read(source: MemoryImage, pieces: Sequence[Piece]) -> list[str]:
     """Read, and say what is not as it should be."""
     faults = []
     for paddr, content in pieces:

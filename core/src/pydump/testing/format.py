@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pydump.builtin.raw import MemorySource
+from pydump.builtin.raw import BytesImage
 from pydump.engine.batches import Batches
 from pydump.engine.executors import Job, SerialExecutor
 from pydump.engine.open import open_source
@@ -29,8 +29,8 @@ from pydump.engine.planner import Request, make_plan
 from pydump.engine.run import Output, run_dump
 from pydump.errors import PydumpError
 from pydump.interfaces.format import Format
+from pydump.interfaces.image import MemoryImage, Verifiable
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.source import Source, Verifiable
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.vmcoreinfo import Vmcoreinfo
@@ -113,13 +113,15 @@ class FormatTests:
         options = {self.format.name: self.options} if self.options else {}
         return Request(format=self.format.name, options=options, **wanted)
 
-    def write(self, source: Source, path: Path, *, workers: int = 1, flatten: bool = False, **wanted: Any) -> bytes:
+    def write(
+        self, source: MemoryImage, path: Path, *, workers: int = 1, flatten: bool = False, **wanted: Any
+    ) -> bytes:
         """Write a dump of ``source`` and give its bytes."""
         output = Output(str(path), flatten=flatten, force=True, sync=False)
         run_dump(source, "the guest", output, self.request(**wanted), self.registry, workers=workers)
         return path.read_bytes()
 
-    def open(self, path: Path) -> Source:
+    def open(self, path: Path) -> MemoryImage:
         """Open what was written."""
         return open_source(str(path), self.registry)
 
@@ -166,10 +168,10 @@ class FormatTests:
                 self.same(source, back)
                 if isinstance(back, Verifiable):
                     assert list(back.problems()) == []
-                assert list(back.flaws()) == []
+                assert list(back.defects()) == []
 
-    @pytest.mark.parametrize("kind", [MemorySource, Holed], ids=["read", "holes"])
-    def test_a_guest_of_several_batches_comes_back(self, kind: type[MemorySource], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("kind", [BytesImage, Holed], ids=["read", "holes"])
+    def test_a_guest_of_several_batches_comes_back(self, kind: type[BytesImage], tmp_path: Path) -> None:
         source = large(kind)
         for compression in self.compressions():
             data = self.write(source, tmp_path / "out", compression=compression)
@@ -199,7 +201,7 @@ class FormatTests:
         for page_size in (16384, 65536):
             text = Vmcoreinfo(TEXT.replace(b"PAGESIZE=4096", b"PAGESIZE=%d" % page_size))
             facts = Guest(MemoryMap.of([]), machine=MACHINE, byte_order="little", elf_class=64, vmcoreinfo=text)
-            source = MemorySource(facts, {1 << 30: bytes(guests.memory(20, page_size=page_size))})
+            source = BytesImage(facts, {1 << 30: bytes(guests.memory(20, page_size=page_size))})
             self.write(source, tmp_path / "out")
             with self.open(tmp_path / "out") as back:
                 size = 20 * page_size
@@ -243,8 +245,8 @@ class FormatTests:
             digests.add(hashlib.sha256((tmp_path / "out").read_bytes()).digest())
         assert len(digests) == 1, "what comes out of a pipe depends on the number of workers"
 
-    @pytest.mark.parametrize("kind", [MemorySource, Holed], ids=["read", "holes"])
-    def test_extents_keep_the_rules(self, kind: type[MemorySource]) -> None:
+    @pytest.mark.parametrize("kind", [BytesImage, Holed], ids=["read", "holes"])
+    def test_extents_keep_the_rules(self, kind: type[BytesImage]) -> None:
         source = large(kind)
         for compression in self.compressions():
             planned = make_plan(source, self.request(compression=compression), self.registry)
@@ -290,7 +292,7 @@ class FormatTests:
 
     # --- what the tests are made of ---
 
-    def same(self, source: Source, back: Source) -> None:
+    def same(self, source: MemoryImage, back: MemoryImage) -> None:
         """``back`` is the guest that ``source`` is."""
         stated, found = source.guest(), back.guest()
         left_out = source.excluded()
@@ -306,7 +308,7 @@ class FormatTests:
             assert found.vmcoreinfo is not None and stated.vmcoreinfo is not None
             assert found.vmcoreinfo.text.rstrip(b"\0") == stated.vmcoreinfo.text
 
-    def agrees(self, source: Source, data: bytes) -> None:
+    def agrees(self, source: MemoryImage, data: bytes) -> None:
         """An independent reader, where there is one, finds the guest ``source`` in ``data``."""
         read = type(self).independent
         if read is None:
@@ -325,7 +327,7 @@ class FormatTests:
                 assert (note.name, note.type, note.desc) in found.notes, f"{note.name}, {note.type:#x}"
             assert ("VMCOREINFO", 0, TEXT) in found.notes
 
-    def holds_nothing_else(self, path: Path, source: Source) -> None:
+    def holds_nothing_else(self, path: Path, source: MemoryImage) -> None:
         """What ``path`` says it holds of the memory of ``source`` is that memory, or is refused."""
         with contextlib.suppress(PydumpError), self.open(path) as back:
             held = back.guest().memory.ranges().subtract(back.excluded()).subtract(back.unreadable())

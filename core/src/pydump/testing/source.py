@@ -3,7 +3,7 @@
 A plugin's tests subclass :class:`SourceTests` and say what the source is opened with, and what it must hold::
 
     class TestChunks(SourceTests):
-        source = ChunksSource
+        source = ChunksImage
 
         def example(self, tmp_path):
             ...
@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 import pytest
 
 from pydump.errors import PydumpError
-from pydump.interfaces.source import KnowsHoles, Source
+from pydump.interfaces.image import KnowsHoles, MemoryImage
+from pydump.interfaces.source import Source
 from pydump.model.memory import Ranges
 from pydump.options import with_values
 from pydump.testing.declared import faults_of_claims, faults_of_options
@@ -43,7 +44,7 @@ class SourceTests:
         """What to open, and the memory that must be there: paddr to bytes. None where there is no example."""
         return None
 
-    def opened(self, tmp_path: Path) -> tuple[Source, dict[int, bytes]]:
+    def opened(self, tmp_path: Path) -> tuple[MemoryImage, dict[int, bytes]]:
         """The example, open."""
         example = self.example(tmp_path)
         if example is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydump.builtin.raw import MemorySource
-from pydump.interfaces.source import Source
+from pydump.builtin.raw import BytesImage
+from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
@@ -35,7 +35,7 @@ GUESTS: dict[str, tuple[Any, int, tuple[tuple[int, int], ...]]] = {
 }
 
 
-def guest(name: str) -> MemorySource:
+def guest(name: str) -> BytesImage:
     """One of the guests, with notes, VMCOREINFO, and memory of every kind."""
     byte_order, elf_class, blocks = GUESTS[name]
     facts = Guest(
@@ -46,13 +46,13 @@ def guest(name: str) -> MemorySource:
         notes=NOTES,
         vmcoreinfo=Vmcoreinfo(TEXT),
     )
-    return MemorySource(facts, {at: bytes(guests.memory(n, seed=at % 97)) for at, n in blocks})
+    return BytesImage(facts, {at: bytes(guests.memory(n, seed=at % 97)) for at, n in blocks})
 
 
-class Filtered(MemorySource):
+class Filtered(BytesImage):
     """A guest of which some memory was left out."""
 
-    def __init__(self, whole: MemorySource, left_out: Ranges) -> None:
+    def __init__(self, whole: BytesImage, left_out: Ranges) -> None:
         super().__init__(whole._guest, dict(whole._contents))
         self._left_out = left_out
 
@@ -65,7 +65,7 @@ class Filtered(MemorySource):
             buffer[start - paddr : end - paddr] = bytes(end - start)
 
 
-class Holed(MemorySource):
+class Holed(BytesImage):
     """A guest that knows, by the MiB, where its memory is zero."""
 
     def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
@@ -75,7 +75,7 @@ class Holed(MemorySource):
                 yield at, end
 
 
-def contents(source: Source, paddr: int, size: int) -> bytes:
+def contents(source: MemoryImage, paddr: int, size: int) -> bytes:
     """Guest memory; what is not filled in is no zero."""
     buffer = bytearray(b"\xaa" * size)
     source.read_into(paddr, memoryview(buffer))
@@ -92,7 +92,7 @@ def parting(left: bytes, right: bytes) -> int | None:
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
-def zeros(source: Source) -> int:
+def zeros(source: MemoryImage) -> int:
     """Bytes of guest memory in pages of zeros."""
     pages = [
         contents(source, at, PAGE) for block in source.guest().memory for at in range(block.paddr, block.end, PAGE)
@@ -100,7 +100,7 @@ def zeros(source: Source) -> int:
     return PAGE * pages.count(bytes(PAGE))
 
 
-def large(kind: type[MemorySource] = MemorySource) -> MemorySource:
+def large(kind: type[BytesImage] = BytesImage) -> BytesImage:
     """A guest whose memory takes several batches, most of it zero."""
     small = guest("64-bit, little-endian")
     memory = bytearray(22 << 20)
@@ -110,7 +110,7 @@ def large(kind: type[MemorySource] = MemorySource) -> MemorySource:
     return kind(small.guest(), {0: bytes(memory), 1 << 33: bytes(guests.memory(7))})
 
 
-def dense() -> MemorySource:
+def dense() -> BytesImage:
     """A guest of several batches that holds no zeros, so that any format has much to write for each."""
     memory = b"".join(guests.random_page(n, 1 << 20) for n in range(22))
-    return MemorySource(guest("64-bit, little-endian").guest(), {0: memory})
+    return BytesImage(guest("64-bit, little-endian").guest(), {0: memory})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.format import Decompressors
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
 
@@ -40,10 +40,10 @@ class ChunksFormat(Format):
         return head.startswith(MAGIC)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
-        from pydump_format_chunks.reader import ChunksSource
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+        from pydump_format_chunks.reader import ChunksImage
 
-        return ChunksSource(files[0], compressor)
+        return ChunksImage(files[0], compressor)
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

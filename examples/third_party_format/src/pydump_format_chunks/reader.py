@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from itertools import accumulate
-from typing import Any, ClassVar, Self
+from typing import Any
 
-from pydump.errors import CompressionError, FormatError, PlanError
+from pydump.errors import CompressionError, FormatError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.format import Decompressors
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
@@ -18,15 +18,13 @@ from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump_format_chunks import CHUNK, ENTRY, PREFIX
 
 
-class ChunksSource(Source):
+class ChunksImage(MemoryImage):
     """A chunk file.
 
     Raises:
         FormatError: It is damaged.
         UnknownPluginError: Its compressor is not installed.
     """
-
-    name: ClassVar[str] = "chunks"
 
     def __init__(self, backing: Backing, compressor: Decompressors) -> None:
         self._backing = backing
@@ -52,10 +50,6 @@ class ChunksSource(Source):
         self._starts = [start for start, _ in self._chunks]
         self._first = list(accumulate(((end - start) // CHUNK for start, end in self._chunks), initial=0))
         self._last: tuple[int, bytes] = (-1, b"")
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise PlanError("a chunk file is opened by its path")
 
     def guest(self) -> Guest:
         return self._guest

@@ -11,7 +11,7 @@ from pydump.model.report import Check
 
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.kernel.classes import Classes
     from pydump.kernel.kallsyms import Kallsyms
     from pydump.kernel.memory import KernelMemory
@@ -42,7 +42,7 @@ class LinuxFilter(Filter):
         return guest.vmcoreinfo is not None and guest.vmcoreinfo.osrelease is not None
 
     @classmethod
-    def classify(cls, source: Source, guest: Guest, arch: type[Arch]) -> Classified:
+    def classify(cls, source: MemoryImage, guest: Guest, arch: type[Arch]) -> Classified:
         from pydump.kernel.classes import classify
         from pydump.kernel.memory import KernelMemory
         from pydump.kernel.pages import PageClass, PageRules

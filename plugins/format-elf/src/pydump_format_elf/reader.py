@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydump.errors import FormatError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.pieces import PiecesSource
+from pydump.interfaces.pieces import PiecesImage
 from pydump.layout.elf import PT_LOAD, PT_NOTE
 from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, read_notes, split_vmcoreinfo
 from pydump.model.guest import Guest
@@ -27,14 +27,12 @@ _NT_PRPSINFO: Final = 3
 _NT_TASKSTRUCT: Final = 4
 
 
-class ElfSource(PiecesSource):
+class ElfImage(PiecesImage):
     """An ELF vmcore.
 
     Raises:
         FormatError: Its headers say nothing of guest memory that can be true.
     """
-
-    name: ClassVar[str] = "elf"
 
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
@@ -108,7 +106,7 @@ class ElfSource(PiecesSource):
     def mappings(self) -> NDArray[np.uint64]:
         return self._mappings
 
-    def flaws(self) -> Iterator[str]:
+    def defects(self) -> Iterator[str]:
         header = self._headers.header
         ehsize = type(header).nbytes()
         if header.e_phoff != ehsize:

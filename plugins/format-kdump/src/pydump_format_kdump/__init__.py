@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.format import Decompressors
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
 
@@ -61,10 +61,10 @@ class KdumpFormat(Format):
         return head.startswith(SIGNATURES)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
-        from pydump_format_kdump.reader import KdumpSource
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+        from pydump_format_kdump.reader import KdumpImage
 
-        return KdumpSource(files, compressor)
+        return KdumpImage(files, compressor)
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pydump.errors import PlanError
 from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.image import StoredPages
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.source import StoredPages
 from pydump.interfaces.writer import Batch, Encoded
 from pydump.layout.zero import zero_pages
 from pydump.model.plan import Plan

@@ -14,7 +14,7 @@ from pydump.errors import CompressionError, DamagedPageError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors
-from pydump.interfaces.source import Place, StoredPages
+from pydump.interfaces.image import Place, StoredPages
 from pydump.layout.zero import zero_pages
 from pydump.model.memory import Ranges
 from pydump_format_kdump.holdings import Holdings

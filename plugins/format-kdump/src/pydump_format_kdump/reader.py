@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydump.errors import PlanError, ReadError, UnknownPluginError
+from pydump.errors import ReadError, UnknownPluginError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.format import Decompressors
-from pydump.interfaces.source import Place, Source, StoredPages
+from pydump.interfaces.image import MemoryImage, Place, StoredPages
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
 from pydump_format_kdump.holdings import in_bytes, read_holdings
@@ -25,15 +25,13 @@ from pydump_format_kdump.parts import Part, open_parts
 _UTS_FIELDS: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 
-class KdumpSource(Source):
+class KdumpImage(MemoryImage):
     """A kdump-compressed dump.
 
     Raises:
         FormatError: A header or a bitmap makes no sense.
         PlanError: Files that are no parts of one dump are named together.
     """
-
-    name: ClassVar[str] = "kdump"
 
     def __init__(self, files: Sequence[Backing], compressor: Decompressors) -> None:
         self._compressor = compressor
@@ -48,10 +46,6 @@ class KdumpSource(Source):
         self._texts = read_texts(best, self._parts)
         self._pages = Pages(self._parts, self._holdings, compressor)
         self._memory = self._in_bytes(self._holdings.present)
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise PlanError("a kdump file is opened by its path")
 
     def _counted(self, part: Part) -> Part:
         rank, headers = self._holdings.rank, part.headers
@@ -173,7 +167,7 @@ class KdumpSource(Source):
 
     # -- faults
 
-    def flaws(self) -> Iterator[str]:
+    def defects(self) -> Iterator[str]:
         # Source: libkdumpfile's uts_looks_sane().
         names = ("sysname", "release", "version", "machine")
         empty = [name for name in names if not _text(getattr(self._headers.main, name))]

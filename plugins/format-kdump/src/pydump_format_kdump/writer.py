@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pydump.errors import UnsupportedError
 from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.image import StoredPages
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.source import StoredPages
 from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.layout.notes import desc_offset, pack_note
 from pydump.layout.zero import zero_pages

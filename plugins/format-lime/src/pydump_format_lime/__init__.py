@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.format import Decompressors
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
 
@@ -36,10 +36,10 @@ class LimeFormat(Format):
         return head.startswith(_HEAD)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
-        from pydump_format_lime.reader import LimeSource
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+        from pydump_format_lime.reader import LimeImage
 
-        return LimeSource(files[0])
+        return LimeImage(files[0])
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

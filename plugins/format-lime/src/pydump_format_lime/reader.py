@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pydump.errors import FormatError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.pieces import PiecesSource, held_pieces
+from pydump.interfaces.pieces import PiecesImage, held_pieces
 from pydump.layout.lime import AVML_MAGIC, LIME_MAGIC, LIME_VERSION, RangeHeader
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
@@ -25,14 +25,12 @@ class _Range(NamedTuple):
     size: int
 
 
-class LimeSource(PiecesSource):
+class LimeImage(PiecesImage):
     """A LiME memory image.
 
     Raises:
         FormatError: Its first header is damaged.
     """
-
-    name: ClassVar[str] = "lime"
 
     def __init__(self, backing: Backing) -> None:
         ranges, warnings = _read_ranges(backing)

@@ -267,7 +267,7 @@ class Monitor:
         if os.getpid() != self._pid:
             raise SourceError(
                 f"the connection to {self.address} belongs to another process",
-                hint="capture the guest before you fork: Source.capture",
+                hint="capture the guest before you fork: MemoryImage.capture",
             )
 
     def human(self, line: str) -> str:

@@ -1,11 +1,13 @@
-"""A running QEMU guest as a source."""
+"""The guest behind a QMP monitor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydump.interfaces.source import Narrow, Source
+from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.live import Narrow
+from pydump.interfaces.source import Source
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump_source_qemu.options import QemuOptions
@@ -22,6 +24,22 @@ class QemuSource(Source):
     name: ClassVar[str] = "qmp"
     Options: ClassVar[type] = QemuOptions
 
+    @classmethod
+    def open(cls, argument: str, options: Any = None) -> QemuGuest:
+        from pydump_source_qemu.session import Session
+
+        options = options or QemuOptions()
+        session = Session.connect(argument, options.connect_timeout)
+        try:
+            return QemuGuest(session, options)
+        except BaseException:
+            session.close()
+            raise
+
+
+class QemuGuest(MemoryImage):
+    """A guest of QEMU, which may be running."""
+
     def __init__(self, session: Session, options: QemuOptions) -> None:
         from pydump_source_qemu.dump import read_facts
 
@@ -29,18 +47,6 @@ class QemuSource(Source):
         self._options = options
         self._guest = read_facts(session).guest
         self._captured: Captured | None = None
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        from pydump_source_qemu.session import Session
-
-        options = options or QemuOptions()
-        session = Session.connect(argument, options.connect_timeout)
-        try:
-            return cls(session, options)
-        except BaseException:
-            session.close()
-            raise
 
     def guest(self) -> Guest:
         return self._guest

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydump.builtin.raw import MemorySource
+from pydump.builtin.raw import BytesImage
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.filter import Filter
-from pydump.interfaces.source import Source
+from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.testing.filter import FilterTests
@@ -15,8 +15,8 @@ from pydump_filter_skeleton import SkeletonFilter
 class TestSkeleton(FilterTests):
     filter: ClassVar[type[Filter]] = SkeletonFilter
 
-    def example(self) -> tuple[Source, Guest, type[Arch]]:
-        source = MemorySource(Guest(MemoryMap()), {0x1000: bytes(4 << 20)})
+    def example(self) -> tuple[MemoryImage, Guest, type[Arch]]:
+        source = BytesImage(Guest(MemoryMap()), {0x1000: bytes(4 << 20)})
         return source, source.guest(), Arch
 
     def test_the_first_mib_is_left_out(self) -> None:

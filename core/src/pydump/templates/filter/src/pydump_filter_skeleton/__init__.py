@@ -11,7 +11,7 @@ from pydump.model.memory import Ranges
 
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
-    from pydump.interfaces.source import Source
+    from pydump.interfaces.image import MemoryImage
     from pydump.model.guest import Guest
 
 #: Bytes that are left out of each block.
@@ -30,7 +30,7 @@ class SkeletonFilter(Filter):
         return True
 
     @classmethod
-    def classify(cls, source: Source, guest: Guest, arch: type[Arch]) -> Classified:
+    def classify(cls, source: MemoryImage, guest: Guest, arch: type[Arch]) -> Classified:
         page = guest.page_size or 4096
         # Whole pages only. To follow the guest's own tables, see pydump.kernel.memory.KernelMemory.
         starts = [(block.paddr + page - 1) // page * page for block in guest.memory]

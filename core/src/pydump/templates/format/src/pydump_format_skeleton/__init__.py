@@ -8,15 +8,15 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from itertools import accumulate
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pydump.errors import FormatError, PlanError
+from pydump.errors import FormatError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors, Format
+from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.source import Source
 from pydump.interfaces.writer import Batch, Encoded, Writer
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
@@ -72,10 +72,8 @@ class SkeletonWriter(Writer):
         return self.size_limit
 
 
-class SkeletonSource(Source):
+class SkeletonImage(MemoryImage):
     """A skeleton file."""
-
-    name: ClassVar[str] = "skeleton"
 
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
@@ -92,10 +90,6 @@ class SkeletonSource(Source):
         backing.check(self._offsets[0], self._stored.size)
         if self._stored.subtract(self._guest.memory.ranges()):
             raise FormatError(backing.path, "it holds memory where there is no RAM", offset=HEADER)
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
-        raise PlanError("a skeleton file is opened by its path")
 
     def guest(self) -> Guest:
         return self._guest
@@ -144,8 +138,8 @@ class SkeletonFormat(Format):
         return head.startswith(MAGIC)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> Source:
-        return SkeletonSource(files[0])
+    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+        return SkeletonImage(files[0])
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

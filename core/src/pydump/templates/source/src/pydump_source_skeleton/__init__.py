@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from pydump.errors import ReadError, SourceError
 from pydump.hookspecs import hookimpl
+from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.source import Source
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 
 
 class SkeletonSource(Source):
-    """Reads with positions, never with a file position, which forked processes would share."""
+    """Opens ``skeleton:PATH``."""
 
     name: ClassVar[str] = "skeleton"
 
-    def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
-        self._memory = MemoryMap.of([(0, size)])
-
     @classmethod
-    def open(cls, argument: str, options: Any = None) -> Self:
+    def open(cls, argument: str, options: Any = None) -> SkeletonImage:
         try:
             fd = os.open(argument, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
@@ -32,8 +29,16 @@ class SkeletonSource(Source):
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or not status.st_size:
             os.close(fd)
-            raise SourceError(f"{argument!r} is no file with anything in it")
-        return cls(fd, status.st_size)
+            raise SourceError(f"{argument!r} is not a regular file, or it is empty")
+        return SkeletonImage(fd, status.st_size)
+
+
+class SkeletonImage(MemoryImage):
+    """Reads with positions, never with a file position, which forked processes would share."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._memory = MemoryMap.of([(0, size)])
 
     def guest(self) -> Guest:
         return Guest(self._memory)  # no more is known: the user says --arch

@@ -1,0 +1,38 @@
+"""Refuses options of plugins that are not used: they would have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydump.errors import PlanError
+from pydump.options import option_fields
+
+if TYPE_CHECKING:
+    from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.format import Format
+    from pydump.interfaces.sink import Sink
+    from pydump.interfaces.source import Source
+
+
+def refuse_options(
+    options: Mapping[str, Mapping[str, Any]],
+    role: str,
+    others: Iterable[type[Compressor | Format | Source | Sink]],
+    instead: str,
+) -> None:
+    """Refuse options of plugins that are not the chosen one.
+
+    Args:
+        options: Options by plugin name, then by field.
+        role: The role of the plugins.
+        others: All plugins of that role except the chosen one.
+        instead: What was chosen, in words.
+
+    Raises:
+        PlanError: There is such an option.
+    """
+    for cls in others:
+        for declared in option_fields(cls.Options):
+            if declared.name in options.get(cls.name, {}):
+                raise PlanError(f"{declared.flag_of(cls.name)} is of {role} {cls.name}, and {instead}")

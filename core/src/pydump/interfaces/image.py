@@ -1,0 +1,175 @@
+"""Guest memory that does not change, and what is known of the guest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+
+from pydump.model.guest import Guest
+from pydump.model.memory import Ranges
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class MemoryImage(ABC):
+    """Guest memory that does not change, and what is known of the guest: an open dump, or a guest that was captured.
+
+    Reading must be safe from forked processes: use positioned reads, never a shared file position.
+    """
+
+    @abstractmethod
+    def guest(self) -> Guest:
+        """The facts, as far as the image states them. May be called more than once."""
+
+    @abstractmethod
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        """Fill all of ``buffer`` with guest memory from ``paddr`` on.
+
+        The range lies within RAM (``guest().memory``). Bytes in :meth:`excluded` or :meth:`unreadable` are zero.
+
+        Raises:
+            ReadError: Something in the range cannot be read.
+        """
+
+    def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill ``buffer`` with many ranges, end to end, as :meth:`read_into` does with one.
+
+        Override this if each read has a high fixed cost.
+
+        Args:
+            runs: ``(start, end)`` in paddr, ascending.
+            buffer: As long as all of them.
+
+        Raises:
+            ReadError: Something in the ranges cannot be read.
+        """
+        at = 0
+        for start, end in runs:
+            self.read_into(start, buffer[at : at + end - start])
+            at += end - start
+
+    def excluded(self) -> Ranges:
+        """RAM that was left out on purpose (a filtered dump)."""
+        return Ranges.empty()
+
+    def unreadable(self) -> Ranges:
+        """RAM that should be there and is not (an incomplete dump)."""
+        return Ranges.empty()
+
+    def defects(self) -> Iterator[str]:
+        """One line for each fault in headers and notes that other readers fail on and this one does not."""
+        return iter(())
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        """``(label, value)`` lines about the image itself, for ``pydump info``."""
+        return ()
+
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know, a line each: what is missing or odd in what was opened, and how reading went.
+
+        What is missing or odd is known at once, and ``pydump verify`` counts it as a defect. How reading went is
+        known when all has been read.
+        """
+        return ()
+
+    def close(self) -> None:
+        """Close files and connections. Reading afterwards is an error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@runtime_checkable
+class KnowsHoles(Protocol):
+    """An image that can say which of its memory is zero without reading it (holes of a sparse file)."""
+
+    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
+        """``(start, end)`` in paddr of what may hold data within the range, ascending; the rest is zero."""
+        ...
+
+
+@runtime_checkable
+class KnowsVaddrs(Protocol):
+    """An image that states virtual addresses of guest memory, as the PT_LOADs of /proc/vmcore do."""
+
+    def mappings(self) -> NDArray[np.uint64]:
+        """Rows of vaddr, paddr and size, shape (n, 3); none where there are no addresses beside the physical ones."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a file some guest memory is stored.
+
+    Attributes:
+        path: The file.
+        offset: In bytes from its start.
+        size: Bytes there; of a page that is compressed, less than a page.
+        compression: What it is compressed with, or "none".
+    """
+
+    path: str
+    offset: int
+    size: int
+    compression: str
+
+
+@runtime_checkable
+class KnowsPlaces(Protocol):
+    """An image that can say where in its file some memory is stored."""
+
+    def place(self, paddr: int) -> Place | None:
+        """Where the page of ``paddr`` is stored, or None where the file does not hold it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPages:
+    """Pages as a file holds them, so that another file can take them over without decompressing and compressing.
+
+    Attributes:
+        sizes: Bytes of each page in the payload, shape (n,), int64; 0 for a page of zeros.
+        compressed: Whether each page is compressed, shape (n,).
+        payload: The pages end to end, but those of zeros.
+    """
+
+    sizes: NDArray[np.int64]
+    compressed: NDArray[np.bool]
+    payload: bytes
+
+
+@runtime_checkable
+class HoldsStoredPages(Protocol):
+    """An image whose pages are compressed one by one and can be taken over as they are."""
+
+    def stored_pages(self, runs: Sequence[tuple[int, int]], page_size: int, compression: str) -> StoredPages | None:
+        """The pages of ``runs`` as they are stored.
+
+        Args:
+            runs: ``(start, end)`` in paddr, whole pages.
+            page_size: Bytes of a page.
+            compression: The compressor that those which are compressed must be compressed with, or "none".
+
+        Returns:
+            The pages, or None when they are stored otherwise.
+
+        Raises:
+            FormatError: The table of pages is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """An image that can check its own structure beyond what reading it checks."""
+
+    def problems(self) -> Iterator[str]:
+        """One line for each fault found in headers, tables and notes."""
+        ...
