@@ -13,7 +13,12 @@ from judges import require
 
 from pydump.testing.readers import read_elf
 
-PLUGINS = [project.name for project in PROJECTS if project.parent.name == "plugins"]
+#: What lies in plugins without an entry point is a library of theirs.
+PLUGINS = [
+    project.name
+    for project in PROJECTS
+    if project.parent.name == "plugins" and "[project.entry-points.pydump]" in (project / "pyproject.toml").read_text()
+]
 
 #: Each architecture's ``e_machine``. Source: the ELF specification's list of machines, as in Linux's elf-em.h.
 MACHINES = {

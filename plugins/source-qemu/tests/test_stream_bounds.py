@@ -10,8 +10,9 @@ import pytest
 
 from pydump.errors import SourceError
 from pydump.model.memory import Ranges
+from pydump_qemu_stream.records import MAX_BLOCKS, MAX_CAPABILITIES
 from pydump_source_qemu.flat_view import MAX_PLACES, Place, most_ram, places
-from pydump_source_qemu.migration import MAX_BLOCKS, MAX_CAPABILITIES, RamStream
+from pydump_source_qemu.migration import RamStream
 
 PAGE = bytes(range(256)) * 16
 HEAD = struct.pack(">II", 0x5145564D, 3)
@@ -81,7 +82,7 @@ SOUND = HEAD + RAM + blocks((b"ram", 8192))
 @pytest.mark.parametrize(
     ("stream", "why"),
     [
-        (b"QEVM" + bytes(4), "no migration stream of version 3"),
+        (b"QEVM" + bytes(4), "not a migration stream of version 3"),
         *((HEAD + configuration(b"configuration/target-page-bits", struct.pack(">I", bits)), "pages of 2")
           for bits in (0, 9, 17, 64, (1 << 32) - 1)),
         (HEAD + configuration(b"configuration/capabilities", struct.pack(">I", MAX_CAPABILITIES + 1)), "capabilities"),
@@ -94,7 +95,7 @@ SOUND = HEAD + RAM + blocks((b"ram", 8192))
         (SOUND + blocks((b"ram", 8192)), "a list of blocks with 0x2000 bytes"),
         (SOUND + page(8192), "page 0x2000 of no block 'ram'"),
         (SOUND + page(0, b"rom"), "page 0x0 of no block 'rom'"),
-        (SOUND + struct.pack(">Q", 0x120), "unknown kind 0x120"),
+        (SOUND + struct.pack(">Q", 0x420), "unknown kind 0x420"),
         (SOUND + page(4096) + END, "lacks 1 pages of ram"),
         (SOUND + (page(0) + page(4096)) * 16000, "goes on behind its end"),
     ],
