@@ -345,7 +345,7 @@ def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, re
     assert "at least 1" in refuse(2, "verify", "in", "--workers", "0")
     assert "at least 1" in refuse(2, "compare", "in", "in", "--workers", "0")
     assert "at least 1" in refuse(2, "map", "in", "--workers", "0")
-    assert "say --arch" in refuse(2, "dump", "raw:in@0", "out")
+    assert "name it with --arch" in refuse(2, "dump", "raw:in@0", "out")
     assert "overlap" in refuse(2, "dump", "raw:in@0,in@4K", "out", "--arch", "x86_64")
     assert "no place for virtual addresses" in refuse(2, "dump", "in", "out", "--paging")
     assert "is of compressor zstd" in refuse(2, "dump", "in", "out", "--compression", "zlib", "--zstd-level", "3")

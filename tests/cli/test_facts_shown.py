@@ -38,7 +38,7 @@ def test_info_of_an_unknown_architecture_shows_what_is_known(
     done = run("info", "raw:ram@1M", *options)
     assert done.code == 0
     assert done.err.count("\n") == 1
-    assert "does not say of which architecture the guest is; --arch NAME does" in done.err
+    assert "does not name the guest's architecture; name it with --arch; available: " in done.err
     if "--json" in options:
         told = json.loads(done.out)
         assert (told["arch"], told["byte_order"], told["memory"]) == (None, None, [{"paddr": 1 << 20, "size": 8192}])

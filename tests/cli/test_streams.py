@@ -145,6 +145,31 @@ def test_a_dry_run_into_a_pipe_says_what_a_run_would_do(
     assert done.stdout == (b"makedumpfile" if flattened else b"\x7fELF\x02\x01\x01\0\0\0\0\0")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        (("info",), ""),
+        (("dump", "out"), "; nothing was left at the output"),
+        (("dump", "-"), "; the output is not complete"),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_a_named_pipe_is_said_and_can_be_interrupted(
+    arguments: tuple[str, ...], lost: str, number: signal.Signals, tmp_path: Path, pydump_command: list[str]
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    command = [*pydump_command, arguments[0], "fifo", *arguments[1:]]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert said == "pydump: warning: fifo is a named pipe: waiting for somebody to write to it\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    how = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    assert (process.returncode, out, err) == (130, "", f"pydump: error: {how}{lost}\n")
+    assert list(tmp_path.iterdir()) == [tmp_path / "fifo"]
+
+
 def test_ctrl_c_reaches_a_worker_that_was_forked_just_now(
     qemu: Qemu, tmp_path: Path, pydump_command: list[str]
 ) -> None:
@@ -192,7 +217,7 @@ class Interrupts:
 sys.meta_path.insert(0, Interrupts())
 """)
     done = with_sitecustomize([*pydump_command, "dump", str(elf), "out"], tmp_path, signal.SIG_DFL)
-    assert (done.returncode, done.stderr) == (130, "pydump: error: interrupted; nothing was left at the output\n")
+    assert (done.returncode, done.stderr) == (130, "pydump: error: interrupted\n")
     assert not (tmp_path / "out").exists()
 
 

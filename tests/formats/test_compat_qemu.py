@@ -10,6 +10,7 @@ import pytest
 import pydump
 from pydump.builtin.files import FileBacking
 from pydump.builtin.flattened import FlattenedBacking
+from pydump.errors import UnsupportedError
 
 Qemu = Callable[[str, str], Path]
 GUESTS = (
@@ -60,6 +61,19 @@ def test_kdump_byte_for_byte_once_unflattened(guest: str, qemu: Qemu, tmp_path: 
         assert ours[MACHINE_AT].rstrip(b"\0") == b"i686"
         ours = ours[: MACHINE_AT.start] + theirs[MACHINE_AT] + ours[MACHINE_AT.stop :]
     assert ours == theirs
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzo", "snappy", "zstd"])
+def test_a_compression_that_qemu_does_not_write_is_refused(compression: str, qemu: Qemu, tmp_path: Path) -> None:
+    """DumpGuestMemoryFormat of QEMU has the first three."""
+    source, out = qemu("bare-x86_64", "elf"), tmp_path / "out"
+    if compression != "zstd":
+        assert pydump.dump(source, out, compression=compression, compat="qemu", sync=False).compression == compression
+        return
+    with pytest.raises(UnsupportedError, match="QEMU cannot write kdump files with zstd") as refused:
+        pydump.dump(source, out, compression=compression, compat="qemu", sync=False)
+    assert refused.value.hint == "it can with zlib, lzo, snappy; or leave --compat out"
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("guest", GUESTS)

@@ -83,6 +83,32 @@ def test_an_elf_has_zeros_there(damaged: Path, tmp_path: Path) -> None:
         assert dump.read(0, 0x2000) == RAM[0][:0x2000]
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_map_counts_damaged_pages_as_unreadable(workers: int, damaged: Path) -> None:
+    report = pydump.survey(damaged, max_cells=64, workers=workers)
+    unreadable = {cell.paddr: cell.unreadable_size for cell in report.cells if cell.unreadable_size}
+    cells = [paddr // report.cell_size * report.cell_size for paddr in PADDRS]
+    assert unreadable == {paddr: cells.count(paddr) * PAGE for paddr in cells}
+    assert all(cell.ram_size == cell.zero_size + cell.data_size + cell.unreadable_size for cell in report.cells)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("side", [0, 1, 2])
+def test_a_comparison_goes_on_past_damaged_pages(side: int, workers: int, damaged: Path, tmp_path: Path) -> None:
+    """And still finds the page that differs."""
+    changed = {start: bytearray(data) for start, data in RAM.items()}
+    changed[0][5 * PAGE + 7] ^= 1
+    good = pydump.BytesImage(Guest(MemoryMap(())), changed)  # type: ignore[arg-type]
+    pydump.dump(good, tmp_path / "good", arch="x86_64", workers=1, sync=False)
+    sides = [(damaged, tmp_path / "good"), (tmp_path / "good", damaged), (damaged, damaged)][side]
+    report = pydump.compare(*sides, workers=workers)
+    found = {d.paddr: (d.size, d.left, d.right) for d in report.differences if d.kind == "damaged"}
+    assert found == {start: (end - start, side != 1, side != 0) for start, end in LOST}
+    contents = [(d.paddr, d.offset) for d in report.differences if d.kind == "contents"]
+    assert contents == ([] if side == 2 else [(5 * PAGE, 7)])
+    assert report.compared_size == sum(map(len, RAM.values())) - LOST.size
+
+
 def test_verify_names_all_and_reading_one_is_an_error(damaged: Path) -> None:
     report = pydump.verify(damaged)
     assert sum("does not decompress" in line for line in report.faults) == len(PADDRS)

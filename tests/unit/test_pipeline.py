@@ -337,7 +337,9 @@ def test_progress_ends_at_the_total(registry: Registry, tmp_path: Path) -> None:
 
 
 def test_without_any_architecture_it_is_said_what_to_install() -> None:
-    with pytest.raises(PlanError, match="install its plugin, as pydump-arch-x86-64, and say --arch$"):
+    with pytest.raises(
+        PlanError, match="install the architecture's plugin, such as pydump-arch-x86-64, and name it with --arch$"
+    ):
         settle(Guest(MemoryMap()), None, registry_of([("core", builtin)]))
 
 

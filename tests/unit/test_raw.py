@@ -109,6 +109,17 @@ def test_compressed_bare_memory_is_unpacked_unless_a_part_is_named(tmp_path: Pat
         pydump.open(f"raw:{tmp_path}/f@0")
 
 
+def test_memory_that_does_not_begin_at_a_page_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(8192))
+    (tmp_path / "b").write_bytes(bytes(8192))
+    with pydump.open(f"raw:{tmp_path}/a@0x100000,{tmp_path}/b@0x200010", arch="x86_64") as opened:
+        (warning,) = opened.source.warnings()
+    assert warning == (
+        f"{tmp_path}/b is placed at 0x200010, which is not a multiple of 0x1000: RAM begins at a page; "
+        "is the address right?"
+    )
+
+
 def test_nothing_stays_open_after_an_error(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(bytes(100))
     before = len(os.listdir("/proc/self/fd"))

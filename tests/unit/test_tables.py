@@ -74,7 +74,7 @@ def test_dots_of_data_in_terabytes_of_zeros_are_compared_as_such(tmp_path: Path)
     for i in range(1, 2000):
         data[-16:-16] = struct.pack(">qq", 4096 + (i << 35), 1) + b"x"
     (tmp_path / "dots").write_bytes(data)
-    began = time.monotonic()
+    began = time.process_time()
     report = pydump.compare(tmp_path / "zeros", tmp_path / "dots", workers=1)
     assert report.n_differences == 1999
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5

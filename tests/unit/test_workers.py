@@ -25,6 +25,13 @@ def test_no_workers_are_refused() -> None:
         useful_workers(0, 3)
 
 
+def test_thousands_of_workers_are_refused() -> None:
+    most = max(256, os.cpu_count() or 1)
+    assert useful_workers(most, 3) == 3
+    with pytest.raises(PlanError, match=f"^--workers must be at most {most} here"):
+        useful_workers(most + 1, 3)
+
+
 def test_a_pool_worker_of_the_user_works_alone() -> None:
     """Multiprocessing lets a daemonic process, such as one of a Pool, have no children."""
     with multiprocessing.get_context("fork").Pool(1) as pool:

@@ -37,7 +37,7 @@ def main() -> None:
 
 def _interrupted(number: int, frame: object) -> None:
     try:
-        os.write(2, b"pydump: error: interrupted; nothing was left at the output\n")
+        os.write(2, b"pydump: error: interrupted\n")
     finally:
         os._exit(130)
 

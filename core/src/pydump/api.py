@@ -60,6 +60,7 @@ class Dump:
         self._registry = registry
         self._arch = arch
         self._settled: tuple[Guest, tuple[str, ...]] | None = None
+        self._found: Guest | None = None
         self._physical: PhysicalMemory | None = None
         self._kernel: KernelMemory | None = None
 
@@ -77,7 +78,7 @@ class Dump:
         """What is missing or odd in the source, and what the user should know about the facts, a line each."""
         if self._unknown():
             names = ", ".join(self._registry.names("arch")) or "none"
-            unknown = f"the source does not say of which architecture the guest is; --arch NAME does: {names}"
+            unknown = f"the source does not name the guest's architecture; name it with --arch; available: {names}"
             return (*self.source.warnings(), unknown)
         return (*self.source.warnings(), *self._facts()[1])
 
@@ -128,9 +129,11 @@ class Dump:
         """What the source says, with the VMCOREINFO in guest memory where it has none."""
         if self.stated.vmcoreinfo is not None:
             return self.stated
-        # Only the process that opened a live guest can read it.
-        workers = 1 if isinstance(self.source, Live) else None
-        return with_vmcoreinfo(self.source, self.stated, self._arch, self._registry, workers=workers)
+        if self._found is None:  # it takes a look at all of memory
+            # Only the process that opened a live guest can read it.
+            workers = 1 if isinstance(self.source, Live) else None
+            self._found = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry, workers=workers)
+        return self._found
 
     def read_virtual(self, vaddr: int, size: int) -> bytes:
         """``size`` bytes from the guest kernel's virtual address ``vaddr`` on.
@@ -275,7 +278,7 @@ def open(source: Path | MemoryImage, *, arch: str | None = None) -> Dump:
 
     Args:
         source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a MemoryImage.
-        arch: An architecture's name, in place of what the source says.
+        arch: An architecture's name, which overrides what the source says.
 
     Raises:
         PydumpError: It cannot be opened.
@@ -338,7 +341,7 @@ def dump(
         output: A path, or ``-`` for standard output.
         format: A format's name: "kdump", "elf", or QEMU's ("kdump-lzo").
         compression: A compressor's name, "none", or None for the best known one that is installed.
-        arch: An architecture's name, in place of what the source says.
+        arch: An architecture's name, which overrides what the source says.
         begin: The first paddr wanted.
         length: Bytes wanted from ``begin`` on.
         vmcoreinfo: VMCOREINFO to write in place of the source's; "memory" takes the one in guest memory. Where the
@@ -414,7 +417,7 @@ def verify(
 
     Args:
         path: The file, or the parts of one separated by commas.
-        arch: An architecture's name, in place of what the source says.
+        arch: An architecture's name, which overrides what the source says.
         workers: Processes that read; default: the CPUs this process may use.
         progress: Told how far the run is.
 

@@ -249,10 +249,10 @@ class TestManySegments:
         with (tmp_path / "in").open("wb") as file:
             file.write(head + struct.pack("<IIQQQQIIQQ", *[0] * 7, count, 0, 0))
             file.truncate(4096 + count * 56)
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(FormatError, match=f"it claims {count} program headers"):
             pydump.open(str(tmp_path / "in"))
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
 
     def test_a_table_that_is_mostly_hole(self, tmp_path: Path) -> None:
         count = 1 << 24
@@ -263,10 +263,10 @@ class TestManySegments:
             file.write(head + struct.pack("<IIQQQQIIQQ", *[0] * 7, count, 0, 0))
             file.seek(4096 + count * 56 - 56)
             file.write(last + pages(1))
-        began = time.monotonic()
+        began = time.process_time()
         with pydump.open(str(tmp_path / "in")) as dump:
             assert dump.read(0x5000, PAGE) == pages(1)
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
 
     def test_the_section_header_is_past_the_end(self, tmp_path: Path) -> None:
         core = small()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import select
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing, packing_of, spool
 from pydump.errors import FormatError, SourceError
 from pydump.interfaces.backing import Backing, data_of
+
+#: Seconds after which it is said that a named pipe has no writer.
+PATIENCE = 2
 
 
 class FileBacking(Backing):
@@ -41,7 +46,7 @@ class FileBacking(Backing):
         """
         label = "standard input" if path == "-" else path
         try:
-            fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.dup(0) if path == "-" else _opened(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"cannot open {label or 'a file without a name'}: {reason}") from None
@@ -89,3 +94,20 @@ class FileBacking(Backing):
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _opened(path: str) -> int:
+    """Open a file. A named pipe has no writer yet perhaps: wait for one, and say so where it takes long."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            come = select.poll()
+            come.register(fd, select.POLLIN)
+            if not come.poll(1000 * PATIENCE):
+                logging.getLogger("pydump").warning("%s is a named pipe: waiting for somebody to write to it", path)
+                come.poll()
+        os.set_blocking(fd, True)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

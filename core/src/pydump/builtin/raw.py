@@ -11,6 +11,7 @@ from pydump.builtin.files import FileBacking
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS
 from pydump.catalog import known_file
 from pydump.errors import PlanError, ReadError, SourceError
+from pydump.interfaces.arch import SMALLEST_PAGE
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.source import Source
@@ -35,7 +36,7 @@ def parse_number(text: str) -> int:
     )
     if not match:
         shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}…"
-        raise PlanError(f"{shown!r} is no address or size", hint="write 0x40000000, 1048576 or 512M")
+        raise PlanError(f"{shown!r} is not an address or size", hint="write 0x40000000, 1048576 or 512M")
     return int(match[1], 0 if match[1].startswith("0x") else 10) * _UNITS[match[2]]
 
 
@@ -115,7 +116,15 @@ class RawImage(MemoryImage):
         return tuple(("file", f"{piece.backing.path}{_part(piece)} at {piece.paddr:#x}") for piece in self._pieces)
 
     def warnings(self) -> tuple[str, ...]:
-        return tuple(f"{backing.path}: {line}" for backing in self._files for line in backing.warnings)
+        odd = [piece for piece in self._pieces if piece.paddr % SMALLEST_PAGE]
+        return (
+            *(f"{backing.path}: {line}" for backing in self._files for line in backing.warnings),
+            *(
+                f"{piece.backing.path} is placed at {piece.paddr:#x}, which is not a multiple of {SMALLEST_PAGE:#x}: "
+                "RAM begins at a page; is the address right?"
+                for piece in odd
+            ),
+        )
 
     def close(self) -> None:
         for backing in self._files:

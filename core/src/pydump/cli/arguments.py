@@ -57,8 +57,8 @@ SourceArg = Annotated[
     str,
     Argument(
         metavar="SOURCE",
-        help="A vmcore, parts of one separated by commas, '-', raw:PATH@PADDR[,PATH@PADDR…] for bare memory, or "
-        "qmp:SOCKET or qmp:HOST:PORT for a guest that runs under QEMU.",
+        help="A vmcore, parts of one separated by commas, '-', raw:PATH[OFFSET:SIZE]@PADDR[,…] for bare memory (all "
+        "of the file, or SIZE bytes from OFFSET on), or qmp:SOCKET or qmp:HOST:PORT for a guest that runs under QEMU.",
     ),
 ]
 Vmlinux = Annotated[
@@ -69,6 +69,7 @@ SourcesArg = Annotated[
     list[str],
     Argument(
         metavar="SOURCE…",
-        help="One or more vmcores. Each may be parts of one separated by commas, '-', raw:PATH@PADDR or qmp:SOCKET.",
+        help="One or more vmcores. Each may be parts of one separated by commas, '-', "
+        "raw:PATH[OFFSET:SIZE]@PADDR or qmp:SOCKET.",
     ),
 ]

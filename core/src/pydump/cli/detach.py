@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydump.cli.jobs import JobFile
+from pydump.cli.session import session
 from pydump.errors import Cancelled, PydumpError
 from pydump.model.report import DumpReport, ProgressCallback
 from pydump.process import die_with_parent, outlive_parent
@@ -107,7 +108,7 @@ def _told_as(error: BaseException) -> tuple[int, str]:
     if isinstance(error, PydumpError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return Cancelled.exit_code, "interrupted; nothing was left at the output"
+        return Cancelled.exit_code, f"interrupted{session.lost}"
     return 1, f"internal error: {type(error).__name__}: {error}"
 
 

@@ -33,7 +33,7 @@ def exit_code_of(work: Callable[[], int]) -> int:
     except PydumpError as error:
         return fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return fail("interrupted; nothing was left at the output", EXIT_INTERRUPTED)
+        return fail(f"interrupted{session.lost}", EXIT_INTERRUPTED)
     except BrokenPipeError:
         silence_stdout()
         return 1
@@ -69,4 +69,4 @@ def _interrupted(number: int, frame: Any) -> None:
 def _terminated(number: int, frame: Any) -> None:
     if session.written:  # it is done: to say otherwise would be wrong
         return
-    raise Cancelled(f"ended by {signal.Signals(number).name}; nothing was left at the output")
+    raise Cancelled(f"ended by {signal.Signals(number).name}{session.lost}")

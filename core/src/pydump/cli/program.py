@@ -80,8 +80,8 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Load what the command needs, then run it."""
-        if session.verbose:
-            listen(reasons=True)
+        if session.verbose or self.name not in LIGHT:
+            listen(reasons=session.verbose)
         if self.name != "plugins":
             _warn_of_broken_plugins()
         if self.name not in LIGHT:
@@ -157,10 +157,10 @@ def top(
         if arch is None:
             print(context.get_help())
             raise typer.Exit(2)
-        from pydump.cli import render
+        from pydump.cli import facts
         from pydump.registry import installed
 
-        render.arch(installed().arch(arch), installed(), as_json=as_json)
+        facts.arch(installed().arch(arch), installed(), as_json=as_json)
 
 
 def _adjust(context: Any, parameter: Any, value: bool) -> None:

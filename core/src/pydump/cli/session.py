@@ -14,6 +14,7 @@ class Session:
         verbose: Whether to explain choices.
         quiet: Whether to print errors only.
         written: Whether the output is complete and in its place, so that an interruption no longer undoes it.
+        lost: What an interruption does to the output, as the end of a message; empty without one.
         warned: Warnings that were printed when they arose.
     """
 
@@ -22,6 +23,7 @@ class Session:
     verbose = False
     quiet = False
     written = False
+    lost = ""
 
     def __init__(self) -> None:
         self.warned: set[str] = set()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.findings import Findings
 from pydump.engine.planner import settle, with_vmcoreinfo
+from pydump.engine.salvage import filled, read_salvaged
 from pydump.engine.scan import Piece, scan
 from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.model.guest import Guest
@@ -133,7 +135,7 @@ def _compare_memory(
         if ignore_excluded:
             only = only.subtract((right, left)[i].excluded())
         padding = only.intersect(held[1 - i].page_aligned(page))
-        for start, end in only.subtract(padding).union(_not_zero(source, padding)):
+        for start, end in only.subtract(padding).union(_not_zero(filled(source, page, 1), padding)):
             findings.add(Difference("held", paddr=start, size=end - start, left=i == 0, right=i == 1))
     for i, guest in enumerate((a, b)):
         other = (b, a)[i].memory.ranges().page_aligned(page)
@@ -145,18 +147,33 @@ def _compare_memory(
     both = held[0].intersect(held[1])
     task = _Differences(right, min(a.page_size or 4096, b.page_size or 4096))
     last = None
-    for pages in scan(left, both, task, workers=workers, phase="compare", progress=progress):
+    damaged: tuple[list[tuple[int, int]], ...] = ([], [])
+    for pages, *lost in scan(left, both, task, workers=workers, phase="compare", progress=progress):
         for paddr, at in pages:
             if paddr != last:  # two pieces may have a part of one page each
                 findings.add(Difference("contents", paddr=paddr, size=task.page_size, offset=at))
             last = paddr
-    return both.size
+        for known, more in zip(damaged, lost, strict=True):
+            known += more
+    ours, theirs = map(Ranges.of, damaged)
+    for ranges, sides in (
+        (ours.subtract(theirs), (True, False)),
+        (theirs.subtract(ours), (False, True)),
+        (ours.intersect(theirs), (True, True)),
+    ):
+        for start, end in ranges:
+            findings.add(Difference("damaged", paddr=start, size=end - start, left=sides[0], right=sides[1]))
+    return both.size - ours.union(theirs).size
+
+
+#: ``(start, end)`` in paddr of each place.
+_Places: TypeAlias = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Differences:
-    """Reads the other side's memory beside each piece; gives the paddr of each page that differs, and its first byte
-    that does.
+    """Reads the other side's memory beside each piece; gives the paddr of each page that differs, with its first byte
+    that does, and what is damaged on the left and on the right side, as ``(start, end)`` in paddr.
 
     Attributes:
         right: The other side.
@@ -166,22 +183,27 @@ class _Differences:
     right: MemoryImage
     page_size: int
 
-    def examine(self, piece: Piece) -> list[tuple[int, int]]:
+    def examine(self, piece: Piece) -> tuple[list[tuple[int, int]], _Places, _Places]:
+        damaged: _Places = []
         if piece.hole:
-            return [page for run in piece.runs for page in self._against_zeros(*run)]
-        ours, theirs = np.asarray(piece.read()), np.empty(piece.size, np.uint8)
-        self.right.read_runs(piece.runs, theirs.data)
+            return [page for run in piece.runs for page in self._against_zeros(*run, damaged)], [], damaged
+        data, lost = piece.salvage(self.page_size)
+        ours, theirs = np.asarray(data), np.empty(piece.size, np.uint8)
+        damaged += read_salvaged(self.right, piece.runs, theirs.data, self.page_size)
         unequal = ours != theirs
         if not unequal.any():
-            return []
+            return [], list(lost), damaged
+        unknown = {start // self.page_size * self.page_size for start, _ in (*lost, *damaged)}
         ends = accumulate(end - start for start, end in piece.runs)
-        return [
+        pages = [
             page
             for (start, end), stop in zip(piece.runs, ends, strict=True)
             for page in self._pages(start, unequal[stop - (end - start) : stop])
+            if page[0] not in unknown
         ]
+        return pages, list(lost), damaged
 
-    def _against_zeros(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def _against_zeros(self, start: int, end: int, damaged: _Places) -> Iterator[tuple[int, int]]:
         """Compare with zeros. There can be terabytes of them: what the other side has no data for is not read."""
         known = self.right.data_ranges(start, end - start) if isinstance(self.right, KnowsHoles) else [(start, end)]
         done = start
@@ -190,7 +212,7 @@ class _Differences:
             while done < last:
                 stop = min(end, -(-last // self.page_size) * self.page_size)  # not more: there may be many dots of data
                 theirs = np.empty(min(BATCH_SIZE, stop - done), np.uint8)
-                self.right.read_into(done, theirs.data)
+                damaged += read_salvaged(self.right, [(done, done + len(theirs))], theirs.data, self.page_size)
                 yield from self._pages(done, theirs != 0)
                 done += len(theirs)
 

@@ -46,7 +46,7 @@ class Request:
     Attributes:
         format: A format's name or alias.
         compression: A compressor's name, "none", or None for the format's first that is installed.
-        arch: An architecture's name, in place of what the source says.
+        arch: An architecture's name, which overrides what the source says.
         begin: The first paddr wanted, or None for all.
         length: Bytes wanted from ``begin`` on.
         vmcoreinfo: The text to write in place of the source's, "memory" for the one in guest memory, or None.
@@ -200,7 +200,7 @@ def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest,
 
     Args:
         guest: What the source says.
-        wanted: An architecture's name in place of what the source says, or None.
+        wanted: An architecture's name, which overrides what the source says, or None.
         registry: What is installed.
 
     Returns:
@@ -224,10 +224,10 @@ def settle(guest: Guest, wanted: str | None, registry: Registry) -> tuple[Guest,
     if guest.byte_order is None or guest.elf_class is None:
         known = ", ".join(registry.names("arch"))
         raise PlanError(
-            "the source does not say of which architecture the guest is",
-            hint=f"say --arch: known are {known}"
+            "the source does not name the guest's architecture",
+            hint=f"name it with --arch; available: {known}"
             if known
-            else "install its plugin, as pydump-arch-x86-64, and say --arch",
+            else "install the architecture's plugin, such as pydump-arch-x86-64, and name it with --arch",
         )
     vmcoreinfo = guest.vmcoreinfo
     uts = guest.utsname
@@ -268,7 +268,7 @@ def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
 def facts(
     source: MemoryImage, request: Request, registry: Registry, *, look: bool, workers: int | None = None
 ) -> tuple[Guest, type[Arch] | None, tuple[str, ...]]:
-    """The settled guest, with what the user wants in place of what the source says."""
+    """The settled guest; what the user wants overrides what the source says."""
     if request.no_vmcoreinfo and request.vmcoreinfo is not None:
         raise PlanError("--vmcoreinfo and --no-vmcoreinfo exclude each other")
     guest = source.guest()
@@ -293,7 +293,7 @@ def _with_cpus(guest: Guest, cpus: tuple[Cpu, ...], wanted: str | None, registry
     """``guest`` with the notes of ``cpus`` in place of its own: before it is settled, for they tell about the rest."""
     arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
     if arch is None:
-        raise PlanError("registers need an architecture", hint="say --arch")
+        raise PlanError("registers need an architecture", hint="name it with --arch")
     others = tuple(note for note in guest.notes if not any(kind.matches(note) for kind in arch.note_kinds))
     kinds = given_kinds(arch.note_kinds, cpus)
     _check_registers(arch, kinds, cpus)
@@ -321,7 +321,7 @@ def with_vmcoreinfo(
     Args:
         source: The memory.
         guest: What the source says.
-        arch: An architecture's name in place of what the source says, or None.
+        arch: An architecture's name, which overrides what the source says, or None.
         registry: What is installed.
         workers: Processes that search; default: the CPUs this process may use. Only the process that opened a live
             guest can read it before it is captured: that takes 1.

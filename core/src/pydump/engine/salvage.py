@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pydump.engine.batches import Batches, Spec
 from pydump.errors import DamagedPageError
@@ -27,18 +27,50 @@ class SalvagingBatches(Batches):
             return self._salvaged(spec, buffer)
 
     def _salvaged(self, spec: Spec, buffer: memoryview) -> Batch:
-        lost: list[tuple[int, int]] = []
-        done = 0
-        for start, end in spec.runs:
-            for at, stop in _pages(start, end, self.page_size):
-                piece = buffer[done : done + stop - at]
-                try:
-                    self._fill(at, piece)
-                except DamagedPageError:
-                    piece[:] = bytes(len(piece))
-                    lost.append((done, done + len(piece)))
-                done += stop - at
-        return Batch(spec.position, spec.size, buffer[: spec.size], lost=tuple(lost))
+        data = buffer[: spec.size]
+        lost = tuple((at, stop) for _, at, stop in _by_page(self._fill, spec.runs, data, self.page_size))
+        return Batch(spec.position, spec.size, data, lost=lost)
+
+
+def read_salvaged(
+    source: MemoryImage, runs: Sequence[tuple[int, int]], buffer: memoryview, page_size: int
+) -> tuple[tuple[int, int], ...]:
+    """Read runs end to end; a page that is damaged reads as zeros.
+
+    Args:
+        source: Where they are.
+        runs: ``(start, end)`` in paddr of each.
+        buffer: Takes all of them.
+        page_size: Of the guest, in bytes.
+
+    Returns:
+        ``(start, end)`` in paddr of each damaged page.
+    """
+    try:
+        source.read_runs(runs, buffer)
+    except DamagedPageError:
+        return tuple(
+            (paddr, paddr + stop - at) for paddr, at, stop in _by_page(source.read_into, runs, buffer, page_size)
+        )
+    return ()
+
+
+def _by_page(
+    read_into: Callable[[int, memoryview], None], runs: Sequence[tuple[int, int]], buffer: memoryview, page_size: int
+) -> list[tuple[int, int, int]]:
+    """Read runs page by page, with zeros for what is damaged: its paddr, and where in the buffer it begins and ends."""
+    lost = []
+    done = 0
+    for start, end in runs:
+        for at, stop in _pages(start, end, page_size):
+            piece = buffer[done : done + stop - at]
+            try:
+                read_into(at, piece)
+            except DamagedPageError:
+                piece[:] = bytes(len(piece))
+                lost.append((at, done, done + len(piece)))
+            done += stop - at
+    return lost
 
 
 def filled(source: MemoryImage, page_size: int, byte: int = 0) -> MemoryImage:

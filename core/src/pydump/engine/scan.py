@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydump.engine.batches import BATCH_SIZE, LEAST_HOLE, Batches, Spec
+from pydump.engine.salvage import read_salvaged
 from pydump.engine.workers import Claims, forked, messages, useful_workers
-from pydump.errors import PydumpError
+from pydump.errors import DamagedPageError, PydumpError
 from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.model.memory import Ranges
 from pydump.model.report import Progress, ProgressCallback
@@ -51,6 +52,25 @@ class Piece:
         data = self._batches.load(self._spec, self._buffer).data
         assert data is not None
         return data
+
+    def salvage(self, page_size: int) -> tuple[memoryview, tuple[tuple[int, int], ...]]:
+        """As :meth:`read`, but pages that are damaged are zero.
+
+        Args:
+            page_size: Of the guest, in bytes.
+
+        Returns:
+            All runs end to end, and ``(start, end)`` in paddr of each damaged page.
+
+        Raises:
+            ReadError: Something in it cannot be read for another reason.
+            FormatError: The file that holds it is damaged.
+        """
+        try:
+            return self.read(), ()
+        except DamagedPageError:
+            data = self._buffer[: self.size]
+            return data, read_salvaged(self.source, self.runs, data, page_size)
 
     def pages(self, page_size: int) -> NDArray[np.uint64]:
         """The paddr of each page; all runs begin and end with one."""

@@ -23,7 +23,9 @@ SAMPLE: Final = 16
 #: What a map calls pages that are in no class.
 OTHER: Final = "kernel, other"
 #: What a piece of memory says of a cell.
-FOUND: Final = np.dtype([("cell", "i8"), ("zero", "i8"), ("data", "i8"), ("sampled", "i8"), ("packed", "i8")])
+FOUND: Final = np.dtype(
+    [("cell", "i8"), ("zero", "i8"), ("data", "i8"), ("lost", "i8"), ("sampled", "i8"), ("packed", "i8")]
+)
 
 
 def run_survey(
@@ -63,7 +65,7 @@ def run_survey(
     cells = []
     for paddr in _cells(ram, cell_size):
         here = (paddr, paddr + cell_size)
-        zero, data, sampled, packed = map(int, counts.get(paddr // cell_size, (0, 0, 0, 0)))
+        zero, data, damaged, sampled, packed = map(int, counts.get(paddr // cell_size, (0, 0, 0, 0, 0)))
         cells.append(
             Cell(
                 paddr,
@@ -71,7 +73,7 @@ def run_survey(
                 zero,
                 data,
                 excluded.clip(*here).size,
-                lost.clip(*here).size,
+                lost.clip(*here).size + damaged,
                 min(1.0, packed / sampled) if sampled else None,
                 _class_sizes(classes, ram.clip(*here).subtract(excluded).subtract(lost)) if classes else (),
             )
@@ -123,14 +125,19 @@ class _Counts:
     def examine(self, piece: Piece) -> NDArray[np.void]:
         if piece.hole:
             return self._hole(*piece.runs[0])
-        data, page_size = piece.read(), self.page_size
+        page_size = self.page_size
+        data, damaged = piece.salvage(page_size)
         zero = zero_pages(data, page_size)
-        numbers, of = np.unique(piece.pages(page_size) // np.uint64(self.cell_size), return_inverse=True)
+        paddrs = piece.pages(page_size)
+        lost = np.isin(paddrs, np.array([start for start, _ in damaged], np.uint64))
+        zero &= ~lost
+        numbers, of = np.unique(paddrs // np.uint64(self.cell_size), return_inverse=True)
         found = np.zeros(len(numbers), FOUND)
         found["cell"] = numbers
         found["zero"] = np.bincount(of, zero, len(numbers)).astype(np.int64) * page_size
-        found["data"] = np.bincount(of, ~zero, len(numbers)).astype(np.int64) * page_size
-        full = np.flatnonzero(~zero)
+        found["data"] = np.bincount(of, ~(zero | lost), len(numbers)).astype(np.int64) * page_size
+        found["lost"] = np.bincount(of, lost, len(numbers)).astype(np.int64) * page_size
+        full = np.flatnonzero(~(zero | lost))
         # The first of each cell in any case, then one in so many.
         firsts = full[np.unique(of[full], return_index=True)[1]]
         for i in np.union1d(firsts, full[::SAMPLE]).tolist():

@@ -25,6 +25,8 @@ M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 #: What glibc's malloc is to keep rather than give back to the kernel, and to serve from what it keeps.
 KEPT, LARGEST_KEPT = 64 << 20, 16 << 20
+#: As many workers may be asked for on any host; on a larger one as many as it has CPUs.
+MOST_WORKERS: Final = 256
 #: Seconds between two looks at whether workers are stopped, and looks after which that is an error.
 LOOK, LOOKS = 1.0, 10
 
@@ -70,11 +72,15 @@ def useful_workers(wanted: int | None, pieces: int) -> int:
         pieces: Pieces of work; more workers than these would have nothing to do.
 
     Raises:
-        PlanError: ``wanted`` is less than 1.
+        PlanError: ``wanted`` is less than 1, or more than any host has a use for.
         PydumpError: The user asks for several, and they cannot be started here.
     """
     if wanted is not None and wanted < 1:
         raise PlanError("--workers must be at least 1")
+    if wanted is not None and wanted > (most := max(MOST_WORKERS, os.cpu_count() or 1)):
+        raise PlanError(
+            f"--workers must be at most {most} here", hint="more workers than CPUs take memory and no time off"
+        )
     useful = min(wanted or len(os.sched_getaffinity(0)), pieces)
     if useful > 1 and (why := _no_workers()):
         if wanted is not None:

@@ -298,7 +298,7 @@ def _from_start(runs: Iterator[Mapping], vaddr: int) -> tuple[list[Mapping], int
 def _needed(info: Vmcoreinfo | None, arch: type[Arch] | None) -> str:
     """What to do where the page tables cannot be found."""
     if arch is None:
-        return "say --arch, or install the architecture's plugin"
+        return "name the architecture with --arch, or install its plugin"
     if info is None:
         return "it has neither VMCOREINFO nor CPU registers that lead to them; pydump dump --vmcoreinfo FILE adds one"
     lacking = [] if info.symbol("_stext") is not None else ["_stext"]

@@ -30,7 +30,7 @@ class Plan:
         unreadable: RAM that the source says it lost.
         compat: "qemu" to write what QEMU would, mistakes included.
         options: The format's options.
-        take_stored: May compressed pages be taken over from the source as they are?
+        take_stored: Whether compressed pages may be copied from the source as they are.
         u64_align: Alignment of a 64-bit struct field in the guest's C, in bytes.
         load_vaddrs: ``(paddr, difference)`` pairs, ascending: from that paddr on p_vaddr = p_paddr + difference.
         aliases: ``(vaddr, paddr, size)`` of segments that readers need beside those of the RAM blocks.

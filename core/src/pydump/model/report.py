@@ -68,7 +68,7 @@ class DumpReport:
         ram_size: Bytes of guest RAM that the dump covers.
         stored_size: Bytes of it whose contents are in the file.
         zero_size: Bytes of those that were found to be zero pages.
-        taken_size: Bytes of those in pages that were taken over as the source's file holds them, unread.
+        taken_size: Bytes of those in pages that were copied as the source's file holds them, unread.
         excluded_size: Bytes left out by choice.
         unreadable_size: Bytes that could not be had.
         output_size: Bytes written (with ``dry_run``, at most).
@@ -156,7 +156,8 @@ class Difference:
     """One difference between two guests.
 
     Attributes:
-        kind: "fact"; "note"; "vmcoreinfo"; "contents", where both hold a page with other bytes; "held", where one dump
+        kind: "fact"; "note"; "vmcoreinfo"; "contents", where both hold a page with other bytes; "damaged", where
+            pages of one or both cannot be read because their data is damaged; "held", where one dump
             alone holds memory; "ram", where one guest alone has RAM, and its dump leaves the contents out.
         name: Which fact or note, or None.
         paddr: Where the memory begins, or None.
@@ -166,7 +167,7 @@ class Difference:
         right: Likewise of the right side.
     """
 
-    kind: Literal["fact", "note", "vmcoreinfo", "contents", "held", "ram"]
+    kind: Literal["fact", "note", "vmcoreinfo", "contents", "damaged", "held", "ram"]
     name: str | None = None
     paddr: int | None = None
     size: int | None = None

@@ -86,8 +86,8 @@ class ElfWriter(Writer):
         assert guest.byte_order and guest.elf_class  # the planner settles these
         if guest.machine is None:
             raise UnsupportedError(
-                "an ELF file names its machine, and nobody said which it is",
-                hint="say --arch and have that architecture's plugin installed",
+                "an ELF file must name its machine, and the source does not name it",
+                hint="install the architecture's plugin and name it with --arch",
             )
         self._byte_order: ByteOrder = guest.byte_order
         self._machine = guest.machine

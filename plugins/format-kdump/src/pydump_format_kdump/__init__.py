@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydump.errors import UnsupportedError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.format import Format
 from pydump.options import option
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Compressors beside which hashing a page costs little: equal pages are found without being asked.
 HASHED = ("zlib", "zstd")
+#: The compressors of QEMU's kdump files. Source: DumpGuestMemoryFormat in qapi/dump.json of QEMU.
+QEMU_WRITES = ("zlib", "lzo", "snappy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,11 @@ class KdumpFormat(Format):
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
+        if plan.compat == "qemu" and plan.compression not in (*QEMU_WRITES, "none"):
+            raise UnsupportedError(
+                f"QEMU cannot write kdump files with {plan.compression}",
+                hint=f"it can with {', '.join(QEMU_WRITES)}; or leave --compat out",
+            )
         dedup = plan.options.dedup
         if dedup is None:
             dedup = plan.compression in HASHED and plan.compat is None

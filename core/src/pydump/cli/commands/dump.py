@@ -16,7 +16,7 @@ from typer import Argument, Option
 
 from pydump.cli import program
 from pydump.cli.arguments import Arch, Json, ProgressStyle, SourceArg, Style, Workers, completes
-from pydump.cli.console import afterwards, listen, talk, warn
+from pydump.cli.console import afterwards, talk, warn
 from pydump.cli.ending import EXIT_INCOMPLETE, fail
 from pydump.cli.session import session
 from pydump.errors import PlanError
@@ -139,13 +139,14 @@ def dump(
     """
     import pydump
     from pydump.builtin.raw import parse_number
-    from pydump.builtin.sinks import is_stdout
+    from pydump.builtin.sinks import is_stdout, names_descriptor
     from pydump.cli import render
     from pydump.cli.plugin_options import given as plugin_options_of
     from pydump.cli.progress import shown
     from pydump.engine.cpus import read_cpus
     from pydump.engine.vmcoreinfo import read_vmcoreinfo
 
+    session.lost = "; the output is not complete" if names_descriptor(output) else "; nothing was left at the output"
     given: Vmcoreinfo | Literal["memory"] | None = None
     if vmcoreinfo is not None:
         given = "memory" if str(vmcoreinfo) == "memory" else read_vmcoreinfo(vmcoreinfo)
@@ -186,7 +187,6 @@ def dump(
     if detach:
         _detach(source, output, work, dry_run=dry_run, as_json=as_json or session.json)
         return
-    listen(reasons=session.verbose)
     with shown(ProgressStyle.none if session.quiet or dry_run else progress) as tell:
         report = work(tell)
     warn(report.warnings)

@@ -36,7 +36,7 @@ def info(
     """
     import pydump
     from pydump.builtin.raw import parse_number
-    from pydump.cli import render
+    from pydump.cli import facts
     from pydump.cli.several import each
 
     if paddr is not None and vaddr is not None:
@@ -49,7 +49,7 @@ def info(
             if asked is not None:
                 found = opened.look_up(parse_number(asked), virtual=paddr is None)
                 if not as_json:
-                    render.address(found)
+                    facts.address(found)
                 return asdict(found), 0
             if vmcoreinfo:
                 if opened.vmcoreinfo is None:
@@ -61,8 +61,8 @@ def info(
             symbols = None if vmlinux is None else opened.symbols(vmlinux)
             warn(opened.warnings)
             if as_json:
-                return render.info_json(opened, file, symbols, notes=notes), 0
-            render.info(opened, file, symbols, notes=notes)
+                return facts.info_json(opened, file, symbols, notes=notes), 0
+            facts.info(opened, file, symbols, notes=notes)
             return {}, 0
 
     code = each(files, one, as_json=as_json, blank=not vmcoreinfo)
