@@ -40,6 +40,14 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("pydump size qemu.elf", "Estimate the size of a dump at each level"),
         ("pydump size --json qemu.elf", "Print all 32 levels as JSON"),
     ),
+    "batch": (
+        ("pydump batch jobs.jsonl", "Run a list of jobs"),
+        ("pydump batch --resume jobs.jsonl", "Go on with a list that was interrupted"),
+        (
+            "pydump batch --each '/crash/*.elf' --to '/small/{name}.kdump' dump -d 31",
+            "Convert every dump of a directory",
+        ),
+    ),
     "status": (
         ("pydump status", "List all jobs"),
         ("pydump status --wait 3", "Wait until job 3 has ended, and exit as it did"),

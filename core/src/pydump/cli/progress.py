@@ -34,7 +34,7 @@ def shown(style: str) -> Iterator[ProgressCallback | None]:
 
 
 def _is_writable() -> bool:
-    """Would writing not wait? A guest may stand still while progress is told: a terminal's ^S must not prolong that."""
+    """Whether writing would not block: Ctrl-S in a terminal must not prolong the pause of a guest."""
     try:
         return bool(select.select([], [sys.stderr], [], 0)[1])
     except (OSError, ValueError):  # it has no file descriptor

@@ -1,0 +1,402 @@
+"""Many jobs from a list: what each is, how it is run, and a journal of those that have ended.
+
+A job is one ``pydump`` command in a process of its own, so that a file that ends one does not end the others. The
+journal has a line for each job that has begun or ended. It is what ``--resume`` reads.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from pydump.errors import PlanError, PydumpError
+
+#: The commands that a job can be.
+COMMANDS: Final = ("dump", "verify", "info", "size", "dmesg")
+#: Those that work with several processes.
+PARALLEL: Final = ("dump", "verify")
+#: Bytes of messages that are kept of a job; its error is in the last line.
+MAX_MESSAGES: Final = 64 << 10
+#: Bytes of JSON that are read of a job's report.
+MAX_REPORT: Final = 16 << 20
+#: Seconds that jobs have to end after SIGTERM.
+GRACE: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJob:
+    """One command.
+
+    Attributes:
+        command: One of :data:`COMMANDS`.
+        source: What it reads, as on the command line.
+        to: What it writes: the output of ``dump``; for others a file for what they print, or "" for none.
+        options: More words of the command line.
+    """
+
+    command: str
+    source: str
+    to: str = ""
+    options: tuple[str, ...] = ()
+
+    def words(self, workers: int, *, replace: bool = False) -> list[str]:
+        """The command line after ``pydump``.
+
+        Args:
+            workers: Worker processes, if the options do not say.
+            replace: Replace an output that is there.
+        """
+        words = [self.command, *self.options]
+        if replace and self.command == "dump" and "--force" not in self.options:
+            words.append("--force")
+        if self.command in PARALLEL and "--workers" not in self.options:
+            words += ["--workers", str(workers)]
+        if not self.to or self.command == "dump":
+            words += [] if self.command == "dmesg" else ["--json"]
+        if self.command in ("dump", "verify"):
+            words += ["--progress", "none"]
+        return [*words, "--", self.source, *([self.to] if self.command == "dump" else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A job that has ended.
+
+    Attributes:
+        job: Which.
+        exit_code: Of its process.
+        error: Its last message, if it failed or is incomplete.
+        seconds: How long it took.
+        source_state: What tells whether the source has changed: see :func:`state`.
+        output_state: The same of what it wrote.
+        report: What the command printed with ``--json``, or None.
+    """
+
+    job: BatchJob
+    exit_code: int
+    error: str
+    seconds: float
+    source_state: list[list[int]] | None
+    output_state: list[list[int]] | None
+    report: dict[str, Any] | None = None
+
+
+def read_jobs(text: Iterable[str], name: str) -> list[BatchJob]:
+    """The jobs of a list: a JSON object in each line; empty lines and lines that begin with ``#`` are skipped.
+
+    Raises:
+        PlanError: A line is not a job; the message has its number.
+    """
+    jobs: list[BatchJob] = []
+    for number, line in enumerate(text, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            jobs.append(_job(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise PlanError(
+                f"{name}, line {number}: {error}",
+                hint='a job is {"command": "dump", "source": "a.elf", "to": "a.kdump", "options": ["-d", "31"]}',
+            ) from None
+    return _distinct(jobs)
+
+
+def _job(value: Any) -> BatchJob:
+    """The job that a JSON value describes.
+
+    Raises:
+        ValueError: It describes none.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in ("command", "source")):
+        raise ValueError("not an object with the strings command and source")
+    unknown = set(value) - {"command", "source", "to", "options"}
+    if unknown:
+        raise ValueError(f"unknown key: {min(unknown)}")
+    options, to = value.get("options", []), value.get("to", "")
+    if not isinstance(to, str) or not isinstance(options, list) or not all(isinstance(word, str) for word in options):
+        raise ValueError("to must be a string, and options a list of strings")
+    if value["command"] not in COMMANDS:
+        raise ValueError(f"unknown command {value['command']!r}; available: {', '.join(COMMANDS)}")
+    if value["command"] == "dump" and not to:
+        raise ValueError('dump needs an output: "to"')
+    return BatchJob(value["command"], value["source"], to, tuple(options))
+
+
+def each(sources: Sequence[str], to: str, command: str, options: Sequence[str]) -> list[BatchJob]:
+    """One job for each source.
+
+    Args:
+        sources: What they read.
+        to: A template of what they write: ``{name}`` is the source's file name without its last extension, ``{file}``
+            with it. "" for none.
+        command: Of all of them.
+        options: Likewise.
+
+    Raises:
+        PlanError: Two would write the same file, or the template or the command is wrong.
+    """
+    jobs = []
+    for source in sources:
+        file = source.rstrip("/").rpartition("/")[2]
+        try:
+            target = to.format(name=os.path.splitext(file)[0], file=file)
+            jobs.append(_job({"command": command, "source": source, "to": target, "options": list(options)}))
+        except (KeyError, IndexError) as error:
+            raise PlanError(f"--to has {error}", hint="available: {name} and {file}") from None
+        except ValueError as error:
+            raise PlanError(str(error)) from None
+    return _distinct(jobs)
+
+
+def _distinct(jobs: list[BatchJob]) -> list[BatchJob]:
+    """``jobs``, if no two of them write the same output."""
+    targets: dict[str, str] = {}
+    for job in jobs:
+        if job.to in targets:
+            raise PlanError(f"{targets[job.to]} and {job.source} would both be written to {job.to}")
+        if job.to:
+            targets[job.to] = job.source
+    return jobs
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that a pattern names, in order.
+
+    Raises:
+        PlanError: There are none.
+    """
+    found = sorted(glob.glob(pattern))
+    if not found:
+        raise PlanError(f"no file matches {pattern}")
+    return found
+
+
+def state(name: str) -> list[list[int]] | None:
+    """Size and time of change of each file that ``name`` names, or None if it does not name files of this host."""
+    try:
+        paths = [name] if os.path.exists(name) else name.split(",")
+        return [[status.st_size, status.st_mtime_ns] for status in map(os.stat, paths)]
+    except (OSError, ValueError):
+        return None
+
+
+class Journal:
+    """The jobs that have ended, a JSON object in each line.
+
+    Args:
+        path: The file; it is made if it is not there.
+        resume: Keep what is in it; otherwise it must be new or empty.
+
+    Raises:
+        PlanError: It is there, and ``resume`` is not set.
+        PydumpError: It cannot be written.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path = path
+        self._known: dict[BatchJob, dict[str, Any]] = {}
+        self._begun: dict[BatchJob, dict[str, Any]] = {}
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
+            self._file: TextIO = os.fdopen(fd, "r+")
+            lines = self._file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PydumpError(f"cannot use the journal {path}: {error}") from None
+        if lines and not resume:
+            self._file.close()
+            raise PlanError(
+                f"{path} is the journal of an earlier run", hint="--resume goes on with it, or remove it to begin anew"
+            )
+        if lines and not lines.endswith("\n"):  # the run was killed while it wrote
+            self._file.write("\n")
+        for line in lines.splitlines():
+            try:
+                value = json.loads(line)
+                (self._begun if value.get("begun") else self._known)[_job(value["job"])] = value
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue  # a line that was cut off: the job runs again
+
+    def complete(self, job: BatchJob) -> bool:
+        """Whether a job has ended before as it should, and neither its source nor its output has changed since."""
+        value = self._known.get(job)
+        if value is None or value.get("exit_code") not in (0, 3, 4):
+            return False
+        return bool(value.get("source_state") == state(job.source) and value.get("output_state") == state(job.to or ""))
+
+    def exit_code(self, job: BatchJob) -> int:
+        """What a job that is complete has ended with."""
+        return int(self._known[job]["exit_code"])
+
+    def replaces(self, job: BatchJob) -> bool:
+        """Whether the job's output, if it is there, was made by a run that was killed before it could say so."""
+        begun = self._begun.get(job)
+        return begun is not None and job not in self._known and begun.get("output_state") is None
+
+    def begin(self, job: BatchJob) -> None:
+        """Write down that a job begins.
+
+        Raises:
+            PydumpError: That cannot be written.
+        """
+        self._write({"begun": True, "job": asdict(job), "output_state": state(job.to) if job.to else None})
+
+    def add(self, done: Done) -> None:
+        """Write down that a job has ended.
+
+        Raises:
+            PydumpError: That cannot be written.
+        """
+        self._write(asdict(done))
+
+    def _write(self, value: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps({"schema": 1, **value}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise PydumpError(f"cannot write the journal {self.path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+#: What a job's process runs: it ends when the process that started it ends.
+BOOT: Final = (
+    "import signal, sys; from pydump.process import die_with_parent; "
+    "die_with_parent(int(sys.argv.pop(1)), signal.SIGTERM); from pydump.__main__ import main; sys.exit(main())"
+)
+
+
+class Running:
+    """A job in a process of its own.
+
+    Args:
+        job: Which.
+        workers: Worker processes that it may use.
+        replace: Replace an output that is there.
+
+    Attributes:
+        process: The process.
+    """
+
+    def __init__(self, job: BatchJob, workers: int, *, replace: bool = False) -> None:
+        self.job = job
+        self._before, self._began = state(job.source), time.monotonic()
+        self._out, self._messages = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  (done() closes)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", BOOT, str(os.getpid()), *job.words(workers, replace=replace)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._messages,
+        )
+
+    def done(self) -> Done:
+        """Wait until it has ended, and return how."""
+        job, code = self.job, self.process.wait()
+        error = _error(self._messages, code)
+        report = None
+        if job.to and job.command != "dump" and code in (0, 3, 4):
+            failed = _keep(self._out, job.to)
+            code, error = (1, failed) if failed else (code, error)
+        elif job.command != "dmesg" and self._out.seek(0, os.SEEK_END) <= MAX_REPORT:
+            self._out.seek(0)
+            report = _parsed(self._out.read())
+        self._out.close()
+        self._messages.close()
+        if report is not None and report.get("faults"):  # what verify found
+            error = f"{report.get('n_faults')} defects, the first: {report['faults'][0]}"
+        after = state(job.to) if job.to else None
+        return Done(job, code, error, round(time.monotonic() - self._began, 3), self._before, after, report)
+
+
+def _keep(out: Any, to: str) -> str:
+    """Write what a command has printed to ``to``, whole or not at all; returns what went wrong."""
+    temporary = f"{to}.{os.getpid()}.new"
+    out.seek(0)
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            while piece := out.read(1 << 20):
+                file.write(piece)
+        os.replace(temporary, to)
+    except OSError as error:
+        return f"cannot write {to}: {error.strerror}"
+    return ""
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _error(messages: Any, code: int) -> str:
+    """What a job has said last, if it did not end well."""
+    if code == 0:
+        return ""
+    messages.seek(max(0, messages.seek(0, os.SEEK_END) - MAX_MESSAGES))
+    lines = messages.read().decode(errors="replace").splitlines()
+    if lines:
+        return str(lines[-1]).removeprefix("pydump: ").removeprefix("error: ")
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def run_all(jobs: Sequence[BatchJob], journal: Journal, at_once: int, workers: int) -> Iterator[Done]:
+    """Run jobs in processes of this host; each is yielded when it has ended.
+
+    If the run is interrupted, jobs that are running are ended, and they leave nothing.
+
+    Args:
+        jobs: Which, in the order in which they begin.
+        journal: Where to write which jobs have begun and ended.
+        at_once: How many run at a time.
+        workers: Worker processes of each.
+    """
+    left = iter(jobs)
+    running: dict[int, Running] = {}
+    poll = select.poll()
+    try:
+        while True:
+            while len(running) < at_once and (job := next(left, None)) is not None:
+                journal.begin(job)
+                one = Running(job, workers, replace=journal.replaces(job))
+                fd = os.pidfd_open(one.process.pid)
+                running[fd] = one
+                poll.register(fd, select.POLLIN)
+            if not running:
+                return
+            for fd, _ in poll.poll():
+                poll.unregister(fd)
+                os.close(fd)
+                done = running.pop(fd).done()
+                journal.add(done)
+                yield done
+    finally:
+        _end([one.process for one in running.values()])
+        for fd in running:
+            os.close(fd)
+
+
+def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes: first by asking."""
+    for process in running:
+        process.terminate()
+    until = time.monotonic() + GRACE
+    for process in running:
+        try:
+            process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

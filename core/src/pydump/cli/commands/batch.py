@@ -1,0 +1,139 @@
+"""The command ``batch``: many dumps, each a job of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from typer import Argument, Option
+
+from pydump.cli.arguments import Json
+from pydump.cli.console import line, talk
+from pydump.cli.ending import EXIT_INCOMPLETE
+from pydump.cli.program import Command as _Command
+from pydump.cli.session import session
+from pydump.errors import PlanError, PydumpError
+
+if TYPE_CHECKING:
+    from pydump.cli.batch import BatchJob, Done
+
+#: Exit codes of jobs in words.
+ENDS: Final = {0: "complete", 2: "refused", 3: "incomplete", 4: "with defects"}
+
+
+class Command(_Command):
+    """What follows the command of the jobs belongs to it, options too."""
+
+    allow_interspersed_args = False
+    ignore_unknown_options = True
+
+
+def batch(
+    words: Annotated[
+        list[str],
+        Argument(
+            metavar="JOBS | COMMAND [OPTIONS]",
+            help="A file with a job on each line, or '-'; with --each dump, verify, info, size or dmesg, with options.",
+        ),
+    ],
+    pattern: Annotated[
+        str | None, Option("--each", metavar="PATTERN", help="Run the command for each file that matches.")
+    ] = None,
+    to: Annotated[
+        str,
+        Option(
+            "--to",
+            metavar="TEMPLATE",
+            help="With --each: where to write; {name} is the file's name, {file} with its extension.",
+        ),
+    ] = "",
+    at_once: Annotated[int | None, Option("--jobs", metavar="N", help="Jobs at a time. Default: the CPUs.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Skip jobs that are complete and unchanged.")] = False,
+    journal: Annotated[
+        Path | None,
+        Option("--journal", metavar="FILE", help="Where to write which jobs have ended. Default: JOBS.done."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run many jobs: dump, verify, info, size or dmesg, each in a process of its own.
+
+    Exit code 3 if a job failed, found a defect or was incomplete; the summary names each.
+    """
+    from pydump.cli import batch as work
+
+    if pattern is None:
+        if len(words) != 1 or to:
+            raise PlanError("a command for many files needs --each PATTERN", hint="or name one file with jobs")
+        jobs = _listed(words[0])
+        where = journal or (Path(f"{words[0]}.done") if words[0] != "-" else None)
+    else:
+        jobs = work.each(work.matching(pattern), to, words[0], words[1:])
+        where = journal or Path("pydump-batch.done")
+    if where is None:
+        raise PlanError("jobs from standard input need --journal FILE")
+    cpus = len(os.sched_getaffinity(0))
+    at_once = cpus if at_once is None else at_once
+    if at_once < 1:
+        raise PlanError("--jobs must be at least 1")
+    at_once = max(1, min(at_once, len(jobs)))
+    with closing(work.Journal(where, resume=resume)) as kept:
+        complete = [job for job in jobs if resume and kept.complete(job)]
+        skipped = set(complete)
+        ended = []
+        try:
+            left = [job for job in jobs if job not in skipped]
+            for done in work.run_all(left, kept, at_once, max(1, cpus // at_once)):
+                ended.append(done)
+                _show(done, len(ended) + len(complete), len(jobs), as_json=as_json or session.json)
+        except BaseException:
+            talk(f"{len(ended) + len(complete)} of {len(jobs)} jobs have ended; --resume goes on with the others")
+            raise
+        codes = [done.exit_code for done in ended] + [kept.exit_code(job) for job in complete]
+    if not (as_json or session.json) and not session.quiet:
+        _summary(codes, len(complete))
+    if any(codes):
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _listed(name: str) -> list[BatchJob]:
+    """The jobs in a file, or of standard input.
+
+    Raises:
+        PydumpError: It cannot be read, or a line is not a job.
+    """
+    from pydump.cli.batch import read_jobs
+
+    if name == "-":
+        return read_jobs(sys.stdin, "standard input")
+    try:
+        with open(name) as file:
+            return read_jobs(file, name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise PydumpError(f"cannot read {name}: {error}") from None
+
+
+def _show(done: Done, count: int, total: int, *, as_json: bool) -> None:
+    """Print that a job has ended: as a JSON line on standard output, or a message."""
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        print(json.dumps({"schema": 1, **asdict(done)}), flush=True)
+        return
+    how = ENDS.get(done.exit_code, "failed")
+    why = f": {done.error}" if done.error else ""
+    talk(f"{count}/{total} {how}  {done.job.command} {done.job.source}  {done.seconds:.1f} s{why}")
+
+
+def _summary(codes: Sequence[int], skipped: int) -> None:
+    """Print how many jobs ended in which way."""
+    for how, count in sorted(Counter(ENDS.get(code, "failed") for code in codes).items()):
+        line(f"{count:6}  {how}")
+    if skipped:
+        line(f"{skipped:6}  of them skipped: complete and unchanged since an earlier run")

@@ -1,0 +1,151 @@
+"""``pydump batch``: many jobs, each on its own; what is complete is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Qemu = Callable[[str, str], Path]
+Run = Callable[..., Any]
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def dumps(qemu: Qemu, tmp_path: Path) -> Path:
+    """A directory with two dumps, one that is cut off, and one file that is not a dump."""
+    where = tmp_path / "in"
+    where.mkdir()
+    for name in ("bare-aarch64", "bare-s390x"):
+        (where / f"{name}.elf").write_bytes(qemu(name, "elf").read_bytes())
+    (where / "cut.elf").write_bytes(qemu("bare-aarch64", "elf").read_bytes()[:20000])
+    (where / "text.elf").write_text("this is text\n")
+    return where
+
+
+def journal(path: Path) -> list[dict[str, Any]]:
+    """What the journal says of jobs that have ended; a line that was cut off has none."""
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+    return [value for value in map(json.loads, lines) if "begun" not in value]
+
+
+def test_each_file_is_a_job_and_one_that_fails_does_not_end_the_others(dumps: Path, run: Run, tmp_path: Path) -> None:
+    done = run("batch", "--each", "in/*.elf", "--to", "{name}.kdump", "dump", "-d", "1")
+    assert done.code == 3
+    assert done.out.split("\n")[:3] == ["     2  complete", "     1  failed", "     1  incomplete"]
+    assert "4/4" in done.err
+    assert "text.elf: no installed format reads it" in done.err
+    assert sorted(path.name for path in tmp_path.glob("*.kdump")) == [
+        "bare-aarch64.kdump", "bare-s390x.kdump", "cut.kdump",
+    ]  # fmt: skip
+    assert run("compare", "--ignore-excluded", "in/bare-s390x.elf", "bare-s390x.kdump").code == 0
+    ends = {value["job"]["source"]: value["exit_code"] for value in journal(tmp_path / "pydump-batch.done")}
+    assert ends == {"in/bare-aarch64.elf": 0, "in/bare-s390x.elf": 0, "in/cut.elf": 3, "in/text.elf": 1}
+
+
+def test_resume_skips_what_is_complete_and_unchanged(dumps: Path, run: Run, tmp_path: Path) -> None:
+    words = ("batch", "--resume", "--each", "in/*.elf", "--to", "{name}.kdump", "dump", "--force")
+    run(*words)
+    assert run(*words).err.count("/4 ") == 1  # the one that failed
+    (dumps / "cut.elf").write_bytes((dumps / "cut.elf").read_bytes() + bytes(100))
+    (tmp_path / "bare-s390x.kdump").unlink()
+    again = run(*words)
+    assert sorted(line.split()[4] for line in again.err.splitlines()) == [
+        "in/bare-s390x.elf", "in/cut.elf", "in/text.elf",
+    ]  # fmt: skip
+    # Another level is another job.
+    assert run(*words, "-d", "1").err.count("/4 ") == 4
+
+
+def test_a_list_has_jobs_of_several_kinds(dumps: Path, run: Run, tmp_path: Path) -> None:
+    jobs = [
+        {"command": "dump", "source": "in/bare-s390x.elf", "to": "s390x.kdump"},
+        {"command": "verify", "source": "in/bare-s390x.elf"},
+        {"command": "info", "source": "in/bare-s390x.elf", "to": "s390x.txt", "options": ["--notes"]},
+    ]
+    (tmp_path / "jobs").write_text("# three jobs\n\n" + "\n".join(map(json.dumps, jobs)) + "\n")
+    done = run("batch", "--json", "jobs")
+    assert done.code == 3
+    told = {value["job"]["command"]: value for value in map(json.loads, done.out.splitlines())}
+    assert told["dump"]["report"]["format"] == "kdump"
+    assert told["verify"]["exit_code"] == 4
+    assert "defects, the first: " in told["verify"]["error"]
+    assert told["info"]["exit_code"] == 0
+    assert (tmp_path / "s390x.txt").read_text() == run("info", "--notes", "in/bare-s390x.elf").out
+    assert (tmp_path / "jobs.done").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("[]", "not an object with the strings command and source"),
+        ("{", "Expecting property name"),
+        ('{"command": "dump", "source": "a"}', "dump needs an output"),
+        ('{"command": "status", "source": "a"}', "unknown command 'status'; available: dump, verify"),
+        ('{"command": "info", "source": "a", "out": "b"}', "unknown key: out"),
+        ('{"command": "info", "source": "a", "options": "-d"}', "options a list of strings"),
+    ],
+)
+def test_a_line_that_is_no_job_is_named(line: str, why: str, refuse: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "jobs").write_text(f"# jobs\n{line}\n")
+    said = refuse(2, "batch", "jobs")
+    assert said.startswith("jobs, line 2: ")
+    assert why in said
+
+
+def test_what_cannot_be_done_is_refused(dumps: Path, refuse: Refuse) -> None:
+    assert "no file matches nowhere*" in refuse(2, "batch", "--each", "nowhere*", "verify")
+    assert "would both be written to out" in refuse(2, "batch", "--each", "in/*.elf", "--to", "out", "dump")
+    assert "available: {name} and {file}" in refuse(2, "batch", "--each", "in/*", "--to", "{x}", "dump")
+    assert "--each PATTERN" in refuse(2, "batch", "dump", "-d", "31")
+    assert "cannot read jobs" in refuse(1, "batch", "jobs")
+    assert "--journal FILE" in refuse(2, "batch", "-")
+
+
+def test_a_journal_is_not_mixed_with_another_run(dumps: Path, run: Run, refuse: Refuse) -> None:
+    words = ("batch", "--journal", "done", "--each", "in/bare*.elf", "info")
+    assert run(*words).code == 0
+    assert "done is the journal of an earlier run; --resume" in refuse(2, *words)
+
+
+def test_a_killed_run_leaves_no_process_and_is_resumed(
+    qemu: Qemu, tmp_path: Path, pydump_command: list[str], run: Run
+) -> None:
+    """20 dumps, 2 of them damaged; the run is killed twice, and no job that was complete is done again."""
+    (tmp_path / "in").mkdir()
+    whole = qemu("bare-aarch64", "elf").read_bytes()
+    for number in range(20):
+        (tmp_path / "in" / f"{number:02}.elf").write_bytes(whole if number % 10 else whole[: 10000 + number])
+    words = ["batch", "--resume", "--each", "in/*.elf", "--to", "{name}.kdump", "dump"]
+    record = tmp_path / "pydump-batch.done"
+    for kill in (signal.SIGKILL, signal.SIGTERM):
+        before = record.read_text().count("\n") if record.exists() else 0
+        process = subprocess.Popen([*pydump_command, *words], cwd=tmp_path, stderr=subprocess.PIPE)
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (record.exists() and record.read_text().count("\n") > before + 6):
+            time.sleep(0.02)
+        children = (Path(f"/proc/{process.pid}/task/{process.pid}/children")).read_text().split()
+        process.send_signal(kill)
+        process.communicate(timeout=60)
+        deadline = time.monotonic() + 20
+        while any(os.path.exists(f"/proc/{child}") for child in children) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(os.path.exists(f"/proc/{child}") for child in children)
+    # As if the last run had been killed between the end of a dump and the journal's line.
+    lines = record.read_text().splitlines(keepends=True)
+    last = next(line for line in reversed(lines) if '"begun"' not in line)
+    record.write_text("".join(line for line in lines if line != last) + last[: len(last) // 2])
+    done = run(*words)
+    assert done.code == 3
+    assert done.out.split("\n")[:2] == ["    18  complete", "     2  incomplete"]
+    counts = Counter(value["job"]["source"] for value in journal(record))
+    assert len(counts) == 20
+    assert set(counts.values()) == {1}
