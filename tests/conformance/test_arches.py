@@ -41,7 +41,7 @@ def test_facts(arch: type[Arch]) -> None:
     assert arch.note_kinds[0].label == "PRSTATUS"
     taken = [name for other in ARCHES for name in (other.name, *other.aliases)]
     assert len(taken) == len(set(taken))
-    settled = arch.settle(Guest(MemoryMap.of([(0, 1 << 20)])))
+    settled = arch.complete(Guest(MemoryMap.of([(0, 1 << 20)])))
     machine = settled.utsname.machine
     assert installed().arch(machine).machine == arch.machine, "uname's name leads back to the architecture"
 
@@ -110,9 +110,9 @@ def test_wrong_registers(arch: type[Arch]) -> None:
 @every_arch
 def test_settling_twice_changes_nothing(arch: type[Arch]) -> None:
     notes = arch.cpu_notes([Cpu(0, {}), Cpu(1, {})], arch.byte_order)
-    guest = arch.settle(Guest(MemoryMap.of([(0, 1 << 20)]), notes=notes))
+    guest = arch.complete(Guest(MemoryMap.of([(0, 1 << 20)]), notes=notes))
     assert guest.n_cpus == 2
-    assert arch.settle(guest) == guest
+    assert arch.complete(guest) == guest
 
 
 @every_arch
@@ -134,7 +134,7 @@ def test_a_short_note_costs_its_own_registers_alone(arch: type[Arch], byte_order
         nth = seen[note.name, note.type] = seen.get((note.name, note.type), 0) + 1
         notes.append(Note(note.name, note.type, note.desc[:size]) if nth == 2 else note)
     guest = Guest(MemoryMap.of([(0, 1 << 20)]), byte_order=byte_order, notes=tuple(notes), vmcoreinfo=Vmcoreinfo(b""))
-    settled = arch.settle(guest)
+    settled = arch.complete(guest)
     assert [len(note.desc) for note in settled.notes] == [len(note.desc) for note in notes]
     assert settled.n_cpus == 3
     cpus = arch.cpus(notes, byte_order)
@@ -186,7 +186,7 @@ def test_an_odd_number_in_vmcoreinfo_is_no_number(arch: type[Arch], value: str) 
         lines = [f"{key}={value if odd in (key, None) else defaults.get(key, '0')}" for key in keys]
         text = (good + "\n".join(lines)).encode()
         guest = Guest(MemoryMap.of([(0x200000, 1 << 20)]), byte_order=arch.byte_order, vmcoreinfo=Vmcoreinfo(text))
-        settled = arch.settle(guest)
+        settled = arch.complete(guest)
         assert settled.page_size in arch.page_sizes
         assert -(1 << 63) <= (settled.phys_base or 0) < 1 << 64
         assert -(1 << 63) <= (arch.as_qemu(settled).phys_base or 0) < 1 << 64

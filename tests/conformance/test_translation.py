@@ -28,7 +28,7 @@ class Golden:
         self.translations = [(int(v, 0), None if p is None else int(p, 0)) for v, p in document["translations"]]
         self.n_reads = 0
         self.arch = installed().arch(document["arch"])
-        self.guest = self.arch.settle(
+        self.guest = self.arch.complete(
             Guest(
                 MemoryMap.of(map(tuple, document["memory"])),
                 byte_order=document["byte_order"],
@@ -90,7 +90,7 @@ def test_a_table_that_is_used_many_times_is_read_once() -> None:
 @pytest.mark.parametrize("name", GUESTS)
 def test_without_vmcoreinfo_and_registers_nothing_is_known(name: str) -> None:
     arch = Golden(name).arch
-    guest = arch.settle(Guest(MemoryMap.of([(0, 1 << 20)])))
+    guest = arch.complete(Guest(MemoryMap.of([(0, 1 << 20)])))
     assert arch.address_space(guest, lambda paddr, size: bytes(size)) is None
 
 

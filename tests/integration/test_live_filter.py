@@ -16,7 +16,7 @@ from lab.boot import BOOT_TIMEOUT, MACHINES, Guest, Qmp, running
 import pydump as api
 from pydump.engine.narrow import Narrowing
 from pydump.engine.open import open_source
-from pydump.engine.planner import Request
+from pydump.engine.request import Request
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Live
 from pydump.model.memory import Ranges

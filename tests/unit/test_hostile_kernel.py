@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import pydump
-from pydump.engine.planner import settle
+from pydump.engine.facts import complete
 from pydump.engine.vmcoreinfo import MAX_PLACES, find_vmcoreinfo
 from pydump.errors import DamagedPageError, PydumpError
 from pydump.interfaces.arch import AddressSpace, Arch
@@ -323,7 +323,7 @@ def test_no_number_of_vmcoreinfo_ends_in_an_internal_error(value: str, linux: py
     (linux_filter,) = (cls for cls in registry.filters() if cls.name == "linux")
     for key in KEYS:
         hostile = Vmcoreinfo(f"{text}\n{key}={value}\n".encode())
-        guest, arch, _ = settle(replace(stated, vmcoreinfo=hostile), None, registry)
+        guest, arch, _ = complete(replace(stated, vmcoreinfo=hostile), None, registry)
         assert arch is not None
         for work in (
             lambda: linux_filter.classify(linux.source, guest, arch),  # noqa: B023

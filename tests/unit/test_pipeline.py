@@ -18,8 +18,9 @@ import pytest
 from pydump import builtin
 from pydump.builtin.raw import BytesImage
 from pydump.engine import workers as workers_module
+from pydump.engine.facts import complete
 from pydump.engine.open import open_source
-from pydump.engine.planner import Request, settle
+from pydump.engine.request import Request
 from pydump.engine.run import Output, run_dump
 from pydump.errors import PlanError, PluginError, PydumpError, ReadError, SinkError
 from pydump.interfaces.sink import Extent, Hole
@@ -340,7 +341,7 @@ def test_without_any_architecture_it_is_said_what_to_install() -> None:
     with pytest.raises(
         PlanError, match="install the architecture's plugin, such as pydump-arch-x86-64, and name it with --arch$"
     ):
-        settle(Guest(MemoryMap()), None, registry_of([("core", builtin)]))
+        complete(Guest(MemoryMap()), None, registry_of([("core", builtin)]))
 
 
 def test_dry_run_writes_nothing(registry: Registry, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import pydump
 from pydump.engine.open import open_source
-from pydump.engine.planner import Request
+from pydump.engine.request import Request
 from pydump.engine.run import Output, run_dump
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap

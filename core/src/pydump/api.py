@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pydump.engine.exclude import classes_of_level
+from pydump.engine.facts import Facts, complete, is_unknown, with_utsname, with_vmcoreinfo
+from pydump.engine.generic import GenericArch
 from pydump.engine.open import open_source
-from pydump.engine.planner import Request, find_arch, settle, with_utsname, with_vmcoreinfo
+from pydump.engine.request import Request
 from pydump.engine.run import Output, run_dump
 from pydump.engine.symbols import Symbols
 from pydump.engine.unused import refuse_options
@@ -59,7 +61,7 @@ class Dump:
         self.stated = source.guest()
         self._registry = registry
         self._arch = arch
-        self._settled: tuple[Guest, tuple[str, ...]] | None = None
+        self._completed: tuple[Guest, tuple[str, ...]] | None = None
         self._found: Guest | None = None
         self._physical: PhysicalMemory | None = None
         self._kernel: KernelMemory | None = None
@@ -89,17 +91,15 @@ class Dump:
 
     def _unknown(self) -> bool:
         """Whether neither the source nor the user says of which architecture the guest is."""
-        stated = self.stated
-        silent = self._arch is None and (stated.byte_order is None or stated.elf_class is None)
-        return silent and find_arch(stated, self._registry) is None
+        return is_unknown(self.stated, self._arch, self._registry)
 
     def _facts(self) -> tuple[Guest, tuple[str, ...]]:
-        if self._settled is None:
-            guest, arch, warnings = settle(self.stated, self._arch, self._registry)
+        if self._completed is None:
+            guest, arch, warnings = complete(self.stated, self._arch, self._registry)
             if not isinstance(self.source, Live):  # its memory is read once it is captured
                 guest = with_utsname(self.source, guest, arch)
-            self._settled = guest, warnings
-        return self._settled
+            self._completed = guest, warnings
+        return self._completed
 
     @property
     def cpus(self) -> tuple[Cpu, ...]:
@@ -120,8 +120,7 @@ class Dump:
     def _kernel_memory(self) -> KernelMemory:
         """The kernel's memory, by the VMCOREINFO in guest memory where the source has none."""
         if self._kernel is None:
-            stated = self._with_vmcoreinfo()
-            guest, arch, _ = settle(stated, self._arch, self._registry)
+            guest, arch, _ = self._searched()
             self._kernel = KernelMemory.of(self.source, guest, arch)
         return self._kernel
 
@@ -134,6 +133,10 @@ class Dump:
             workers = 1 if isinstance(self.source, Live) else None
             self._found = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry, workers=workers)
         return self._found
+
+    def _searched(self) -> Facts:
+        """The facts, by the VMCOREINFO in guest memory where the source has none."""
+        return complete(self._with_vmcoreinfo(), self._arch, self._registry)
 
     def read_virtual(self, vaddr: int, size: int) -> bytes:
         """``size`` bytes from the guest kernel's virtual address ``vaddr`` on.
@@ -201,7 +204,7 @@ class Dump:
         """
         from pydump.engine.exclude import classified
 
-        guest, arch, _ = settle(self._with_vmcoreinfo(), self._arch, self._registry)
+        guest, arch, _ = self._searched()
         wanted = frozenset(name for cls in self._registry.filters() if cls.knows(guest) for name in cls.classes)
         found = classified(self.source, guest, arch, wanted or frozenset({"free"}), self._registry)
         return {name: ranges for one in found for name, ranges in one.classes.items()}
@@ -222,10 +225,7 @@ class Dump:
         paddr = self._kernel_memory().space.translate(address) if virtual else address
         if paddr is None:
             return AddressReport(None, vaddr, "not mapped")
-        stated = self.stated
-        if self._unknown():
-            return look_up(self.source, stated, None, paddr, self._registry, vaddr=vaddr)
-        guest, arch, _ = settle(self._with_vmcoreinfo(), self._arch, self._registry)
+        guest, arch, _ = Facts(self.stated, GenericArch) if self._unknown() else self._searched()
         return look_up(self.source, guest, arch, paddr, self._registry, vaddr=vaddr)
 
     def log(self) -> Iterator[Record]:
@@ -517,5 +517,5 @@ def sizes(source: Path | MemoryImage, *, arch: str | None = None) -> SizeReport:
     registry = installed()
     label = _label(source)
     with _captured(source, arch=arch) as opened:
-        guest, known, _ = settle(opened._with_vmcoreinfo(), arch, registry)
+        guest, known, _ = opened._searched()
         return run_sizes(opened.source, label, guest, known, registry)

@@ -145,7 +145,7 @@ def test_as_qemu_states_what_qemus_kdump_header_does(name: str, arch: type[Arch]
     text = DATA.parent / f"vmcoreinfo/{name}.txt"
     vmcoreinfo = Vmcoreinfo(text.read_bytes()) if text.exists() else None
     memory = MemoryMap.of([(0x40000000, 256 << 20)])
-    settled = arch.settle(Guest(memory, byte_order="little", notes=notes, vmcoreinfo=vmcoreinfo))
+    settled = arch.complete(Guest(memory, byte_order="little", notes=notes, vmcoreinfo=vmcoreinfo))
     assert settled.page_size == 4096
     assert settled.phys_base == 0x40000000
     guest = arch.as_qemu(settled)
@@ -162,5 +162,5 @@ def test_big_endian_guests() -> None:
     stated = Guest(MemoryMap.of([(0, 1 << 20)]), byte_order="big", notes=notes)
     assert Aarch64Arch.owns(stated)
     assert not ArmArch.owns(stated)
-    assert Aarch64Arch.settle(stated).utsname.machine == "aarch64_be"
-    assert ArmArch.settle(Guest(MemoryMap(), byte_order="big")).utsname.machine == "armv7b"
+    assert Aarch64Arch.complete(stated).utsname.machine == "aarch64_be"
+    assert ArmArch.complete(Guest(MemoryMap(), byte_order="big")).utsname.machine == "armv7b"

@@ -118,10 +118,10 @@ def test_little_endian_guest_in_qemus_big_endian_file_comes_out_little_endian() 
         vmcoreinfo=Vmcoreinfo(b"OSRELEASE=6.1.0-50-powerpc64le\nPAGESIZE=65536\n"),
     )
     for arch in (Ppc64Arch, Ppc64leArch):
-        guest = arch.settle(stated)
+        guest = arch.complete(stated)
         assert (guest.arch, guest.byte_order, guest.utsname.machine) == ("ppc64le", "little", "ppc64le")
         assert (guest.machine, guest.elf_class, guest.n_cpus) == (21, 64, 2)
-        assert arch.settle(guest) == guest
+        assert arch.complete(guest) == guest
         for ours, qemus, shown in zip(
             [note for note in guest.notes if note.type == 1],
             [note for note in golden if note.type == 1],
@@ -142,7 +142,7 @@ def test_little_endian_guest_in_qemus_big_endian_file_comes_out_little_endian() 
 
 
 def test_big_endian_guest_stays_big_endian() -> None:
-    guest = Ppc64Arch.settle(Guest(MemoryMap(), byte_order="big", notes=golden_notes("bare-ppc64")))
+    guest = Ppc64Arch.complete(Guest(MemoryMap(), byte_order="big", notes=golden_notes("bare-ppc64")))
     assert (guest.arch, guest.byte_order, guest.utsname.machine) == ("ppc64", "big", "ppc64")
     assert Ppc64Arch.cpus(guest.notes, "big")[0].registers["nip"] == 0x100
 
@@ -160,20 +160,20 @@ def test_big_endian_guest_stays_big_endian() -> None:
 )
 def test_the_kernels_mode_decides(msrs: list[int], order: ByteOrder) -> None:
     notes = Ppc64Arch.cpu_notes([Cpu(i, {"msr": msr}) for i, msr in enumerate(msrs)], "big")
-    assert Ppc64Arch.settle(Guest(MemoryMap(), byte_order="big", notes=notes)).byte_order == order
+    assert Ppc64Arch.complete(Guest(MemoryMap(), byte_order="big", notes=notes)).byte_order == order
 
 
 def test_without_registers_the_name_decides() -> None:
     stated = Guest(MemoryMap.of([(0, 1 << 20)]))
-    assert Ppc64Arch.settle(stated).byte_order == "big"
-    assert Ppc64leArch.settle(stated).byte_order == "little"
-    assert Ppc64Arch.settle(replace(stated, byte_order="little")).arch == "ppc64le"
+    assert Ppc64Arch.complete(stated).byte_order == "big"
+    assert Ppc64leArch.complete(stated).byte_order == "little"
+    assert Ppc64Arch.complete(replace(stated, byte_order="little")).arch == "ppc64le"
 
 
 @pytest.mark.parametrize("name", GUESTS)
 def test_as_qemu_states_what_qemus_kdump_header_does(name: str) -> None:
     header = (DATA / name / "kdump-header.bin").read_bytes()
-    settled = Ppc64Arch.settle(Guest(MemoryMap.of([(0, 256 << 20)]), byte_order="big", notes=golden_notes(name)))
+    settled = Ppc64Arch.complete(Guest(MemoryMap.of([(0, 256 << 20)]), byte_order="big", notes=golden_notes(name)))
     guest = Ppc64Arch.as_qemu(settled)
     assert guest.phys_base == struct.unpack(">q", header[464:472])[0]
     assert guest.page_size == struct.unpack(">I", header[428:432])[0]

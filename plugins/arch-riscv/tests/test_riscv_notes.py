@@ -60,7 +60,7 @@ def test_as_qemu_states_what_qemus_kdump_header_does(name: str) -> None:
     notes = unpack_notes((DATA / name / "notes.bin").read_bytes(), "little")
     memory = MemoryMap.of([(0x1000, 0xF000), (0x80000000, 256 << 20)])
     vmcoreinfo = Vmcoreinfo(b"OSRELEASE=6.12.107\nPAGESIZE=4096\nNUMBER(phys_ram_base)=0x80000000\n")
-    settled = Riscv64Arch.settle(Guest(memory, byte_order="little", notes=notes, vmcoreinfo=vmcoreinfo))
+    settled = Riscv64Arch.complete(Guest(memory, byte_order="little", notes=notes, vmcoreinfo=vmcoreinfo))
     assert (settled.phys_base, settled.utsname.machine) == (0x80000000, "riscv64")
     guest = Riscv64Arch.as_qemu(settled)
     assert guest.phys_base == struct.unpack("<q", header[464:472])[0]

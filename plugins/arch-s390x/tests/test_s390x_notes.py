@@ -117,7 +117,7 @@ def test_as_qemu_states_what_qemus_files_do(name: str) -> None:
     header = (DATA / name / "kdump-header.bin").read_bytes()
     golden = unpack_notes((DATA / name / "notes.bin").read_bytes(), "big")
     stated = Guest(MemoryMap.of([(0, 256 << 20)]), machine=22, byte_order="big", notes=golden)
-    settled = S390xArch.settle(stated)
+    settled = S390xArch.complete(stated)
     assert settled.notes != golden
     assert settled.utsname.machine == "s390x"
     guest = S390xArch.as_qemu(settled)

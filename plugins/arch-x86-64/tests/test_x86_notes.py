@@ -190,7 +190,7 @@ def test_value_that_does_not_fit(value: int) -> None:
 
 def guest_of(name: str, arch: type[Arch]) -> Guest:
     text = DATA.parent / f"vmcoreinfo/{name}.txt"
-    return arch.settle(
+    return arch.complete(
         Guest(
             MemoryMap.of([(0, 256 << 20), (0xFFFC0000, 0x40000)]),
             byte_order="little",

@@ -54,7 +54,7 @@ class TestNano:
     )
 
     def space(self) -> AddressSpace:
-        space = X86_64Arch.address_space(X86_64Arch.settle(self.guest), self.read)
+        space = X86_64Arch.address_space(X86_64Arch.complete(self.guest), self.read)
         assert space is not None
         return space
 

@@ -46,7 +46,7 @@ def test_registers_are_those_of_qemus_dump(name: str, elf: str, start: int) -> N
     written = tuple(Note(name, type_, desc) for name, type_, desc in dump.notes if name != "VMCOREINFO")
     told = Guest(MemoryMap(()), arch=found.arch, byte_order=found.byte_order, notes=notes)
     # What QEMU writes wrongly is corrected in both.
-    assert arch.settle(told).notes == arch.settle(replace(told, notes=written, byte_order=dump.byte_order)).notes  # type: ignore[arg-type]
+    assert arch.complete(told).notes == arch.complete(replace(told, notes=written, byte_order=dump.byte_order)).notes  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "elf", "start"), SAMPLES, ids=[name for name, _, _ in SAMPLES])

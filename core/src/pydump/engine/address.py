@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def look_up(
     source: MemoryImage,
     guest: Guest,
-    arch: type[Arch] | None,
+    arch: type[Arch],
     paddr: int,
     registry: Registry,
     *,
@@ -71,12 +71,12 @@ def _is_zero(source: MemoryImage, guest: Guest, paddr: int) -> bool:
 
 
 def _classes(
-    source: MemoryImage, guest: Guest, arch: type[Arch] | None, paddr: int, registry: Registry
+    source: MemoryImage, guest: Guest, arch: type[Arch], paddr: int, registry: Registry
 ) -> tuple[str, ...] | None:
     found: list[str] = []
     known = False
     for cls in registry.filters():
-        if arch is None or not cls.knows(guest):
+        if guest.arch is None or not cls.knows(guest):
             continue
         try:
             parts = classified(source, guest, arch, frozenset(cls.classes), registry)

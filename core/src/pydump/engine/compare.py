@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydump.engine.batches import BATCH_SIZE
+from pydump.engine.facts import complete, with_vmcoreinfo
 from pydump.engine.findings import Findings
-from pydump.engine.planner import settle, with_vmcoreinfo
 from pydump.engine.salvage import filled, read_salvaged
 from pydump.engine.scan import Piece, scan
 from pydump.interfaces.image import KnowsHoles, MemoryImage
@@ -22,7 +22,7 @@ from pydump.model.memory import Ranges
 from pydump.model.report import CompareReport, Difference, ProgressCallback
 from pydump.registry import Registry
 
-#: Facts that are compared as they are settled, when both sides have them.
+#: Facts that are compared as they are completed, when both sides have them.
 FACTS = ("arch", "machine", "byte_order")
 #: Facts that are compared when both sides state them, be it by VMCOREINFO: what stands in for one is no difference.
 STATED_FACTS = ("page_size", "phys_base", "n_cpus")
@@ -41,8 +41,8 @@ def run_compare(
 ) -> CompareReport:
     """Compare two guests by what they are, not by how their files say it.
 
-    Both sides are settled first as a dump would settle them, so that a fact which one file leaves out and a mistake
-    which one file puts right are no difference. A format that works in pages rounds the edges of RAM to pages; what
+    Both sides are completed first as for a dump: a fact that one file leaves out, or a defect that one file
+    corrects, is not a difference. A format that works in pages rounds the edges of RAM to pages; what
     it adds there is zero, and no difference either. Bare memory has no facts and no notes to differ in.
 
     Args:
@@ -63,7 +63,7 @@ def run_compare(
         # The side without VMCOREINFO holds it in its memory, if it is the same guest.
         if not bare and stated[i].vmcoreinfo is None and stated[1 - i].vmcoreinfo is not None:
             stated[i] = with_vmcoreinfo(source, stated[i], arch, registry, workers=workers)
-    a, b = (_settled(guest, arch, registry) for guest in stated)
+    a, b = (_completed(guest, arch, registry) for guest in stated)
     both_state = [name for name in STATED_FACTS if all(_states(guest, name) for guest in stated)]
     _compare_facts(a, b, (*FACTS, *both_state), findings)
     if not bare:
@@ -72,11 +72,11 @@ def run_compare(
     return CompareReport(*labels, compared, findings.kept, findings.count, time.monotonic() - began)
 
 
-def _settled(guest: Guest, arch: str | None, registry: Registry) -> Guest:
-    """The facts as a dump would settle them; of bare memory, what there is."""
+def _completed(guest: Guest, arch: str | None, registry: Registry) -> Guest:
+    """The facts as a dump would complete them; of bare memory, what there is."""
     if arch is None and guest.byte_order is None:
         return guest
-    return settle(guest, arch, registry)[0]
+    return complete(guest, arch, registry).guest
 
 
 def _states(guest: Guest, name: str) -> bool:

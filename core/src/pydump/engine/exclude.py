@@ -99,7 +99,7 @@ def check_classes(classes: frozenset[str], registry: Registry) -> None:
 def exclude(
     source: MemoryImage,
     guest: Guest,
-    arch: type[Arch] | None,
+    arch: type[Arch],
     classes: frozenset[str],
     registry: Registry,
     *,
@@ -114,7 +114,7 @@ def exclude(
     Args:
         source: Guest memory.
         guest: The completed facts.
-        arch: The guest's architecture, or None where no plugin knows it.
+        arch: The guest's architecture.
         classes: What to leave out.
         registry: What is installed.
         read_zeros: Must zero pages be looked for? Formats that store all of them as one need not know them.
@@ -163,10 +163,10 @@ def exclude(
     return Exclusion(excluded, level_of_classes(classes), tuple(sizes), checks, trusted, warnings)
 
 
-def _always(source: MemoryImage, guest: Guest, arch: type[Arch] | None, registry: Registry) -> list[Classified]:
+def _always(source: MemoryImage, guest: Guest, arch: type[Arch], registry: Registry) -> list[Classified]:
     """What filters leave out at level 0, too: poisoned pages, for example. Nothing where a filter cannot be sure."""
     found: list[Classified] = []
-    if arch is None:
+    if guest.arch is None:
         return found
     for cls in registry.filters():
         if not cls.knows(guest):
@@ -181,18 +181,18 @@ def _always(source: MemoryImage, guest: Guest, arch: type[Arch] | None, registry
 
 
 def classified(
-    source: MemoryImage, guest: Guest, arch: type[Arch] | None, classes: frozenset[str], registry: Registry
+    source: MemoryImage, guest: Guest, arch: type[Arch], classes: frozenset[str], registry: Registry
 ) -> list[Classified]:
     """What each filter finds that knows one of ``classes``."""
     if not classes:
         return []
     wanted: list[type[Filter]] = [cls for cls in registry.filters() if classes & set(cls.classes) and cls.knows(guest)]
     unknown = classes - {name for cls in wanted for name in cls.classes}
-    if unknown or arch is None:
+    if unknown or guest.arch is None:
         raise PlanError(
             f"no filter can find the {', '.join(sorted(unknown or classes))} pages of this guest",
             hint="it has no VMCOREINFO; if it runs Linux, pydump dump --vmcoreinfo FILE takes that of its kernel"
-            if arch is not None
+            if guest.arch is not None
             else "this needs the architecture's plugin",
         )
     return [cls.classify(source, guest, arch) for cls in wanted]
@@ -226,7 +226,7 @@ def zero_ranges(source: MemoryImage, ranges: Ranges, page_size: int, *, workers:
     return zeros.union(pages.subtract(data))
 
 
-def kernel_ram(source: MemoryImage, guest: Guest, arch: type[Arch] | None) -> MemoryMap:
+def kernel_ram(source: MemoryImage, guest: Guest, arch: type[Arch]) -> MemoryMap:
     """The guest's RAM without firmware and device memory: what the kernel has struct pages for.
 
     Raises:
@@ -236,7 +236,6 @@ def kernel_ram(source: MemoryImage, guest: Guest, arch: type[Arch] | None) -> Me
     from pydump.kernel.vmemmap import struct_pages
 
     kernel = KernelMemory.of(source, guest, arch)
-    assert arch is not None  # without one there is no kernel memory
     page = kernel.page_size
     known = Ranges.of((run.pfn * page, (run.pfn + run.count) * page) for run in struct_pages(kernel, arch))
     parts = (known.clip(block.paddr, block.end) for block in guest.memory)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pydump.engine.exclude import ZERO, LeftOut, classified, exclude
-from pydump.engine.planner import Request, facts
+from pydump.engine.facts import stated_facts
+from pydump.engine.request import Request
 from pydump.errors import PydumpError
 from pydump.interfaces.image import MemoryImage
 from pydump.model.memory import Ranges
@@ -32,7 +33,7 @@ class Narrowing:
         classes = request.exclude - {ZERO}
         least = registry.format(request.format).format.least_hole
         try:
-            guest, arch, _ = facts(source, request, registry, look=False)
+            guest, arch, _ = stated_facts(source.guest(), request, registry)
             if not classes or guest.vmcoreinfo is None:  # to search memory for one would take too long
                 return Ranges.empty()
             found = classified(source, guest, arch, classes, registry)

@@ -14,7 +14,8 @@ from pydump.engine.batches import BATCH_SIZE, Batches
 from pydump.engine.exclude import ZERO
 from pydump.engine.executors import Executor, Job, Outcome, executor_for
 from pydump.engine.narrow import Narrowing
-from pydump.engine.planner import Planned, Request, make_plan
+from pydump.engine.planner import Planned, choose, make_plan, outline
+from pydump.engine.request import Request
 from pydump.engine.salvage import SalvagingBatches
 from pydump.engine.unused import refuse_options
 from pydump.interfaces.image import MemoryImage
@@ -75,9 +76,10 @@ def run_dump(
         PydumpError: It failed; nothing is left at the output.
     """
     began = time.monotonic()
+    chosen = choose(request, registry)
     live = isinstance(source, Live)
     if dry_run:
-        planned = make_plan(source, request, registry, look=not live, workers=workers)
+        planned = outline(source, chosen, registry) if live else make_plan(source, chosen, registry, workers=workers)
         batches = Batches.of(source, planned.plan.readable(), planned.writer, batch_size)
         executor = executor_for(workers, batches)
         outcome = Outcome(planned.writer.start)
@@ -87,11 +89,11 @@ def run_dump(
         size = planned.writer.size_limit
         return _report(planned, label, output, executor, began, outcome, size, flattened=flattened, dry=True)
     with _Opened(_sink(output, request, registry)) as opened:
-        planned = make_plan(source, request, registry, look=not live, workers=workers)
+        narrowing = Narrowing(request, registry)
         if isinstance(source, Live):
-            narrowing = Narrowing(request, registry)
-            source.capture(planned.plan.guest.memory, progress, narrowing if request.exclude - {ZERO} else None)
-            planned = make_plan(source, request, registry, workers=workers, left_out=narrowing.left_out)
+            wanted = outline(source, chosen, registry).plan.guest.memory
+            source.capture(wanted, progress, narrowing if request.exclude - {ZERO} else None)
+        planned = make_plan(source, chosen, registry, workers=workers, left_out=narrowing.left_out, trusted=live)
         writer = planned.writer
         batches = SalvagingBatches.of(source, planned.plan.readable(), writer, batch_size)
         batches.page_size = planned.plan.guest.page_size or batches.page_size

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 SAMPLES: Final = 256
 
 
-def run_sizes(source: MemoryImage, label: str, guest: Guest, arch: type[Arch] | None, registry: Registry) -> SizeReport:
+def run_sizes(source: MemoryImage, label: str, guest: Guest, arch: type[Arch], registry: Registry) -> SizeReport:
     """Find what every level would leave, without writing anything.
 
     Args:
         source: The memory.
         label: What the user called it.
         guest: The completed facts.
-        arch: The guest's architecture, or None where no plugin knows it.
+        arch: The guest's architecture.
         registry: What is installed.
 
     Raises:

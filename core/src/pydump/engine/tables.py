@@ -6,7 +6,6 @@ from typing import Final
 
 from pydump.errors import PlanError
 from pydump.interfaces.image import KnowsHoles, MemoryImage
-from pydump.interfaces.live import Live
 from pydump.interfaces.writer import Writer
 from pydump.model.memory import Ranges
 
@@ -16,14 +15,14 @@ MENTIONED: Final = 1 << 30
 REFUSED, TIMES = 32 << 30, 16
 
 
-def check_tables(source: MemoryImage, writer: Writer, readable: Ranges, *, wanted: bool) -> tuple[str, ...]:
+def check_tables(image: MemoryImage, writer: Writer, readable: Ranges, *, trusted: bool) -> tuple[str, ...]:
     """Look at what is written for memory that is known to be zero.
 
     Args:
-        source: Where memory is read from.
+        image: Where memory is read from.
         writer: Writes it.
         readable: What of it can be read.
-        wanted: Did the user name the range of memory? Then it is written, however large.
+        trusted: Whether the range is right, however large: the user gave it, or a running guest has it.
 
     Returns:
         Warnings, a line each.
@@ -32,16 +31,16 @@ def check_tables(source: MemoryImage, writer: Writer, readable: Ranges, *, wante
         PlanError: It is out of all proportion to what the source holds.
     """
     size = writer.tables_size
-    if size < MENTIONED or not isinstance(source, KnowsHoles):
+    if size < MENTIONED or not isinstance(image, KnowsHoles):
         return ()
-    held = sum(b - a for start, end in readable for a, b in source.data_ranges(start, end - start))
+    held = sum(b - a for start, end in readable for a, b in image.data_ranges(start, end - start))
     if size <= held:
         return ()
     what = (
         f"{size / 1e9:.0f} GB of tables are written for {readable.size >> 30} GiB of RAM, "
         f"of which the source holds {_shown(held)} of data"
     )
-    if size >= REFUSED and size >= TIMES * held and not wanted and not isinstance(source, Live):
+    if size >= REFUSED and size >= TIMES * held and not trusted:
         first, end = int(readable.array[0, 0]), int(readable.array[-1, 1])
         whole = f"--begin {first:#x} --length {end - first:#x}"
         raise PlanError(

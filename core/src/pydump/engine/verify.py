@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pydump.engine.defects import defects
+from pydump.engine.facts import complete
 from pydump.engine.findings import Findings
-from pydump.engine.planner import settle
 from pydump.engine.scan import Piece, scan
 from pydump.errors import FormatError, PlanError, ReadError
 from pydump.interfaces.image import MemoryImage, Verifiable
@@ -42,7 +42,7 @@ def run_verify(
     if arch is not None:
         registry.arch(arch)  # it must be there
     with suppress(PlanError):  # no plugin knows its architecture, and the file does not say enough to do without
-        guest, _, _ = settle(guest, arch, registry)
+        guest = complete(guest, arch, registry).guest
     n_defects = 0
     for n_defects, defect in enumerate((*source.warnings(), *defects(source, guest)), 1):  # noqa: B007
         findings.add(f"{label}: {defect}")

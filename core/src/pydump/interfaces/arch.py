@@ -150,15 +150,15 @@ class Arch:
         return sizes == {prstatus.size} and (cls.bi_endian or guest.byte_order in (None, cls.byte_order))
 
     @classmethod
-    def settle(cls, guest: Guest) -> Guest:
-        """``guest`` with every fact filled in that this architecture knows, and what QEMU writes wrongly put right."""
+    def complete(cls, guest: Guest) -> Guest:
+        """``guest`` with every fact filled in that this architecture knows, and QEMU's known defects corrected."""
         vmcoreinfo = guest.vmcoreinfo
         byte_order = guest.byte_order or cls.byte_order
         uts = guest.utsname
         page_size = vmcoreinfo.page_size if vmcoreinfo else None
         stated_page_size = page_size if page_size in cls.page_sizes else None
         release = uts.release or (vmcoreinfo.osrelease if vmcoreinfo else None) or "unknown"
-        settled = replace(
+        completed = replace(
             guest,
             arch=cls.name,
             machine=cls.machine,
@@ -176,15 +176,15 @@ class Arch:
             n_cpus=guest.n_cpus or cls.count_cpus(guest.notes),
         )
         if vmcoreinfo is not None or guest.phys_base is None:
-            settled = replace(settled, phys_base=cls.phys_base(settled))
-        return replace(settled, notes=cls.corrected_notes(settled.notes, byte_order))
+            completed = replace(completed, phys_base=cls.phys_base(completed))
+        return replace(completed, notes=cls.corrected_notes(completed.notes, byte_order))
 
     @classmethod
     def as_qemu(cls, guest: Guest) -> Guest:
         """The facts as QEMU's dump would state them, mistakes included, for ``--compat qemu``.
 
         Args:
-            guest: The facts as :meth:`settle` left them.
+            guest: The facts as :meth:`complete` gives them.
         """
         return replace(
             guest,

@@ -144,31 +144,31 @@ class KernelMemory:
         self._stated = stated
 
     @classmethod
-    def of(cls, source: MemoryImage, guest: Guest, arch: type[Arch] | None) -> KernelMemory:
+    def of(cls, source: MemoryImage, guest: Guest, arch: type[Arch]) -> KernelMemory:
         """The kernel memory of a guest whose facts are complete: by its page tables, else as the source states it.
 
         Args:
             source: Where guest memory is read from.
             guest: Its completed facts.
-            arch: Its architecture, or None where no plugin knows it.
+            arch: Its architecture.
 
         Raises:
             PlanError: Too little is known of the guest to walk its page tables.
         """
         physical = PhysicalMemory(source)
         stated = StatedSpace.of(source)
-        space = (arch.address_space(guest, physical.read_table) if arch else None) or stated
+        space = arch.address_space(guest, physical.read_table) or stated
         if space is None:
             raise PlanError(
                 "too little is known of this guest to walk its page tables",
-                hint=_needed(guest.vmcoreinfo, arch),
+                hint=_needed(guest),
             )
         return cls(
             physical,
             space,
             guest.vmcoreinfo or Vmcoreinfo(b""),
             byte_order=guest.byte_order or "little",
-            word_size=arch.elf_class // 8 if arch else 8,
+            word_size=arch.elf_class // 8,
             page_size=guest.page_size or 4096,
             stated=stated,
         )
@@ -295,9 +295,10 @@ def _from_start(runs: Iterator[Mapping], vaddr: int) -> tuple[list[Mapping], int
     return taken, at
 
 
-def _needed(info: Vmcoreinfo | None, arch: type[Arch] | None) -> str:
+def _needed(guest: Guest) -> str:
     """What to do where the page tables cannot be found."""
-    if arch is None:
+    info = guest.vmcoreinfo
+    if guest.arch is None:
         return "name the architecture with --arch, or install its plugin"
     if info is None:
         return "it has neither VMCOREINFO nor CPU registers that lead to them; pydump dump --vmcoreinfo FILE adds one"

@@ -1,4 +1,4 @@
-"""What a source knows of a guest, and what is settled about it before a dump is written."""
+"""What a source knows of a guest, and what a plugin completes before a dump is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A settled plan: everything that is decided before a byte of memory is read."""
+"""The plan of a dump: everything that is decided before its memory is read."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ class ArchTests:
 
     def test_it_fills_in_every_fact(self) -> None:
         for order in self.orders():
-            settled = self.arch.settle(self.guest(order))
+            settled = self.arch.complete(self.guest(order))
             # Registers may say another byte order than was claimed, and that may have a name of its own.
             assert settled.machine == self.arch.machine
             assert settled.arch and settled.byte_order
@@ -203,7 +203,7 @@ class ArchTests:
             assert settled.phys_base is not None
             assert settled.n_cpus == 2
             assert settled.utsname.machine
-            assert self.arch.settle(settled) == settled
+            assert self.arch.complete(settled) == settled
             as_qemu = self.arch.as_qemu(settled)
             assert self.arch.count_cpus(as_qemu.notes) == 2, "QEMU writes the notes of every CPU"
             wrong = self.arch.cpu_notes(self.cpus(2), settled.byte_order, compat="qemu")
@@ -214,7 +214,7 @@ class ArchTests:
             text = f"OSRELEASE=6.1\nPAGESIZE={size}\n".encode()
             guest = replace(self.guest(self.arch.byte_order), page_size=None, vmcoreinfo=Vmcoreinfo(text))
             wanted = size if size in self.arch.page_sizes else self.arch.page_sizes[0]
-            assert self.arch.settle(guest).page_size == wanted
+            assert self.arch.complete(guest).page_size == wanted
 
     # --- addresses ---
 
@@ -230,7 +230,7 @@ class ArchTests:
         def read(paddr: int, size: int) -> bytes:
             return (junk * (size // 4096 + 2))[paddr % 4096 :][:size]
 
-        guest = self.arch.settle(replace(self.guest(self.arch.byte_order), vmcoreinfo=Vmcoreinfo(text.encode())))
+        guest = self.arch.complete(replace(self.guest(self.arch.byte_order), vmcoreinfo=Vmcoreinfo(text.encode())))
         try:
             space = self.arch.address_space(guest, read)
             assert space is None or isinstance(space, AddressSpace)
@@ -241,7 +241,7 @@ class ArchTests:
             pass
 
     def test_little_is_known_and_no_error(self) -> None:
-        guest = self.arch.settle(Guest(MemoryMap.of([(0, 4096)]), byte_order=self.arch.byte_order))
+        guest = self.arch.complete(Guest(MemoryMap.of([(0, 4096)]), byte_order=self.arch.byte_order))
         assert self.arch.address_space(guest, lambda paddr, size: bytes(size)) is None
         assert self.arch.cpus((), self.arch.byte_order) == ()
 

@@ -25,7 +25,8 @@ from pydump.builtin.raw import BytesImage
 from pydump.engine.batches import Batches
 from pydump.engine.executors import Job, SerialExecutor
 from pydump.engine.open import open_source
-from pydump.engine.planner import Request, make_plan
+from pydump.engine.planner import choose, make_plan
+from pydump.engine.request import Request
 from pydump.engine.run import Output, run_dump
 from pydump.errors import PydumpError
 from pydump.interfaces.format import Format
@@ -249,7 +250,7 @@ class FormatTests:
     def test_extents_keep_the_rules(self, kind: type[BytesImage]) -> None:
         source = large(kind)
         for compression in self.compressions():
-            planned = make_plan(source, self.request(compression=compression), self.registry)
+            planned = make_plan(source, choose(self.request(compression=compression), self.registry), self.registry)
             writer, sink = planned.writer, _Extents()
             batches, done = Batches.of(source, planned.plan.readable(), writer), list[int]()
             outcome = SerialExecutor().run(Job(batches, writer, sink, done.append))

@@ -40,12 +40,12 @@ class Ppc64Arch(Arch):
         return "ppc64le" if byte_order == "little" else "ppc64"
 
     @classmethod
-    def settle(cls, guest: Guest) -> Guest:
+    def complete(cls, guest: Guest) -> Guest:
         """In the guest's byte order: QEMU puts little-endian pseries guests into big-endian files."""
         stated = guest.byte_order or cls.byte_order
         order = cls.guest_byte_order(guest.notes, stated)
         notes = guest.notes if order == stated else recode(NOTES, guest.notes, stated, order)
-        settled = super().settle(replace(guest, byte_order=order, notes=notes))
+        settled = super().complete(replace(guest, byte_order=order, notes=notes))
         return replace(settled, arch=cls.uts_machine(order))
 
     @classmethod

@@ -36,9 +36,9 @@ class I386Arch(Arch):
     qemu_machine: ClassVar[str] = "i686"
 
     @classmethod
-    def settle(cls, guest: Guest) -> Guest:
+    def complete(cls, guest: Guest) -> Guest:
         check_placed(guest)
-        return super().settle(guest)
+        return super().complete(guest)
 
     @classmethod
     def uts_machine(cls, byte_order: ByteOrder) -> str:

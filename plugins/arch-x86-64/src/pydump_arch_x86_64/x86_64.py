@@ -32,9 +32,9 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
     qemu_machine: ClassVar[str] = "x86_64"
 
     @classmethod
-    def settle(cls, guest: Guest) -> Guest:
+    def complete(cls, guest: Guest) -> Guest:
         check_placed(guest)
-        return super().settle(guest)
+        return super().complete(guest)
 
     @classmethod
     def phys_base(cls, guest: Guest) -> int:

@@ -83,7 +83,7 @@ class ElfWriter(Writer):
 
     def __init__(self, plan: Plan) -> None:
         guest = plan.guest
-        assert guest.byte_order and guest.elf_class  # the planner settles these
+        assert guest.byte_order and guest.elf_class  # the planner gives complete facts
         if guest.machine is None:
             raise UnsupportedError(
                 "an ELF file must name its machine, and the source does not name it",

@@ -47,7 +47,7 @@ class KdumpWriter(Writer):
 
     def __init__(self, plan: Plan, compressor: Compressor | None) -> None:
         guest = plan.guest
-        assert guest.byte_order and guest.elf_class and guest.page_size  # the planner settles these
+        assert guest.byte_order and guest.elf_class and guest.page_size  # the planner gives complete facts
         self._byte_order: ByteOrder = guest.byte_order
         self._compressor = compressor
         self.takes = plan.compression if plan.take_stored else None
