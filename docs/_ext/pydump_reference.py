@@ -147,10 +147,11 @@ def architectures() -> Iterator[str]:
 
 def plugins() -> Iterator[str]:
     """What each first-party plugin provides."""
+    from pydump.cli.render import halves
     from pydump.registry import installed
 
     yield "| plugin | distribution | provides |"
     yield "| --- | --- | --- |"
     for plugin in installed().plugins:
-        provides = ", ".join(f"{role} `{cls.name}`" for role, cls in plugin.classes)
+        provides = ", ".join(f"{role} `{cls.name}`{halves(cls)}" for role, cls in plugin.classes)
         yield f"| `{plugin.name}` | `{plugin.distribution}` | {provides} |"

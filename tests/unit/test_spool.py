@@ -68,7 +68,7 @@ def test_a_compressed_vmcore_comes_through_a_pipe(pack: Pack, vmcore: Path, tmp_
     writing.join()
 
 
-@pytest.mark.parametrize("head", [b"EMiL\1\0\0\0", b"nothing that anybody knows"])
+@pytest.mark.parametrize("head", [b"MDMP", b"nothing that anybody knows"])
 def test_a_slow_pipe_is_refused_after_its_first_page(head: bytes, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = threading.Event()
@@ -148,8 +148,8 @@ def test_a_file_that_only_begins_like_one_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_compressed_file_of_something_else_is_named_before_all_of_it_is_unpacked(tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes(gzip.compress(b"EMiL\1\0\0\0" + bytes(1 << 20)))
-    with pytest.raises(FormatError, match="LiME"):
+    (tmp_path / "in").write_bytes(gzip.compress(b"MDMP" + bytes(1 << 20)))
+    with pytest.raises(FormatError, match="a Windows minidump"):
         pydump.open(tmp_path / "in")
 
 

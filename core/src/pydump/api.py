@@ -17,7 +17,7 @@ from pydump.engine.request import Request
 from pydump.engine.run import Output, run_dump
 from pydump.engine.symbols import Symbols
 from pydump.engine.unused import refuse_options
-from pydump.errors import PydumpError
+from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.arch import AddressSpace
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Live
@@ -41,6 +41,8 @@ from pydump.model.report import (
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry, installed
 
+#: Options by plugin name, then by field: ``{"zlib": {"level": 6}}``.
+Options = Mapping[str, Mapping[str, Any]]
 #: What names a file; of a source also ``raw:PATH@PADDR``, of an output also ``-``.
 Path = str | os.PathLike[str]
 
@@ -273,19 +275,27 @@ class Dump:
         self.close()
 
 
-def open(source: Path | MemoryImage, *, arch: str | None = None) -> Dump:
+def open(source: Path | MemoryImage, *, arch: str | None = None, options: Options | None = None) -> Dump:
     """Open a vmcore, or anything else that ``pydump dump`` takes as its source.
 
     Args:
         source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a MemoryImage.
         arch: An architecture's name, which overrides what the source says.
+        options: Options of the plugin that reads it: ``{"qmp": {"access": "memory"}}``.
 
     Raises:
         PydumpError: It cannot be opened.
     """
+    return _opened(source, arch, options)
+
+
+def _opened(source: Path | MemoryImage, arch: str | None, options: Options | None, *, shared: bool = False) -> Dump:
     registry = installed()
-    opened = source if isinstance(source, MemoryImage) else open_source(os.fspath(source), registry)
-    return Dump(opened, registry, arch=arch)
+    if isinstance(source, MemoryImage) and options:
+        raise PlanError("the source is open, and options for it come too late")
+    if not isinstance(source, MemoryImage):
+        source = open_source(os.fspath(source), registry, options, shared=shared)
+    return Dump(source, registry, arch=arch)
 
 
 def _label(source: Path | MemoryImage) -> str:
@@ -295,10 +305,15 @@ def _label(source: Path | MemoryImage) -> str:
 
 @contextlib.contextmanager
 def _captured(
-    source: Path | MemoryImage, *, arch: str | None = None, progress: ProgressCallback | None = None
+    source: Path | MemoryImage,
+    *,
+    arch: str | None = None,
+    options: Options | None = None,
+    shared: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Iterator[Dump]:
     """A vmcore that forked workers can read: a live guest is captured first, as its monitor serves one process."""
-    with open(source, arch=arch) as opened:
+    with _opened(source, arch, options, shared=shared) as opened:
         if not isinstance(opened.source, Live):
             yield opened
             return
@@ -330,7 +345,7 @@ def dump(
     sync: bool = True,
     workers: int | None = None,
     dry_run: bool = False,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Options | None = None,
     progress: ProgressCallback | None = None,
     reached: Callable[[Milestone], None] | None = None,
 ) -> DumpReport:
@@ -411,13 +426,19 @@ def dump(
 
 
 def verify(
-    path: Path, *, arch: str | None = None, workers: int | None = None, progress: ProgressCallback | None = None
+    path: Path,
+    *,
+    arch: str | None = None,
+    options: Options | None = None,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
 ) -> VerifyReport:
     """Check every structure and every page of a vmcore.
 
     Args:
         path: The file, or the parts of one separated by commas.
         arch: An architecture's name, which overrides what the source says.
+        options: Options of the plugin that reads it.
         workers: Processes that read; default: the CPUs this process may use.
         progress: Told how far the run is.
 
@@ -426,7 +447,7 @@ def verify(
     """
     from pydump.engine.verify import run_verify
 
-    with _captured(path, arch=arch, progress=progress) as opened:
+    with _captured(path, arch=arch, options=options, progress=progress) as opened:
         return run_verify(opened.source, os.fspath(path), installed(), arch=arch, workers=workers, progress=progress)
 
 
@@ -434,6 +455,7 @@ def survey(
     source: Path | MemoryImage,
     *,
     arch: str | None = None,
+    options: Options | None = None,
     max_cells: int = 4096,
     by_class: bool = False,
     workers: int | None = None,
@@ -444,6 +466,7 @@ def survey(
     Args:
         source: As for :func:`open`.
         arch: An architecture's name, for sources that say none.
+        options: Options of the plugin that reads it.
         max_cells: The map has at most so many cells.
         by_class: Sort pages into classes, such as free and cache, as filters know them.
         workers: Processes that look; default: the CPUs this process may use.
@@ -454,7 +477,7 @@ def survey(
     """
     from pydump.engine.survey import run_survey
 
-    with _captured(source, arch=arch, progress=progress) as opened:
+    with _captured(source, arch=arch, options=options, progress=progress) as opened:
         guest = opened.known
         label = _label(source)
         classes = opened.classes() if by_class else None
@@ -467,6 +490,7 @@ def compare(
     right: Path,
     *,
     arch: str | None = None,
+    options: Options | None = None,
     ignore_excluded: bool = False,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
@@ -477,6 +501,7 @@ def compare(
         left: One vmcore.
         right: The other.
         arch: An architecture's name, for sources that say none.
+        options: Options of the plugins that read them. Each takes its own.
         ignore_excluded: Do not count what one of them left out by choice: is a filtered dump else the same?
         workers: Processes that compare; default: the CPUs this process may use.
         progress: Told how far the run is.
@@ -486,7 +511,10 @@ def compare(
     """
     from pydump.engine.compare import run_compare
 
-    with _captured(left, progress=progress) as a, _captured(right, progress=progress) as b:
+    with (
+        _captured(left, options=options, shared=True, progress=progress) as a,
+        _captured(right, options=options, shared=True, progress=progress) as b,
+    ):
         report = run_compare(
             a.source,
             b.source,
@@ -502,12 +530,13 @@ def compare(
         return replace(report, warnings=tuple(warnings))
 
 
-def sizes(source: Path | MemoryImage, *, arch: str | None = None) -> SizeReport:
+def sizes(source: Path | MemoryImage, *, arch: str | None = None, options: Options | None = None) -> SizeReport:
     """What each dump level would leave of a guest: pages, bytes, and an estimate of their compressed size.
 
     Args:
         source: As for :func:`open`.
         arch: An architecture's name, for sources that say none.
+        options: Options of the plugin that reads it.
 
     Raises:
         PydumpError: It cannot be opened or read, or the guest does not say what its pages are.
@@ -516,6 +545,6 @@ def sizes(source: Path | MemoryImage, *, arch: str | None = None) -> SizeReport:
 
     registry = installed()
     label = _label(source)
-    with _captured(source, arch=arch) as opened:
+    with _captured(source, arch=arch, options=options) as opened:
         guest, known, _ = opened._searched()
         return run_sizes(opened.source, label, guest, known, registry)

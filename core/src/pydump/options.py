@@ -12,6 +12,7 @@ The owner is the plugin's name. A class variable ``owner`` takes its place: the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -120,6 +121,30 @@ def with_values(owner: str, options: Any, values: dict[str, Any]) -> Any:
         if not _fits(value, known):
             raise PlanError(f"{known.flag_of(owner)} must be {_wanted(known)}, not {value!r}")
     return replace(options, **values)
+
+
+def options_of(plugin: type[Any]) -> tuple[type, ...]:
+    """The dataclasses of options that a plugin's class has: one, and a format one more for its reader half."""
+    return tuple(getattr(plugin, name, NoOptions) for name in ("Options", "ReaderOptions"))
+
+
+def chosen_options(owner: str, options: type, values: Mapping[str, Mapping[str, Any]]) -> Any:
+    """An instance of the dataclass ``options`` with what was chosen for it.
+
+    A source and a format may have one name, and a format has options for each of its halves: each takes what it
+    declares.
+
+    Args:
+        owner: The plugin's name.
+        options: The dataclass.
+        values: Options by plugin name, then by field.
+
+    Raises:
+        PlanError: A value is of another type or out of range.
+    """
+    declared = {f.name for f in option_fields(options)}
+    own = {name: value for name, value in values.get(owner, {}).items() if name in declared}
+    return with_values(owner, options(), own)
 
 
 def _fits(value: Any, known: OptionField) -> bool:

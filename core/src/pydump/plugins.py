@@ -18,10 +18,10 @@ from pydump.errors import PluginError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.filter import Filter
-from pydump.interfaces.format import Format
+from pydump.interfaces.format import CARRIES, Format
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
-from pydump.options import NoOptions, option_fields
+from pydump.options import NoOptions, option_fields, options_of
 
 #: The entry-point group.
 GROUP = "pydump"
@@ -154,7 +154,10 @@ def claims(role: str, cls: type[Any]) -> Iterator[str]:
     """
     for word in dict.fromkeys(word.lower() for word in words(role, cls)):
         yield f"{role} name {word!r}"
-    for declared in option_fields(getattr(cls, "Options", NoOptions)):
+    fields = [field for half in options_of(cls) for field in option_fields(half)]
+    if any(field.alias for field in option_fields(getattr(cls, "ReaderOptions", NoOptions))):
+        raise ValueError(f"a reader option of {role} {cls.name} has an alias: it stands beside every command's flags")
+    for declared in fields:
         for flag in "/".join(declared.flags_of(cls.name)).split("/"):
             if not re.fullmatch("--[a-z0-9]+(-[a-z0-9]+)*", flag):
                 raise ValueError(f"option {declared.name} of {role} {cls.name} has the invalid flag {flag!r}")
@@ -169,7 +172,20 @@ def _checked(role: str, base: type, cls: Any) -> type[Any]:
         raise TypeError(f"{role} class {cls.__name__} does not implement {missing}")
     if not isinstance(getattr(cls, "name", None), str):
         raise TypeError(f"{role} class {cls.__name__} has no name")
+    if issubclass(cls, Format):
+        _check_halves(cls)
     return cls
+
+
+def _check_halves(cls: type[Format]) -> None:
+    """Refuse a format that does nothing, or whose files nobody would find."""
+    if not cls.reads() and not cls.writes():
+        raise TypeError(f"format class {cls.__name__} implements neither open nor writer")
+    if cls.reads() and not cls.detects():
+        raise TypeError(f"format class {cls.__name__} does not implement detect, so that no file is opened with it")
+    unknown = cls.carries - CARRIES
+    if unknown:
+        raise TypeError(f"format class {cls.__name__} carries {', '.join(sorted(unknown))}, which is not known")
 
 
 def _check_core_version(distribution: metadata.Distribution | None, core_version: str) -> None:

@@ -15,7 +15,7 @@ from pydump.interfaces.filter import Filter
 from pydump.interfaces.format import Decompressors, Format
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
-from pydump.options import with_values
+from pydump.options import option_fields, options_of, with_values
 from pydump.plugins import PluginInfo, load, words
 
 T = TypeVar("T")
@@ -158,17 +158,25 @@ class Registry:
         return cls
 
     def check_options(self, options: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse options of plugins that are not there.
+        """Refuse options that no plugin has.
 
         Raises:
-            PlanError: No compressor, format, source or sink has that name.
+            PlanError: No compressor, format, source or sink has that name, or none of them has that option.
         """
-        known = {name for role in ("compressor", "format", "source", "sink") for name in self.names(role)}
+        roles = ("compressor", "format", "source", "sink")
+        known = {name for role in roles for name in self.names(role)}
         unknown = sorted(set(options) - known)
         if unknown:
             raise PlanError(
                 f"options for {unknown[0]!r}, which is not installed", hint=f"available: {', '.join(sorted(known))}"
             )
+        for name, values in options.items():
+            classes = [self._classes[role][name] for role in roles if name in self.names(role)]
+            declared = [field.name for cls in classes for half in options_of(cls) for field in option_fields(half)]
+            for option in values:
+                if option not in declared:
+                    listed = ", ".join(declared) or "none"
+                    raise PlanError(f"{name} has no option {option!r}", hint=f"available: {listed}")
 
     def install_hint(self, role: str, name: str) -> str:
         """What to do about a plugin that is not there."""

@@ -1,4 +1,4 @@
-"""The options of ``dump`` that installed plugins declare."""
+"""The options of commands that installed plugins declare."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _KEY: Final = "pydump.plugin_options"
 
 def formats(registry: Registry) -> str:
     """The help of ``--format``."""
-    names = ", ".join(registry.names("format")) or "none is installed: pip install pydump-format-kdump"
+    written = [name for name in registry.names("format") if registry.format(name).format.writes()]
+    names = ", ".join(written) or "none is installed: pip install pydump-format-kdump"
     alias = next((alias for cls in registry.formats() for alias in cls.aliases), None)
     return f"{names}, or QEMU's names, such as {alias}." if alias else f"{names}."
 
@@ -37,14 +38,23 @@ def compressions(registry: Registry) -> str:
     return f"{', '.join(usable)} or none. Default: {next(iter(usable))}." if usable else "none."
 
 
+def of_readers(registry: Registry) -> list[Any]:
+    """A parameter for each option of each format's reader half."""
+    return [
+        _parameter(cls.name, declared, "Input")
+        for cls in registry.formats()
+        for declared in option_fields(cls.ReaderOptions)
+    ]
+
+
 def parameters(registry: Registry) -> list[Any]:
-    """A parameter for each option of each source, sink, format and compressor."""
+    """A parameter for each option of each source, sink, format and compressor, and of each format's reader half."""
     classes: dict[str, tuple[type[Source | Sink | Format | Compressor], ...]] = {
         "Live guest": registry.sources(),
         "Format and compression": (*registry.formats(), *registry.compressors()),
         "Output": registry.sinks(),
     }
-    return [
+    return of_readers(registry) + [
         _parameter(cls.name, declared, panel)
         for panel, some in classes.items()
         for cls in some

@@ -91,6 +91,26 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
 
+class ReadingCommand(Command):
+    """A command that reads guest memory. It has options of installed plugins, and loads these when it is asked for."""
+
+    _of_plugins: list[Any] | None = None
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters, with those of plugins and the help that depends on what is installed."""
+        if self._of_plugins is None:
+            self._of_plugins = self._look_up()
+        own, rest = self.params, super().get_params(ctx)[len(self.params) :]
+        return [*own, *self._of_plugins, *rest]
+
+    def _look_up(self) -> list[Any]:
+        """The parameters of plugins."""
+        from pydump.cli import plugin_options
+        from pydump.registry import installed
+
+        return plugin_options.of_readers(installed())
+
+
 class _Commands(Mapping[str, TyperCommand]):
     """The commands by name. One with many options takes its time to make, so each is made when it is asked for."""
 

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pydump.cli.console import line, talk, visible
+from pydump.interfaces.format import Format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,6 +239,11 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
                 "distribution": plugin.distribution,
                 "version": plugin.version,
                 "provides": [f"{role} {cls.name}" for role, cls in plugin.classes],
+                "formats": {
+                    cls.name: {"reads": cls.reads(), "writes": cls.writes(), "carries": sorted(cls.carries)}
+                    for role, cls in plugin.classes
+                    if role == "format"
+                },
                 "producers": {cls.name: codecs[cls.name][0] for role, cls in plugin.classes if role == "compressor"},
                 "advice": {
                     cls.name: codecs[cls.name][1]
@@ -253,12 +259,20 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
     lines = []
     for plugin in registry.plugins:
         provides = [
-            f"{role} {cls.name}" + (_by(*codecs[cls.name]) if role == "compressor" else "")
+            f"{role} {cls.name}" + (_by(*codecs[cls.name]) if role == "compressor" else halves(cls))
             for role, cls in plugin.classes
         ]
         says = f"broken: {plugin.error}" if plugin.error else ", ".join(provides)
         lines.append((plugin.name, f"{plugin.distribution} {plugin.version}", says))
     grid(("plugin", "distribution", "provides"), lines)
+
+
+def halves(cls: type[Any]) -> str:
+    """What pydump does with files of a format, in brackets; nothing for the class of another role."""
+    if not (isinstance(cls, type) and issubclass(cls, Format)):
+        return ""
+    done = [word for word, can in (("read", cls.reads()), ("write", cls.writes())) if can]
+    return f" ({' and '.join(done)})"
 
 
 def _codec(compressor: type[Compressor]) -> tuple[str, str]:

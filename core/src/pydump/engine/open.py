@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydump.builtin.files import FileBacking
@@ -13,13 +13,15 @@ from pydump.catalog import known_file
 from pydump.engine.unused import refuse_options
 from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.format import Format, KernelFile
+from pydump.interfaces.format import Format, KernelFile, Opened
 from pydump.interfaces.image import MemoryImage
-from pydump.options import with_values
+from pydump.options import chosen_options
 from pydump.registry import Registry
 
 
-def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]] | None = None) -> MemoryImage:
+def open_source(
+    spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]] | None = None, *, shared: bool = False
+) -> MemoryImage:
     """Open what ``spec`` names.
 
     Args:
@@ -27,44 +29,81 @@ def open_source(spec: str, registry: Registry, options: Mapping[str, Mapping[str
             ``<source name>:<argument>``. A file of that very name comes first.
         registry: What is installed.
         options: Options by plugin name, then by field.
+        shared: The options are for other inputs as well: those of a format that this one is not of are ignored.
 
     Raises:
         PydumpError: It cannot be opened, for the reason the error gives.
     """
+    options = options or {}
+    registry.check_options(options)
     if not os.path.exists(spec):
         name, colon, argument = spec.partition(":")
         if argument.startswith("//") and name not in registry.names("source"):
             raise registry.url("source", spec)
         if colon and "/" not in name and name:
             source = registry.source(name)
-            others = (cls for cls in registry.sources() if cls is not source)
-            refuse_options(options or {}, "source", others, f"the source is {name}")
-            return source.open(argument, with_values(name, source.Options(), dict((options or {}).get(name, {}))))
+            if not shared:
+                _refuse_unused(options, registry, source, f"the source is {name}")
+            return source.open(argument, chosen_options(name, source.Options, options))
     paths = [spec] if spec == "-" or os.path.exists(spec) else spec.split(",")
     backings: list[Backing] = []
     try:
         for path in paths:
             backings.append(_open_backing(path, registry))
         format_ = _detect(backings, registry)
-        refuse_options(options or {}, "source", registry.sources(), f"the source is {format_.name}")
         if len(backings) > 1 and not format_.splits:
             raise PlanError(f"a {format_.name} dump is one file, {len(backings)} are named")
-        return _open(format_, backings, registry)
+        if not shared:
+            _refuse_unused(options, registry, format_, f"{backings[0].path} is {format_.name}")
+        return _open(format_, paths[0], backings, registry, options)
     except BaseException:
         for backing in backings:
             backing.close()
         raise
 
 
-def _open(format_: type[Format], backings: list[Backing], registry: Registry) -> MemoryImage:
-    """Open with a format; where it fails and the file is known to be something else, say what."""
+def _open(
+    format_: type[Format],
+    first: str,
+    backings: list[Backing],
+    registry: Registry,
+    options: Mapping[str, Mapping[str, Any]],
+) -> MemoryImage:
+    """Open with a format; where it fails and the file is known to be something else, say what.
+
+    Args:
+        format_: The format.
+        first: The path of the first file.
+        backings: The files. What the format opens beside them is added.
+        registry: What is installed.
+        options: Options by plugin name, then by field.
+    """
+
+    def sibling(name: str) -> Backing | None:
+        path = os.path.join(os.path.dirname(first), name)
+        # A name that a hostile file states leads nowhere else.
+        if first == "-" or os.path.basename(name) != name or not os.path.isfile(path):
+            return None
+        backings.append(_open_backing(path, registry, lambda head: None))
+        return backings[-1]
+
+    reading = chosen_options(format_.name, format_.ReaderOptions, options)
     try:
-        return format_.open(backings, registry.decompressors())
+        return format_.open(Opened(tuple(backings), sibling, registry.decompressors(), reading))
     except FormatError:
         seen = known_file(_head(backings[0]))
         if seen is None or not seen.name:
             raise
         raise FormatError(backings[0].path, f"it is {seen.name}, which is not read", hint=seen.hint) from None
+
+
+def _refuse_unused(
+    options: Mapping[str, Mapping[str, Any]], registry: Registry, chosen: type[Any], instead: str
+) -> None:
+    """Refuse options for reading of plugins other than the chosen one: they would say nothing."""
+    refuse_options(options, "source", (cls for cls in registry.sources() if cls is not chosen), instead)
+    others = (cls for cls in registry.formats() if cls is not chosen)
+    refuse_options(options, "format", others, instead, reading=True)
 
 
 def packings(registry: Registry) -> tuple[Packing, ...]:
@@ -73,12 +112,12 @@ def packings(registry: Registry) -> tuple[Packing, ...]:
     return PACKINGS + tuple(Packing(cls.name, cls.file_magic, cls().unpacker) for cls in packed)
 
 
-def _open_backing(path: str, registry: Registry) -> Backing:
-    def accept(head: bytes) -> None:
+def _open_backing(path: str, registry: Registry, accept: Callable[[bytes], None] | None = None) -> Backing:
+    def known(head: bytes) -> None:
         if not is_flattened(head):
             _format_of([head], [path], registry)
 
-    backing: Backing = FileBacking.open(path, accept, packings(registry))
+    backing: Backing = FileBacking.open(path, accept or known, packings(registry))
     if is_flattened(_head(backing)):
         try:
             return FlattenedBacking(backing)
@@ -127,7 +166,7 @@ def _format_of(heads: list[bytes], paths: list[str], registry: Registry) -> type
         kinds = ", ".join(f"{path} is {name}" for path, name in zip(paths, each, strict=True))
         raise PlanError(f"the files are of different formats: {kinds}", hint="name the parts of one dump")
     unknown = each.index(None)
-    names = ", ".join(registry.names("format")) or "none"
+    names = ", ".join(cls.name for cls in registry.formats() if cls.reads()) or "none"
     seen = known_file(heads[unknown])
     if seen is not None and seen.name:
         raise FormatError(paths[unknown], f"it is {seen.name}, which is not read", hint=seen.hint)

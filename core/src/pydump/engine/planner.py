@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydump.engine.defects import defects
 from pydump.engine.exclude import Exclusion, LeftOut, check_classes, exclude, kernel_ram
 from pydump.engine.facts import Facts, searched_facts, stated_facts
+from pydump.engine.losses import losses, refuse_zeros_for_pages
 from pydump.engine.mappings import kernel_mappings, linear_mappings
 from pydump.engine.request import Request
 from pydump.engine.tables import check_tables
@@ -21,7 +22,7 @@ from pydump.interfaces.writer import Writer
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.plan import Plan
-from pydump.options import with_values
+from pydump.options import chosen_options
 from pydump.registry import Registry
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def choose(request: Request, registry: Registry) -> Chosen:
         PlanError: The request contradicts itself, or asks for what is not installed.
     """
     choice = registry.format(request.format)
+    if not choice.format.writes():
+        others = ", ".join(cls.name for cls in registry.formats() if cls.writes())
+        raise UnsupportedError(f"format {choice.format.name} can be read but not written", hint=f"available: {others}")
     registry.check_options(request.options)
     compressor = _compressor(request, choice.format.compressors, choice.compression, registry)
     codec = compressor.name if compressor else None
@@ -196,10 +200,11 @@ def _finished(
         warnings=warnings,
         fixed=() if request.compat else tuple(defects(image, guest)),
     )
+    refuse_zeros_for_pages(chosen.format, plan, chosen.compressor, request.exclude)
     writer = chosen.format.writer(plan, chosen.compressor)
     trusted = trusted or request.begin is not None or request.length is not None
-    plan = replace(plan, warnings=plan.warnings + check_tables(image, writer, plan.readable(), trusted=trusted))
-    return Planned(plan, exclusion, writer, chosen.compressor)
+    told = losses(chosen.format, plan, writer, arch) + check_tables(image, writer, plan.readable(), trusted=trusted)
+    return Planned(replace(plan, warnings=plan.warnings + told), exclusion, writer, chosen.compressor)
 
 
 def _unreadable(image: MemoryImage, guest: Guest, format_: type[Format]) -> Ranges:
@@ -236,7 +241,7 @@ def _format_options(request: Request, chosen: type[Format], registry: Registry) 
     """The options of the chosen format; those of another one would have no effect."""
     others = (cls for cls in registry.formats() if cls is not chosen)
     refuse_options(request.options, "format", others, f"the dump is {chosen.name}")
-    return with_values(chosen.name, chosen.Options(), dict(request.options.get(chosen.name, {})))
+    return chosen_options(chosen.name, chosen.Options, request.options)
 
 
 def _window(memory: MemoryMap, request: Request, image: MemoryImage) -> MemoryMap:

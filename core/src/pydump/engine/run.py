@@ -23,7 +23,7 @@ from pydump.interfaces.live import Live
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.writer import Writer
 from pydump.model.report import DumpReport, Milestone, Progress, ProgressCallback
-from pydump.options import with_values
+from pydump.options import chosen_options
 from pydump.registry import Registry
 from pydump.signals import put_off
 
@@ -177,7 +177,7 @@ def _sink(output: Output, request: Request, registry: Registry, *, dry: bool = F
     unused = (cls for cls in registry.sinks() if cls is not chosen)
     refuse_options(request.options, "sink", unused, f"the output is {target}")
     if chosen is not None:
-        options = with_values(name, chosen.Options(), dict(request.options.get(name, {})))
+        options = chosen_options(name, chosen.Options, request.options)
         return chosen.open(argument, options, force=output.force, sync=output.sync)
     if target == "-":
         return DescriptorSink.stdout()

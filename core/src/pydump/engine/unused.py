@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydump.errors import PlanError
-from pydump.options import option_fields
+from pydump.options import NoOptions, option_fields
 
 if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
@@ -20,6 +20,8 @@ def refuse_options(
     role: str,
     others: Iterable[type[Compressor | Format | Source | Sink]],
     instead: str,
+    *,
+    reading: bool = False,
 ) -> None:
     """Refuse options of plugins that are not the chosen one.
 
@@ -28,11 +30,13 @@ def refuse_options(
         role: The role of the plugins.
         others: All plugins of that role except the chosen one.
         instead: What was chosen, in words.
+        reading: Refuse the options of reader halves of formats.
 
     Raises:
         PlanError: There is such an option.
     """
     for cls in others:
-        for declared in option_fields(cls.Options):
+        declaration = getattr(cls, "ReaderOptions", NoOptions) if reading else cls.Options
+        for declared in option_fields(declaration):
             if declared.name in options.get(cls.name, {}):
                 raise PlanError(f"{declared.flag_of(cls.name)} is of {role} {cls.name}, and {instead}")

@@ -1,14 +1,15 @@
-"""The format role: what a vmcore looks like, read and written. A format does no I/O of its own.
+"""The format role: what a file of guest memory looks like, read and written. A format does no I/O of its own.
 
-A :class:`Format` is a light class that can be asked for its name and whether a file is its own; its reader and its
-writer are loaded when one is wanted.
+A :class:`Format` is a light class that can be asked for its name and whether a file is its own. It has a reader half, a
+writer half, or both; each is loaded when it is wanted.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydump.errors import UnsupportedError
 from pydump.interfaces.backing import Backing
@@ -37,13 +38,43 @@ class KernelFile(ABC):
         """The address that a symbol was linked to, or None where there is no such symbol."""
 
 
-class Format(ABC):
-    """A kind of vmcore."""
+#: What a format may hold beside memory, for :attr:`Format.carries`: the notes as they are; VMCOREINFO; which pages were
+#: left out on purpose; the registers of each CPU (whoever carries the notes carries these as well); and the byte order,
+#: class and architecture of the guest.
+CARRIES: Final = frozenset({"notes", "vmcoreinfo", "excluded", "registers", "arch"})
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the reader half of a format gets.
+
+    Attributes:
+        files: The file, or the parts of a split dump in any order. The reader closes them.
+        sibling: Opens the file of a given name in the directory of the first file, or returns None where there is
+            none. The reader closes it.
+        decompressors: Gives the compressor of a name, or raises UnknownPluginError saying what to install.
+        options: An instance of the format's ``ReaderOptions``.
+    """
+
+    files: Sequence[Backing]
+    sibling: Callable[[str], Backing | None]
+    decompressors: Decompressors
+    options: Any
+
+
+class Format:
+    """A kind of file that holds guest memory.
+
+    The reader half is :meth:`detect` and :meth:`open`, the writer half is :meth:`writer`. A class implements one of the
+    two or both.
+    """
 
     #: Its registry name: ``--format kdump``.
     name: ClassVar[str]
     #: Other names people know, each with the settings it implies: ``{"kdump-lzo": {"compression": "lzo"}}``.
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: What it holds beside memory. Users are warned of what it does not, and the kit does not ask for it.
+    carries: ClassVar[frozenset[str]] = CARRIES
     #: Names of the compressors it has a number for, best known first; empty if it does not compress.
     compressors: ClassVar[tuple[str, ...]] = ()
     #: Can one dump be split over several files?
@@ -56,25 +87,43 @@ class Format(ABC):
     least_hole: ClassVar[int] = 0
     #: Has it a place for the virtual addresses of memory?
     maps_vaddrs: ClassVar[bool] = False
+    #: The options of the writer half, as in :mod:`pydump.options`.
     Options: ClassVar[type] = NoOptions
+    #: The options of the reader half. Every command that reads shows them as ``--<owner>-<field>``.
+    ReaderOptions: ClassVar[type] = NoOptions
 
     @classmethod
-    @abstractmethod
+    def reads(cls) -> bool:
+        """Whether it has a reader half."""
+        return _implements(cls, "open")
+
+    @classmethod
+    def writes(cls) -> bool:
+        """Whether it has a writer half."""
+        return _implements(cls, "writer")
+
+    @classmethod
+    def detects(cls) -> bool:
+        """Whether it knows its own files."""
+        return _implements(cls, "detect")
+
+    @classmethod
     def detect(cls, head: bytes) -> bool:
-        """Is a file that begins with ``head`` (up to 4096 bytes) of this format?"""
+        """Whether a file that begins with ``head`` (up to 4096 bytes) is of this format."""
+        return False
 
     @classmethod
-    @abstractmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
-        """A reader.
+    def open(cls, opened: Opened) -> MemoryImage:
+        """Open a file that :meth:`detect` knows.
 
         Args:
-            files: The file, or the parts of a split dump in any order.
-            compressor: Gives the compressor of a name, or raises UnknownPluginError saying what to install.
+            opened: The file or files, and what goes with them.
 
         Raises:
             FormatError: The file's structure is damaged.
+            UnsupportedError: The format has no reader half.
         """
+        raise UnsupportedError(f"format {cls.name} can be written but not read")
 
     @classmethod
     def kernel(cls, file: Backing) -> KernelFile:
@@ -97,13 +146,18 @@ class Format(ABC):
         return None
 
     @classmethod
-    @abstractmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
         """A writer for ``plan``.
 
         Raises:
-            UnsupportedError: The format cannot express what the plan holds.
+            UnsupportedError: The format cannot express what the plan holds, or has no writer half.
         """
+        raise UnsupportedError(f"format {cls.name} can be read but not written")
+
+
+def _implements(cls: type[Format], method: str) -> bool:
+    """Whether a format has a method of its own in place of the one that refuses."""
+    return getattr(cls, method).__func__ is not getattr(Format, method).__func__
 
 
 class Decompressors(ABC):

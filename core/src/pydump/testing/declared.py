@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydump.errors import PlanError
-from pydump.options import option_fields, with_values
+from pydump.options import option_fields, options_of, with_values
 from pydump.plugins import RESERVED, claims
 from pydump.registry import installed
 
@@ -13,12 +13,12 @@ from pydump.registry import installed
 def faults_of_options(cls: type[Any]) -> list[str]:
     """What is wrong with the options that ``cls`` declares, a line each."""
     faults = []
-    for declared in option_fields(cls.Options):
+    for declared, options in ((field, half) for half in options_of(cls) for field in option_fields(half)):
         said = f"option {declared.name} of {cls.name}"
         if not declared.help.strip() or not declared.help.isprintable():
             faults.append(f"the help of {said} is not a line of text: {declared.help!r}")
         try:
-            with_values(cls.name, cls.Options(), {declared.name: declared.default})
+            with_values(cls.name, options(), {declared.name: declared.default})
         except PlanError as error:
             faults.append(f"{said} does not take its own default: {error.message}")
     return faults

@@ -16,7 +16,7 @@ from pydump.hookspecs import hookimpl
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Decompressors, Format
+from pydump.interfaces.format import Decompressors, Format, Opened
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole, Sink
 from pydump.interfaces.writer import Batch, Encoded, Writer
@@ -136,14 +136,15 @@ class DummyFormat(Format):
 
     name: ClassVar[str] = "dummy"
     compressors: ClassVar[tuple[str, ...]] = ("dummy",)
+    carries: ClassVar[frozenset[str]] = frozenset({"notes", "registers", "arch"})
 
     @classmethod
     def detect(cls, head: bytes) -> bool:
         return head.startswith(MAGIC)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
-        return DummyImage(files[0], compressor)
+    def open(cls, opened: Opened) -> MemoryImage:
+        return DummyImage(opened.files[0], opened.decompressors)
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

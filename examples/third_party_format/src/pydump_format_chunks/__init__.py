@@ -13,9 +13,8 @@ from pydump.hookspecs import hookimpl
 from pydump.interfaces.format import Format
 
 if TYPE_CHECKING:
-    from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.format import Decompressors
+    from pydump.interfaces.format import Opened
     from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
@@ -40,10 +39,10 @@ class ChunksFormat(Format):
         return head.startswith(MAGIC)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+    def open(cls, opened: Opened) -> MemoryImage:
         from pydump_format_chunks.reader import ChunksImage
 
-        return ChunksImage(files[0], compressor)
+        return ChunksImage(opened.files[0], opened.decompressors)
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

@@ -17,7 +17,7 @@ from pydump.options import option
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.format import Decompressors, KernelFile
+    from pydump.interfaces.format import KernelFile, Opened
     from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
@@ -44,10 +44,10 @@ class ElfFormat(Format):
         return head.startswith(ELFMAG)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+    def open(cls, opened: Opened) -> MemoryImage:
         from pydump_format_elf.reader import ElfImage
 
-        return ElfImage(files[0])
+        return ElfImage(opened.files[0])
 
     @classmethod
     def kernel(cls, file: Backing) -> KernelFile:

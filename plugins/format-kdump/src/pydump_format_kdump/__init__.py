@@ -15,9 +15,8 @@ from pydump.interfaces.format import Format
 from pydump.options import option
 
 if TYPE_CHECKING:
-    from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.format import Decompressors
+    from pydump.interfaces.format import Opened
     from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
@@ -64,10 +63,10 @@ class KdumpFormat(Format):
         return head.startswith(SIGNATURES)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+    def open(cls, opened: Opened) -> MemoryImage:
         from pydump_format_kdump.reader import KdumpImage
 
-        return KdumpImage(files, compressor)
+        return KdumpImage(opened.files, opened.decompressors)
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

@@ -13,9 +13,8 @@ from pydump.interfaces.format import Format
 from pydump.layout.lime import LIME_MAGIC, LIME_VERSION
 
 if TYPE_CHECKING:
-    from pydump.interfaces.backing import Backing
     from pydump.interfaces.compressor import Compressor
-    from pydump.interfaces.format import Decompressors
+    from pydump.interfaces.format import Opened
     from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
     from pydump.model.plan import Plan
@@ -36,10 +35,10 @@ class LimeFormat(Format):
         return head.startswith(_HEAD)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
+    def open(cls, opened: Opened) -> MemoryImage:
         from pydump_format_lime.reader import LimeImage
 
-        return LimeImage(files[0])
+        return LimeImage(opened.files[0])
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

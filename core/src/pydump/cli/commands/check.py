@@ -11,10 +11,12 @@ from typer import Argument, Option
 from pydump.cli.arguments import Arch, Json, ProgressStyle, SourcesArg, Style, Workers
 from pydump.cli.console import warn
 from pydump.cli.ending import EXIT_DIFFERS
+from pydump.cli.program import ReadingCommand as Command  # noqa: F401  (what each function here becomes)
 from pydump.cli.session import session
 
 
 def verify(
+    context: typer.Context,
     files: SourcesArg,
     arch: Arch = None,
     workers: Workers = None,
@@ -27,6 +29,7 @@ def verify(
     """
     import pydump
     from pydump.cli import render
+    from pydump.cli.plugin_options import given
     from pydump.cli.progress import shown
     from pydump.cli.several import each
 
@@ -34,7 +37,9 @@ def verify(
 
     def one(file: str) -> tuple[dict[str, Any], int]:
         with shown(ProgressStyle.none if session.quiet else progress) as tell:
-            report = pydump.verify(file, arch=arch or session.arch, workers=workers, progress=tell)
+            report = pydump.verify(
+                file, arch=arch or session.arch, options=given(context), workers=workers, progress=tell
+            )
         if not as_json:
             render.verify(report, quiet=session.quiet)
         return asdict(report), 0 if report.ok else EXIT_DIFFERS
@@ -45,6 +50,7 @@ def verify(
 
 
 def compare(
+    context: typer.Context,
     left: Annotated[str, Argument(metavar="A", help="A vmcore.")],
     right: Annotated[str, Argument(metavar="B", help="Another.")],
     arch: Arch = None,
@@ -62,6 +68,7 @@ def compare(
     """
     import pydump
     from pydump.cli import render
+    from pydump.cli.plugin_options import given
     from pydump.cli.progress import shown
 
     with shown(ProgressStyle.none if session.quiet else progress) as tell:
@@ -69,6 +76,7 @@ def compare(
             left,
             right,
             arch=arch or session.arch,
+            options=given(context),
             ignore_excluded=ignore_excluded,
             workers=workers,
             progress=tell,

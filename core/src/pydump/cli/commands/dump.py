@@ -45,18 +45,10 @@ class CompatTarget(StrEnum):
     qemu = "qemu"
 
 
-class Command(program.Command):
-    """``dump``: it has the options of installed plugins as well, and loads plugins when these are asked for."""
+class Command(program.ReadingCommand):
+    """``dump``: it has the options of all installed plugins."""
 
     panels = tuple(PANELS)
-    _of_plugins: list[Any] | None = None
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Its parameters, with the help that depends on what is installed."""
-        if self._of_plugins is None:
-            self._of_plugins = self._look_up()
-        own, rest = self.params, super().get_params(ctx)[len(self.params) :]
-        return [*own, *self._of_plugins, *rest]
 
     def panel_of(self, param: Any) -> str:
         """The panel of an option: a plugin's is that of its role."""

@@ -12,11 +12,13 @@ from typer import Argument, Option
 
 from pydump.cli.arguments import Arch, Json, MapBy, ProgressStyle, SourceArg, SourcesArg, Style, Vmlinux, Workers
 from pydump.cli.console import warn
+from pydump.cli.program import ReadingCommand as Command  # noqa: F401  (what each function here becomes)
 from pydump.cli.session import session
 from pydump.errors import PlanError, PydumpError
 
 
 def info(
+    context: typer.Context,
     files: SourcesArg,
     arch: Arch = None,
     notes: Annotated[bool, Option("--notes", help="Print the notes and the registers they hold.")] = False,
@@ -37,6 +39,7 @@ def info(
     import pydump
     from pydump.builtin.raw import parse_number
     from pydump.cli import facts
+    from pydump.cli.plugin_options import given
     from pydump.cli.several import each
 
     if paddr is not None and vaddr is not None:
@@ -45,7 +48,7 @@ def info(
     as_json = as_json or session.json
 
     def one(file: str) -> tuple[dict[str, Any], int]:
-        with pydump.open(file, arch=arch or session.arch) as opened:
+        with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
             if asked is not None:
                 found = opened.look_up(parse_number(asked), virtual=paddr is None)
                 if not as_json:
@@ -83,6 +86,7 @@ def _print_text(text: bytes) -> None:
 
 
 def read(
+    context: typer.Context,
     file: SourceArg,
     address: Annotated[
         str,
@@ -102,6 +106,7 @@ def read(
     from pydump.builtin.raw import parse_number
     from pydump.builtin.sinks import write_all
     from pydump.cli import render
+    from pydump.cli.plugin_options import given
 
     if symbol and vaddr:
         raise PlanError("--symbol and --vaddr exclude each other", hint="leave one of the two out")
@@ -109,7 +114,7 @@ def read(
         raise PlanError("--vmlinux says where symbols are, and none is asked for", hint="read FILE NAME SIZE --symbol")
     length = parse_number(size)
     start = 0 if symbol else parse_number(address)
-    with pydump.open(file, arch=arch or session.arch) as opened:
+    with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
         warn(opened.source.warnings())
         if symbol:
             start = opened.symbols(vmlinux).address(address)
@@ -120,24 +125,26 @@ def read(
                 write_all(1, data)
 
 
-def dmesg(file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
+def dmesg(context: typer.Context, file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
     """Print the kernel's log."""
     import pydump
     from pydump.cli import kernel_log
+    from pydump.cli.plugin_options import given
 
-    with pydump.open(file, arch=arch or session.arch) as opened:
+    with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
         if as_json or session.json:
             kernel_log.print_json(opened.log())
         else:
             kernel_log.print_lines(opened.log())
 
 
-def size(file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
+def size(context: typer.Context, file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
     """Show what each dump level would leave of a guest, before anything is written."""
     import pydump
     from pydump.cli import render, sizes
+    from pydump.cli.plugin_options import given
 
-    report = pydump.sizes(file, arch=arch or session.arch)
+    report = pydump.sizes(file, arch=arch or session.arch, options=given(context))
     warn(report.warnings)
     if as_json or session.json:
         render.print_json(asdict(report))
@@ -146,6 +153,7 @@ def size(file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
 
 
 def map_(
+    context: typer.Context,
     file: SourceArg,
     output: Annotated[
         str | None, Option("--output", "-o", metavar="PATH", help="Draw a picture: a name in .png, .svg or .html.")
@@ -162,6 +170,7 @@ def map_(
     """Show what guest memory is made of: zeros, data and its compression ratio, excluded, unreadable."""
     import pydump
     from pydump.cli import maps, render
+    from pydump.cli.plugin_options import given
     from pydump.cli.progress import shown
 
     if output is not None:
@@ -172,6 +181,7 @@ def map_(
         report = pydump.survey(
             file,
             arch=arch or session.arch,
+            options=given(context),
             max_cells=cells,
             by_class=by is MapBy.page_class,
             workers=workers,

@@ -14,7 +14,7 @@ from pydump.errors import FormatError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.format import Decompressors, Format
+from pydump.interfaces.format import Format, Opened
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.writer import Batch, Encoded, Writer
@@ -138,8 +138,8 @@ class SkeletonFormat(Format):
         return head.startswith(MAGIC)
 
     @classmethod
-    def open(cls, files: Sequence[Backing], compressor: Decompressors) -> MemoryImage:
-        return SkeletonImage(files[0])
+    def open(cls, opened: Opened) -> MemoryImage:
+        return SkeletonImage(opened.files[0])
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:
