@@ -16,21 +16,29 @@ from typing import Any, ClassVar, Self
 import pytest
 
 from pydump import builtin
+from pydump.builtin import workers as workers_module
 from pydump.builtin.raw import BytesImage
-from pydump.engine import workers as workers_module
 from pydump.engine.facts import complete
 from pydump.engine.open import open_source
 from pydump.engine.request import Request
 from pydump.engine.run import Output, run_dump
 from pydump.errors import PlanError, PluginError, PydumpError, ReadError, SinkError
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.writer import Batch, Encoded
+from pydump.interfaces.writer import Batch, Encoded, Encoder, Placer
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap
 from pydump.options import option
 from pydump.registry import Registry, registry_of
 from pydump.testing import guests
-from pydump.testing.dummy import DummyArch, DummyCompressor, DummyFormat, DummyWriter, MemorySink
+from pydump.testing.dummy import (
+    HEADER_SIZE,
+    DummyArch,
+    DummyCompressor,
+    DummyEncoder,
+    DummyFormat,
+    DummyWriter,
+    MemorySink,
+)
 from pydump.testing.pipes import slow_reader
 
 REQUEST = Request(format="dummy", compression="dummy", arch="dummy")
@@ -92,16 +100,21 @@ def test_a_payload_may_be_larger_than_its_batch(
     assert len(digests) == 1
 
 
-class WideWriter(DummyWriter):
+class WideEncoder(DummyEncoder):
     """Payloads whose items are not bytes."""
 
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
+    def encode(self, batch: Batch) -> Encoded[None]:
+        encoded = super().encode(batch)
+        return replace(encoded, payload_size=-(-encoded.payload_size // 8) * 8)
+
+    def extents(self, encoded: Encoded[None], start: int, answer: None = None) -> Iterator[Extent | Hole]:
         payload = bytes(encoded.payload or b"")
         yield Extent(start, memoryview(payload.ljust(-(-len(payload) // 8) * 8, b"\0")).cast("Q"))
 
-    def encode(self, batch: Batch) -> Encoded:
-        encoded = super().encode(batch)
-        return replace(encoded, grows=-(-encoded.grows // 8) * 8)
+
+class WideWriter(DummyWriter):
+    def encoder(self) -> Encoder[Any]:
+        return WideEncoder(self._compressor)
 
 
 def test_items_of_an_extent_may_be_wider_than_a_byte(
@@ -115,15 +128,20 @@ def test_items_of_an_extent_may_be_wider_than_a_byte(
         assert one == two
 
 
-class PlainWriter(DummyWriter):
+class PlainEncoder(Encoder[None]):
     """Bytes at fixed places, straight from the batch: nothing waits for the batches before."""
 
-    def encode(self, batch: Batch) -> Encoded:
+    def encode(self, batch: Batch) -> Encoded[None]:
         return Encoded(batch.position, 0, batch.data, None, batch.size, 0)
 
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        at = self.start + encoded.position
+    def extents(self, encoded: Encoded[None], start: int, answer: None = None) -> Iterator[Extent | Hole]:
+        at = HEADER_SIZE + encoded.position
         yield Hole(at, encoded.size) if encoded.payload is None else Extent(at, encoded.payload)
+
+
+class PlainWriter(DummyWriter):
+    def encoder(self) -> Encoder[Any]:
+        return PlainEncoder()
 
     def size(self, end: int) -> int:
         return self.start + self.stored.size
@@ -145,6 +163,49 @@ def test_a_batch_is_written_before_its_buffer_is_used_again(
             out = tmp_path / "out"
             run_dump(source, "t", Output(str(out), force=True), REQUEST, registry, workers=workers, batch_size=64 << 10)
         assert out.read_bytes()[4096:] == ram.read_bytes()
+
+
+@dataclass(frozen=True)
+class NumberedEncoder(DummyEncoder):
+    """Frames that begin with what the placer says: the number of the batch, and the sizes of all payloads before."""
+
+    def encode(self, batch: Batch) -> Encoded[None]:
+        encoded = super().encode(batch)
+        return replace(encoded, payload_size=0, summary=encoded.payload_size)
+
+    def extents(self, encoded: Encoded[None], start: int, answer: Any = None) -> Iterator[Extent | Hole]:
+        assert encoded.payload is not None
+        yield Extent(start, answer + bytes(encoded.payload))
+
+
+class NumberingPlacer(Placer[int, bytes]):
+    """Keeps what it knows in plain attributes of its own."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def place(self, summary: int, start: int) -> tuple[int, bytes]:
+        answer = f"{len(self.sizes)} {self.sizes}".encode()
+        self.sizes.append(summary)
+        return len(answer) + summary, answer
+
+
+class NumberedWriter(DummyWriter):
+    def encoder(self) -> Encoder[Any]:
+        return NumberedEncoder(self._compressor)
+
+    def placer(self) -> NumberingPlacer:
+        return NumberingPlacer()
+
+
+def test_a_placer_may_keep_what_it_likes(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DummyFormat, "writer", classmethod(lambda cls, plan, codec: NumberedWriter(plan, codec)))
+    for flatten in (False, True):
+        one = written(registry, tmp_path / f"1{flatten}", workers=1, flatten=flatten, batch_size=64 << 10)
+        assert b"47 [" in one
+        for workers in (2, 5):
+            path = tmp_path / f"{workers}{flatten}"
+            assert written(registry, path, workers=workers, flatten=flatten, batch_size=64 << 10) == one
 
 
 def test_what_was_written_reads_back(registry: Registry, tmp_path: Path) -> None:

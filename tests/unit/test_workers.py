@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pydump.engine.workers import Claims, forked, messages, useful_workers
+from pydump.builtin.workers import Claims, forked, messages, useful_workers
 from pydump.errors import PlanError, PydumpError
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Self
 
+from pydump.interfaces.executor import Spec
 from pydump.interfaces.image import HoldsStoredPages, KnowsHoles, MemoryImage
 from pydump.interfaces.writer import Batch, Writer
 from pydump.model.memory import PADDR_END, Ranges
@@ -14,31 +14,6 @@ from pydump.model.memory import PADDR_END, Ranges
 BATCH_SIZE = 4 << 20
 #: A hole shorter than this is filled with zeros rather than cut out.
 LEAST_HOLE = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """A batch before it is read.
-
-    Attributes:
-        position: Where it begins in the stored stream.
-        size: Bytes.
-        runs: ``(start, end)`` in paddr of what it is made of, end to end.
-        hole: Whether all of it is known to be zero; it is a single run then.
-    """
-
-    position: int
-    size: int
-    runs: tuple[tuple[int, int], ...]
-    hole: bool = False
-
-    def paddr(self, offset: int) -> int:
-        """The paddr of the byte ``offset`` bytes from the batch's begin, which has runs."""
-        for start, end in self.runs:
-            if offset < end - start:
-                return start + offset
-            offset -= end - start
-        raise IndexError(offset)
 
 
 class Batches:
@@ -89,6 +64,11 @@ class Batches:
             takes=writer.takes,
             batch_size=batch_size,
         )
+
+    @property
+    def n_batches(self) -> int:
+        """Batches with data, at most."""
+        return max(1, -(-self.total // self.batch_size))
 
     def specs(self) -> Iterator[Spec]:
         """What each batch is made of, in the order of the stored stream."""

@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from pydump.builtin.flattened import FlattenedSink
+from pydump.builtin.local import LocalExecutor
 from pydump.builtin.sinks import DescriptorSink, FileSink
 from pydump.engine.batches import BATCH_SIZE, Batches
+from pydump.engine.encoding import job_of
 from pydump.engine.exclude import ZERO
-from pydump.engine.executors import Executor, Job, Outcome, executor_for
 from pydump.engine.narrow import Narrowing
 from pydump.engine.planner import Planned, choose, make_plan, outline
 from pydump.engine.request import Request
 from pydump.engine.salvage import SalvagingBatches
 from pydump.engine.unused import refuse_options
+from pydump.interfaces.executor import Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Live
 from pydump.interfaces.sink import Sink
@@ -77,17 +79,18 @@ def run_dump(
     """
     began = time.monotonic()
     chosen = choose(request, registry)
+    executor = LocalExecutor(workers)
     live = isinstance(source, Live)
     if dry_run:
         planned = outline(source, chosen, registry) if live else make_plan(source, chosen, registry, workers=workers)
         batches = Batches.of(source, planned.plan.readable(), planned.writer, batch_size)
-        executor = executor_for(workers, batches)
+        count = executor.workers_for(batches.n_batches)
         outcome = Outcome(planned.writer.start)
         sink = _sink(output, request, registry, dry=True)  # what speaks against the output is said now
         flattened = _flattens(sink, planned.writer, output)
         sink.abort()
         size = planned.writer.size_limit
-        return _report(planned, label, output, executor, began, outcome, size, flattened=flattened, dry=True)
+        return _report(planned, label, output, count, began, outcome, size, flattened=flattened, dry=True)
     with _Opened(_sink(output, request, registry)) as opened:
         narrowing = Narrowing(request, registry)
         if isinstance(source, Live):
@@ -97,7 +100,7 @@ def run_dump(
         writer = planned.writer
         batches = SalvagingBatches.of(source, planned.plan.readable(), writer, batch_size)
         batches.page_size = planned.plan.guest.page_size or batches.page_size
-        executor = executor_for(workers, batches)
+        count = executor.workers_for(batches.n_batches)
         sink = opened.sink_for(writer, output)
 
         def tell(done: int) -> None:
@@ -107,7 +110,7 @@ def run_dump(
         held = isinstance(source, Live) and source.holds
         if reached is not None and not held:
             reached("captured")
-        outcome = executor.run(Job(batches, writer, sink, tell))
+        outcome = executor.run(job_of(batches, writer, sink, tell))
         if isinstance(source, Live):
             source.release()
         if reached is not None and held:
@@ -120,7 +123,7 @@ def run_dump(
             opened.commit(size)
             if reached is not None:
                 reached("written")
-    report = _report(planned, label, output, executor, began, outcome, size, flattened=opened.flattened)
+    report = _report(planned, label, output, count, began, outcome, size, flattened=opened.flattened)
     if isinstance(source, Live):
         report = replace(report, paused_seconds=source.paused_seconds, consistent=source.consistent)
     return replace(report, warnings=(*report.warnings, *source.warnings()))
@@ -191,7 +194,7 @@ def _report(
     planned: Planned,
     label: str,
     output: Output,
-    executor: Executor,
+    workers: int,
     began: float,
     outcome: Outcome,
     size: int,
@@ -223,7 +226,7 @@ def _report(
         unreadable_size=plan.unreadable.size + outcome.lost_size,
         output_size=size,
         seconds=time.monotonic() - began,
-        workers=executor.workers,
+        workers=workers,
         dry_run=dry,
         warnings=plan.warnings + _damaged(outcome, planned.writer),
         fixed=plan.fixed,

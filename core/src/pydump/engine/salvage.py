@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pydump.engine.batches import Batches, Spec
+from pydump.engine.batches import Batches
 from pydump.errors import DamagedPageError
+from pydump.interfaces.executor import Spec
 from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.interfaces.writer import Batch
 from pydump.model.guest import Guest

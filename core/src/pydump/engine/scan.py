@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pydump.engine.batches import BATCH_SIZE, LEAST_HOLE, Batches, Spec
+from pydump.builtin.local import LocalExecutor
+from pydump.engine.batches import BATCH_SIZE, LEAST_HOLE, Batches
 from pydump.engine.salvage import read_salvaged
-from pydump.engine.workers import Claims, forked, messages, useful_workers
-from pydump.errors import DamagedPageError, PydumpError
+from pydump.errors import DamagedPageError
+from pydump.interfaces import executor as running
+from pydump.interfaces.executor import Spec
 from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.model.memory import Ranges
 from pydump.model.report import Progress, ProgressCallback
@@ -131,52 +133,35 @@ def scan(
         if progress is not None:
             progress(Progress(phase, done, batches.total))
 
-    count = useful_workers(workers, -(-batches.total // piece_size))
-    outcomes = _by_workers(source, batches, task, count, tell) if count > 1 else _here(source, batches, task)
-    for size, result in outcomes:
+    for size, result in LocalExecutor(workers).map(_Scan(source, batches, task, phase)):
         done += size
         tell()
         yield result
 
 
-def _here(source: MemoryImage, batches: Batches, task: Task[R]) -> Iterator[tuple[int, R]]:
-    """Size and result of each piece, by this process alone."""
-    buffer = batches.buffer()
-    for spec in batches.specs():
-        yield spec.size, task.examine(Piece(source, batches, spec, buffer))
+class _Scan(running.Task[tuple[int, R]]):
+    """Size and result of each piece."""
 
+    result_size = 0
 
-def _by_workers(
-    source: MemoryImage, batches: Batches, task: Task[R], count: int, tick: Callable[[], None]
-) -> Iterator[tuple[int, R]]:
-    """Size and result of each piece, by ``count`` workers; ``tick`` is called some ten times a second."""
-    claims = Claims()
+    def __init__(self, source: MemoryImage, batches: Batches, task: Task[R], phase: str) -> None:
+        self._source = source
+        self._batches = batches
+        self._task = task
+        self.label = phase
+        self.total = batches.total
+        self.piece_size = batches.batch_size
 
-    def work(_: int, pipe: Any) -> None:
-        buffer = batches.buffer()
-        wanted = claims.claim()
-        for index, spec in enumerate(batches.specs()):
-            if index != wanted:
-                continue
-            try:
-                result = task.examine(Piece(source, batches, spec, buffer))
-            except PydumpError as error:  # raised when all before it have been seen, as one process would do
-                pipe.send((index, spec.size, error, True))
-                return
-            pipe.send((index, spec.size, result, False))
-            wanted = claims.claim()
+    def specs(self) -> Iterator[Spec]:
+        return self._batches.specs()
 
-    early: dict[int, tuple[int, Any, bool]] = {}
-    wanted = 0
-    with forked(count, work) as workers:
-        for _, (index, *outcome) in messages(workers, tick):
-            early[index] = (outcome[0], outcome[1], outcome[2])
-            while wanted in early:
-                size, result, failed = early.pop(wanted)
-                if failed:
-                    raise result
-                yield size, result
-                wanted += 1
+    def worker(self) -> Callable[[Spec], tuple[int, R]]:
+        source, batches, task, buffer = self._source, self._batches, self._task, self._batches.buffer()
+
+        def examine(spec: Spec) -> tuple[int, R]:
+            return spec.size, task.examine(Piece(source, batches, spec, buffer))
+
+        return examine
 
 
 def data_pages(source: MemoryImage, pages: Ranges, page_size: int) -> Ranges:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydump.interfaces.sink import Extent, Hole
 
 if TYPE_CHECKING:
     from pydump.interfaces.image import StoredPages
     from pydump.model.memory import Ranges
+
+#: What an encoder keeps of a batch for itself; what a placer is told of it; what it answers.
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+_A = TypeVar("_A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +41,91 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(Generic[_T]):
     """What became of a batch. It may refer to the batch's data, which stays as it is until all of it is written.
+
+    It can be pickled: a payload that refers to the batch's data becomes bytes of its own.
 
     Attributes:
         position: The batch's.
-        grows: Bytes of payload whose place depends on the batches before it; 0 for a format without any.
+        payload_size: Bytes of payload whose place depends on the batches before it; 0 for a format without any, and
+            where the placer says how many they are.
         payload: The bytes to write, as many as the format needs, or None when there are none.
-        table: A second stream such as page descriptors, as the writer likes it.
+        table: What :meth:`Encoder.extents` needs beside the payload, such as page descriptors.
         size: Bytes of guest memory in it.
-        zero_size: Bytes of those in pages of zeros, as far as the writer looked.
+        zero_size: Bytes of those in pages of zeros, as far as the encoder looked.
         taken_size: Bytes of those in pages that were taken over as the source's file holds them, unread.
+        summary: What the placer is to know of the batch: small, and picklable. None where it is not asked.
         lost_size: Bytes of those in pages that are damaged in the source. The engine fills this in, and the next.
         first_lost: The paddr of the first such page, or None.
     """
 
     position: int
-    grows: int
+    payload_size: int
     payload: bytes | bytearray | memoryview | None
-    table: Any
+    table: _T
     size: int
     zero_size: int
     taken_size: int = 0
+    summary: Any = None
     lost_size: int = 0
     first_lost: int | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = [getattr(self, field.name) for field in fields(self)]
+        if isinstance(self.payload, memoryview):
+            values[2] = bytes(self.payload)
+        return type(self), tuple(values)
+
+
+class Encoder(ABC, Generic[_T]):
+    """Turns batches into what is written of them: a frozen dataclass of what that takes, and nothing else.
+
+    It is pickled and runs in any process, on any host, which may encode any of the batches in any order. What comes
+    out depends on its fields and the batch alone.
+    """
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Encoded[_T]:
+        """The expensive part."""
+
+    @abstractmethod
+    def extents(self, encoded: Encoded[_T], start: int, answer: Any = None) -> Iterator[Extent | Hole]:
+        """What to write for a batch that has its place.
+
+        Args:
+            encoded: What :meth:`encode` returned.
+            start: Where in the output its payload begins.
+            answer: What the placer said; None where it was not asked.
+        """
+
+    def max_payload(self, size: int) -> int:
+        """The most bytes of payload that a batch of ``size`` bytes becomes."""
+        return size
+
+
+class Placer(ABC, Generic[_S, _A]):
+    """The ordered part of a writer whose output depends on the batches before: it may keep what it likes.
+
+    It runs in one place, the process that made it, and is asked for each batch in the order of the stream. Every
+    worker waits for it, so it is quick.
+    """
+
+    @abstractmethod
+    def place(self, summary: _S, start: int) -> tuple[int, _A]:
+        """Settle what is written of a batch.
+
+        Args:
+            summary: The batch's :attr:`Encoded.summary`, which is not None.
+            start: Where its payload begins.
+
+        Returns:
+            The bytes of its payload, and what :meth:`Encoder.extents` is told, which can be pickled.
+        """
+
 
 class Writer(ABC):
-    """Turns one plan into extents. Workers are forked from the process that made it; ``encode`` runs in any of them.
+    """Turns one plan into extents: headers first, then batch by batch what its encoder makes of them.
 
     Attributes:
         stored: The ranges of guest memory it wants, ascending; their bytes end to end are the stored stream. They may
@@ -79,9 +141,9 @@ class Writer(ABC):
     tables_size: int = 0
     #: Bytes of pages that turned out to be damaged in the source; the engine sets it before it calls :meth:`finish`.
     lost_size: int = 0
-    #: Does the output say which pages are lost? Else they are zero there.
+    #: Whether the output says which pages are lost. Else they are zero there.
     marks_lost: ClassVar[bool] = False
-    #: Do all extents come in ascending order of offset? Then the output can go down a pipe as it is.
+    #: Whether all extents come in ascending order of offset. Then the output can go down a pipe as it is.
     sequential: ClassVar[bool] = False
     #: Bytes of a batch that is known to be zero, at most: bounded by what the writer makes of such a batch.
     max_hole: ClassVar[int] = 256 << 20
@@ -92,31 +154,16 @@ class Writer(ABC):
     size_limit: int
 
     @abstractmethod
-    def layout(self) -> Iterator[Extent | Hole]:
+    def headers(self) -> Iterator[Extent | Hole]:
         """Headers, bitmaps, tables: what is known before a page is read."""
 
     @abstractmethod
-    def encode(self, batch: Batch) -> Encoded:
-        """The expensive part: what comes of it depends on the plan and the batch alone."""
+    def encoder(self) -> Encoder[Any]:
+        """What encodes the batches."""
 
-    def place(self, encoded: Encoded, start: int) -> Encoded:
-        """The ordered part: called for each batch in the order of the stream, in whichever process has it.
-
-        A writer whose output depends on batches before this one settles it here, in memory that forked processes
-        share. Everyone waits meanwhile, so that it should be short.
-
-        Args:
-            encoded: What ``encode`` returned.
-            start: Where its payload begins.
-
-        Returns:
-            What is written; its ``grows`` is final.
-        """
-        return encoded
-
-    @abstractmethod
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        """What to write for a batch whose payload begins at ``start``."""
+    def placer(self) -> Placer[Any, Any] | None:
+        """What is asked, batch by batch, where its payload goes; None where payloads lie end to end."""
+        return None
 
     def finish(self, end: int) -> Iterator[Extent | Hole]:
         """What comes after the last payload, which ends at ``end``."""

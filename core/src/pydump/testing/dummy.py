@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from pydump.errors import CompressionError, FormatError, PlanError
@@ -19,7 +20,7 @@ from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors, Format, Opened
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole, Sink
-from pydump.interfaces.writer import Batch, Encoded, Writer
+from pydump.interfaces.writer import Batch, Encoded, Encoder, Writer
 from pydump.layout.registers import NoteKind, run
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import MemoryMap, Ranges
@@ -56,6 +57,26 @@ class DummyCompressor(Compressor):
         return bytes(data).ljust(size, b"\0")
 
 
+@dataclass(frozen=True)
+class DummyEncoder(Encoder[None]):
+    """Makes a frame of a batch."""
+
+    compressor: Compressor | None
+
+    def encode(self, batch: Batch) -> Encoded[None]:
+        data = bytes(batch.size) if batch.data is None else batch.data
+        packed = self.compressor.compress(data) if self.compressor else bytes(data)
+        frame = struct.pack(">II", len(packed), batch.size) + packed
+        return Encoded(batch.position, len(frame), frame, None, batch.size, 0 if packed else batch.size)
+
+    def extents(self, encoded: Encoded[None], start: int, answer: None = None) -> Iterator[Extent | Hole]:
+        assert encoded.payload is not None
+        yield Extent(start, encoded.payload)
+
+    def max_payload(self, size: int) -> int:
+        return 8 + size
+
+
 class DummyWriter(Writer):
     """Frames, whose place depends on all frames before."""
 
@@ -79,18 +100,11 @@ class DummyWriter(Writer):
         if len(self._header) > HEADER_SIZE:
             raise PlanError("a dummy dump has room for few ranges")
 
-    def layout(self) -> Iterator[Extent | Hole]:
+    def headers(self) -> Iterator[Extent | Hole]:
         yield Extent(0, self._header.ljust(HEADER_SIZE, b" "))
 
-    def encode(self, batch: Batch) -> Encoded:
-        data = bytes(batch.size) if batch.data is None else batch.data
-        packed = self._compressor.compress(data) if self._compressor else bytes(data)
-        frame = struct.pack(">II", len(packed), batch.size) + packed
-        return Encoded(batch.position, len(frame), frame, None, batch.size, 0 if packed else batch.size)
-
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        assert encoded.payload is not None
-        yield Extent(start, encoded.payload)
+    def encoder(self) -> Encoder[Any]:
+        return DummyEncoder(self._compressor)
 
 
 class DummyImage(MemoryImage):

@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,9 +33,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import BytesImage
 from pydump.engine.batches import Batches
-from pydump.engine.executors import Job, SerialExecutor
+from pydump.engine.encoding import job_of
 from pydump.engine.open import open_source
 from pydump.engine.planner import choose, make_plan
 from pydump.engine.request import Request
@@ -51,6 +53,7 @@ from pydump.registry import Registry, installed
 from pydump.testing import guests
 from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.dummy import MemorySink
+from pydump.testing.executors import CopyingExecutor
 from pydump.testing.forks import faults_in_forks
 from pydump.testing.fresh import native_modules
 from pydump.testing.pipes import slow_reader
@@ -296,6 +299,25 @@ class FormatTests:
             digests.add(hashlib.sha256((tmp_path / "out").read_bytes()).digest())
         assert len(digests) == 1, "what comes out of a pipe depends on the number of workers"
 
+    def test_an_encoder_can_be_pickled(self) -> None:
+        """So can what it makes: any process may encode any batch."""
+        source = large()
+        for compression in self.compressions():
+            chosen = choose(self.request(compression=compression), self.registry)
+            planned = make_plan(source, chosen, self.registry)
+            encoder = planned.writer.encoder()
+            frozen = is_dataclass(encoder) and encoder.__dataclass_params__.frozen
+            assert frozen, "an encoder is a frozen dataclass"
+            digests, copying = set(), CopyingExecutor()
+            for executor in (LocalExecutor(1), copying):
+                planned = make_plan(source, chosen, self.registry)
+                batches, sink = Batches.of(source, planned.plan.readable(), planned.writer), MemorySink()
+                executor.run(job_of(batches, planned.writer, sink, lambda _: None))
+                digests.add(hashlib.sha256(sink.data).digest())
+            assert len(digests) == 1, f"a copy of the encoder makes something else with {compression}"
+            for size, payload_size in copying.sizes:
+                assert payload_size <= encoder.max_payload(size), "Encoder.max_payload is too small"
+
     @pytest.mark.parametrize("kind", [BytesImage, Holed], ids=["read", "holes"])
     def test_extents_keep_the_rules(self, kind: type[BytesImage]) -> None:
         self.needs(write=True)
@@ -304,7 +326,7 @@ class FormatTests:
             planned = make_plan(source, choose(self.request(compression=compression), self.registry), self.registry)
             writer, sink = planned.writer, _Extents()
             batches, done = Batches.of(source, planned.plan.readable(), writer), list[int]()
-            outcome = SerialExecutor().run(Job(batches, writer, sink, done.append))
+            outcome = LocalExecutor(1).run(job_of(batches, writer, sink, done.append))
             assert done == list(accumulate(spec.size for spec in batches.specs())), "Encoded.size is the batch's"
             assert 0 <= outcome.zero_size <= zeros(source), "Encoded.zero_size is of pages that are zero"
             for extent in writer.finish(outcome.end):

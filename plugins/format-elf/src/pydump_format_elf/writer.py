@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pydump.errors import UnsupportedError
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.writer import Batch, Encoded, Writer
+from pydump.interfaces.writer import Batch, Encoded, Encoder, Writer
 from pydump.layout.elf import (
     CLASSES,
     DUMP_ELF_INCOMPLETE,
@@ -65,6 +65,51 @@ VADDR_UNIT: Final = 1 << 16
 COPY_SIZE: Final = 4 << 20
 #: In place of a position in the stored stream: past the end of the file.
 _NOWHERE: Final = np.uint64((1 << 64) - 1)
+
+
+#: Runs of zeros in a batch's bytes, as ``(start, end)``.
+_Zeros: TypeAlias = list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ElfEncoder(Encoder[_Zeros]):
+    """Leaves bytes as they are, at places that follow from the plan.
+
+    Attributes:
+        start: Where in the file the first byte of memory lies.
+        sparse: Whether blocks of zeros become holes.
+    """
+
+    start: int
+    sparse: bool
+
+    def encode(self, batch: Batch) -> Encoded[_Zeros]:
+        if batch.data is None:
+            return Encoded(batch.position, 0, None, [], batch.size, batch.size)
+        zeros = self._zeros(batch.data, self.start + batch.position) if self.sparse else []
+        return Encoded(batch.position, 0, batch.data, zeros, batch.size, sum(end - start for start, end in zeros))
+
+    def _zeros(self, data: memoryview, offset: int) -> _Zeros:
+        """The parts of ``data`` that are zero and cover whole blocks of the file."""
+        first = -offset % HOLE_UNIT
+        last = max(first, first + (len(data) - first) // HOLE_UNIT * HOLE_UNIT)
+        zero = zero_pages(data[first:last], HOLE_UNIT)
+        edges = np.flatnonzero(np.diff(zero, prepend=False, append=False)) * HOLE_UNIT + first
+        return [(start, end) for start, end in edges.reshape(-1, 2).tolist()]
+
+    def extents(self, encoded: Encoded[_Zeros], start: int, answer: None = None) -> Iterator[Extent | Hole]:
+        at, done = self.start + encoded.position, 0
+        if encoded.payload is None:
+            yield Hole(at, encoded.size)
+            return
+        data = memoryview(encoded.payload)
+        for first, last in encoded.table:
+            if first > done:
+                yield Extent(at + done, data[done:first])
+            yield Hole(at + first, last - first)
+            done = last
+        if done < len(data):
+            yield Extent(at + done, data[done:])
 
 
 class ElfWriter(Writer):
@@ -179,7 +224,7 @@ class ElfWriter(Writer):
         """The sections to write, the string table last; none where none is needed."""
         return [*sections, Section(_SHSTRTAB, SHT_STRTAB, b"")] if sections else []
 
-    def layout(self) -> Iterator[Extent | Hole]:
+    def headers(self) -> Iterator[Extent | Hole]:
         tables = (self._shdrs(), self._phdrs()) if self._sections_first else (self._phdrs(), self._shdrs())
         yield Extent(0, b"".join((self._ehdr(), *tables, self._notes)))
 
@@ -246,33 +291,8 @@ class ElfWriter(Writer):
     def _section_byte_order(self) -> ByteOrder:
         return self._byte_order
 
-    def encode(self, batch: Batch) -> Encoded:
-        if batch.data is None:
-            return Encoded(batch.position, 0, None, None, batch.size, batch.size)
-        zeros = self._zeros(batch.data, self.start + batch.position) if self._sparse else []
-        return Encoded(batch.position, 0, batch.data, zeros, batch.size, sum(end - start for start, end in zeros))
-
-    def _zeros(self, data: memoryview, offset: int) -> list[tuple[int, int]]:
-        """``(start, end)`` of the parts of ``data`` that are zero and cover whole blocks of the file."""
-        first = -offset % HOLE_UNIT
-        last = max(first, first + (len(data) - first) // HOLE_UNIT * HOLE_UNIT)
-        zero = zero_pages(data[first:last], HOLE_UNIT)
-        edges = np.flatnonzero(np.diff(zero, prepend=False, append=False)) * HOLE_UNIT + first
-        return [(start, end) for start, end in edges.reshape(-1, 2).tolist()]
-
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        at, done = self.start + encoded.position, 0
-        if encoded.payload is None:
-            yield Hole(at, encoded.size)
-            return
-        data = memoryview(encoded.payload)
-        for first, last in encoded.table:
-            if first > done:
-                yield Extent(at + done, data[done:first])
-            yield Hole(at + first, last - first)
-            done = last
-        if done < len(data):
-            yield Extent(at + done, data[done:])
+    def encoder(self) -> ElfEncoder:
+        return ElfEncoder(self.start, self._sparse)
 
     def finish(self, end: int) -> Iterator[Extent | Hole]:
         offset = self._section_offset

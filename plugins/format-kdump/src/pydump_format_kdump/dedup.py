@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -15,10 +15,10 @@ from pydump.errors import PlanError
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.image import StoredPages
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.writer import Batch, Encoded
+from pydump.interfaces.writer import Batch, Encoded, Encoder, Placer
 from pydump.layout.zero import zero_pages
 from pydump.model.plan import Plan
-from pydump_format_kdump.layout import PageDesc
+from pydump_format_kdump.encoder import PageEncoder
 from pydump_format_kdump.writer import KdumpWriter
 
 #: Pages that are remembered at most: 160 MiB, and 12 GiB of distinct pages of 4 KiB.
@@ -34,7 +34,7 @@ _NUMBER: Final = np.uint64(0xFFFFFFFF)
 class WrittenPages:
     """Where pages are that were written, in memory that forked processes share.
 
-    Only one process may add at a time; one that looks meanwhile may miss what is being added.
+    One process adds; another one that looks meanwhile may miss what is being added.
 
     Entries lie one behind the other, and a table of their numbers says where to look: the less memory is touched for
     the first time, which is what costs, the better. The table is at most half full, so that buckets hardly ever are.
@@ -115,23 +115,160 @@ class _Pages:
         descs: The batch's descriptors, those of zero pages complete.
         stored: Which of them are of pages that are not zero, shape (n,).
         which: For each of those, which of the distinct ones it is, shape (n,).
-        entries: Of each distinct one its digest, and room for where it is, shape (m, 4).
-        known: The number of its entry in the table of written pages, or 0, shape (m,).
-        wanted: Which distinct ones have none, shape (k,).
-        chunks: What is written of those, k of them.
-        sizes: Their lengths, shape (k,).
-        flags: How they are compressed, shape (k,).
+        chunks: What may be written, in the order of the distinct ones.
     """
 
     descs: NDArray[Any]
     stored: NDArray[np.int64]
     which: NDArray[np.int64]
-    entries: NDArray[np.uint64]
+    chunks: list[Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Pages, (self.descs, self.stored, self.which, [bytes(chunk) for chunk in self.chunks])
+
+
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """The distinct pages of a batch.
+
+    Attributes:
+        digests: Shape (m, 2).
+        known: The number of each one's entry in the table of written pages, or 0, shape (m,).
+        wanted: Which have none, shape (k,).
+        sizes: What those are stored in, in bytes, shape (k,).
+        flags: How those are compressed, shape (k,).
+    """
+
+    digests: NDArray[np.uint64]
     known: NDArray[np.int64]
     wanted: NDArray[np.int64]
-    chunks: list[Any]
     sizes: NDArray[np.int64]
     flags: NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Where the distinct pages of a batch are.
+
+    Attributes:
+        places: Of each its offset, and its size with its flags above, shape (m, 2).
+        new: Which of those that were wanted are written now, shape (l,).
+    """
+
+    places: NDArray[np.uint64]
+    new: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DedupEncoder(PageEncoder, Encoder[_Pages]):
+    """Finds the distinct pages of a batch, and compresses them.
+
+    Attributes:
+        key: Of the digests.
+        written: Pages that need not be compressed, for they have been written. It need not be complete or up to date,
+            and does not go along when this is pickled: the placer leaves out what it knows to be there.
+    """
+
+    key: int
+    written: WrittenPages | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = [getattr(self, field.name) for field in fields(self)]
+        return type(self), (*values[:-1], None)
+
+    def encode(self, batch: Batch) -> Encoded[_Pages]:
+        if batch.stored is not None:
+            return self._encoded(batch, *_stored_pages(batch.stored, self.flag))
+        if batch.data is None:
+            pages = _Pages(self.zero_descs(batch), np.empty(0, np.int64), np.empty(0, np.int64), [])
+            return Encoded(batch.position, 0, None, pages, batch.size, self.zero_size(batch, 0))
+        page_size = self.page_size
+        stored = np.flatnonzero(~zero_pages(batch.data, page_size))
+        offsets = (stored * page_size).tolist()
+        return self._encoded(batch, stored, [batch.data[at : at + page_size] for at in offsets], None)
+
+    def _encoded(
+        self, batch: Batch, stored: NDArray[np.int64], pages: Sequence[memoryview], flags: NDArray[np.uint32] | None
+    ) -> Encoded[_Pages]:
+        """Find equal pages, and compress what is not known to be there.
+
+        Args:
+            batch: The batch.
+            stored: Which of its pages are not zero.
+            pages: Their bytes.
+            flags: How those are compressed already, or None where they are not.
+        """
+        from xxhash import xxh3_128_digest
+
+        key = self.key
+        seen: dict[bytes, int] = {}
+        which = np.array([seen.setdefault(xxh3_128_digest(page, key), len(seen)) for page in pages], np.int64)
+        digests = np.frombuffer(b"".join(seen), np.uint64).reshape(-1, 2)
+        known = self.written.find(digests) if self.written is not None else np.zeros(len(digests), np.int64)
+        wanted = np.flatnonzero(known == 0)
+        # Each distinct page is numbered when it is first seen.
+        first = np.flatnonzero(np.diff(np.maximum.accumulate(which), prepend=-1))[wanted]
+        if flags is None:
+            assert batch.data is not None
+            chunks, sizes, flags = self.compressed(batch.data, stored[first])
+            taken_size = 0
+        else:
+            chunks, flags = [pages[i] for i in first.tolist()], flags[first]
+            sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
+            taken_size = len(stored) * self.page_size
+        # How much of it is written shows when it is placed.
+        return Encoded(
+            batch.position,
+            0,
+            None,
+            _Pages(self.zero_descs(batch), stored, which, chunks),
+            batch.size,
+            self.zero_size(batch, len(stored)),
+            taken_size,
+            _Summary(digests, known, wanted, sizes, flags),
+        )
+
+    def extents(self, encoded: Encoded[_Pages], start: int, answer: _Answer | None = None) -> Iterator[Extent | Hole]:
+        pages = encoded.table
+        descs = pages.descs
+        if answer is not None:
+            descs, of_each = descs.copy(), answer.places[pages.which]
+            descs["offset"][pages.stored] = of_each[:, 0]
+            descs["size"][pages.stored] = of_each[:, 1] & _NUMBER
+            descs["flags"][pages.stored] = of_each[:, 1] >> np.uint64(32)
+        yield Extent(self.descs_at(encoded.position), descs.view(np.uint8).data)
+        if answer is not None and len(answer.new):
+            yield Extent(start, b"".join([pages.chunks[i] for i in answer.new.tolist()]))
+
+
+class DedupPlacer(Placer[_Summary, _Answer]):
+    """Gives a place to each page that has not been written before.
+
+    Args:
+        written: Where what is written is noted.
+    """
+
+    def __init__(self, written: WrittenPages) -> None:
+        self._written = written
+
+    def place(self, summary: _Summary, start: int) -> tuple[int, _Answer]:
+        wanted, sizes, flags = summary.wanted, summary.sizes, summary.flags
+        known = summary.known.copy()
+        known[wanted] = self._written.find(summary.digests[wanted])
+        there = np.flatnonzero(known)
+        places = np.empty((len(known), 2), np.uint64)
+        places[there] = self._written.entries(known[there])[:, 2:]
+        new = np.flatnonzero(known[wanted] == 0)
+        if len(new) < len(wanted):  # others were written meanwhile
+            wanted, sizes, flags = wanted[new], sizes[new], flags[new]
+        ends = np.cumsum(sizes)
+        fresh = np.empty((len(wanted), ENTRY), np.uint64)
+        fresh[:, :2] = summary.digests[wanted]
+        fresh[:, 2] = start + ends - sizes
+        fresh[:, 3] = sizes | flags.astype(np.int64) << 32
+        places[wanted] = fresh[:, 2:]
+        self._written.add(fresh)
+        return int(ends[-1]) if len(ends) else 0, _Answer(places, new)
 
 
 class DedupKdumpWriter(KdumpWriter):
@@ -149,84 +286,11 @@ class DedupKdumpWriter(KdumpWriter):
         self._key = int.from_bytes(os.urandom(8))
         self._written = WrittenPages(self.n_pages)
 
-    def encode(self, batch: Batch) -> Encoded:
-        if batch.stored is not None:
-            return self._encoded(batch, *_stored_pages(batch.stored, int(self._flag)))
-        if batch.data is None:
-            return super().encode(batch)
-        block_size = self.unit
-        stored = np.flatnonzero(~zero_pages(batch.data, block_size))
-        offsets = (stored * block_size).tolist()
-        return self._encoded(batch, stored, [batch.data[at : at + block_size] for at in offsets], None)
+    def encoder(self) -> DedupEncoder:
+        return DedupEncoder(*self._encoding(), self._key, self._written)
 
-    def _encoded(
-        self, batch: Batch, stored: NDArray[np.int64], pages: Sequence[memoryview], flags: NDArray[np.uint32] | None
-    ) -> Encoded:
-        """Find equal pages, and compress what is not known to be there.
-
-        Args:
-            batch: The batch.
-            stored: Which of its pages are not zero.
-            pages: Their bytes.
-            flags: How those are compressed already, or None where they are not.
-        """
-        from xxhash import xxh3_128_digest
-
-        key = self._key
-        seen: dict[bytes, int] = {}
-        which = np.array([seen.setdefault(xxh3_128_digest(page, key), len(seen)) for page in pages], np.int64)
-        entries = np.empty((len(seen), ENTRY), np.uint64)
-        entries[:, :2] = np.frombuffer(b"".join(seen), np.uint64).reshape(-1, 2)
-        known = self._written.find(entries)
-        wanted = np.flatnonzero(known == 0)
-        # Each distinct page is numbered when it is first seen.
-        first = np.flatnonzero(np.diff(np.maximum.accumulate(which), prepend=-1))[wanted]
-        if flags is None:
-            assert batch.data is not None
-            chunks, sizes, flags = self._compressed(batch.data, stored[first])
-            taken_size = 0
-        else:
-            chunks, flags = [pages[i] for i in first.tolist()], flags[first]
-            sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
-            taken_size = len(stored) * self.unit
-        table = _Pages(self._zero_descs(batch), stored, which, entries, known, wanted, chunks, sizes, flags)
-        # How much of it is written shows when it is placed.
-        return Encoded(batch.position, 0, None, table, batch.size, self._zero_size(batch, len(stored)), taken_size)
-
-    def place(self, encoded: Encoded, start: int) -> Encoded:
-        pages = encoded.table
-        if not isinstance(pages, _Pages):
-            return encoded
-        # Others are in line for this: what can wait for extents() does.
-        entries, known, wanted = pages.entries, pages.known, pages.wanted
-        chunks, sizes, flags = pages.chunks, pages.sizes, pages.flags
-        known[wanted] = self._written.find(entries[wanted])
-        there = np.flatnonzero(known)
-        entries[there] = self._written.entries(known[there])
-        new = np.flatnonzero(known[wanted] == 0)
-        if len(new) < len(wanted):  # others were written meanwhile
-            wanted, sizes, flags = wanted[new], sizes[new], flags[new]
-            chunks = [chunks[i] for i in new.tolist()]
-        ends = np.cumsum(sizes)
-        fresh = entries[wanted]
-        fresh[:, 2] = start + ends - sizes
-        fresh[:, 3] = sizes | flags.astype(np.int64) << 32
-        entries[wanted] = fresh
-        self._written.add(fresh)
-        return replace(encoded, grows=int(ends[-1]) if len(ends) else 0, table=replace(pages, chunks=chunks))
-
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        pages = encoded.table
-        if not isinstance(pages, _Pages):
-            yield from super().extents(encoded, start)
-            return
-        descs, of_each = pages.descs, pages.entries[pages.which]
-        descs["offset"][pages.stored] = of_each[:, 2]
-        descs["size"][pages.stored] = of_each[:, 3] & _NUMBER
-        descs["flags"][pages.stored] = of_each[:, 3] >> np.uint64(32)
-        yield Extent(self._descs + encoded.position // self.unit * PageDesc.nbytes(), descs.view(np.uint8).data)
-        if pages.chunks:
-            yield Extent(start, b"".join(pages.chunks))
+    def placer(self) -> DedupPlacer:
+        return DedupPlacer(self._written)
 
 
 def _stored_pages(pages: StoredPages, flag: int) -> tuple[NDArray[np.int64], list[memoryview], NDArray[np.uint32]]:

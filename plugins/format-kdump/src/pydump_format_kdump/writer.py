@@ -6,20 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pydump.errors import UnsupportedError
 from pydump.interfaces.compressor import Compressor
-from pydump.interfaces.image import StoredPages
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.writer import Batch, Encoded, Writer
+from pydump.interfaces.writer import Encoder, Writer
 from pydump.layout.notes import desc_offset, pack_note
-from pydump.layout.zero import zero_pages
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import Ranges
 from pydump.model.note import ERASEINFO_NAME, VMCOREINFO_NAME, Note
 from pydump.model.plan import Plan
 from pydump_format_kdump import bitmap
+from pydump_format_kdump.encoder import KdumpEncoder
 from pydump_format_kdump.layout import (
     COMPRESSION_FLAGS,
     DISKDUMP_HEADER_BLOCKS,
@@ -51,7 +49,7 @@ class KdumpWriter(Writer):
         self._byte_order: ByteOrder = guest.byte_order
         self._compressor = compressor
         self.takes = plan.compression if plan.take_stored else None
-        self._flag = COMPRESSION_FLAGS[compressor.name] if compressor else 0
+        self._flag = int(COMPRESSION_FLAGS[compressor.name]) if compressor else 0
         self.unit = block_size = guest.page_size
         if not 4096 <= block_size <= 1 << 20 or block_size & (block_size - 1):
             raise UnsupportedError(
@@ -78,7 +76,7 @@ class KdumpWriter(Writer):
         self._bitmap_bits = _blocks(-(-max_mapnr // 8), block_size) * block_size * 8
         self.n_pages = self._dumped.size
 
-        status = int(self._flag) | (DumpDh.COMPRESSED_INCOMPLETE if lost else 0)
+        status = self._flag | (DumpDh.COMPRESSED_INCOMPLETE if lost else 0)
         if guest.excluded_vmemmap:
             status |= DumpDh.EXCLUDED_VMEMMAP
         self._status = status
@@ -92,7 +90,7 @@ class KdumpWriter(Writer):
         self.start = self._zero + (block_size if self.n_pages else 0)
         self.size_limit = self.start + self.n_pages * block_size
 
-    def layout(self) -> Iterator[Extent | Hole]:
+    def headers(self) -> Iterator[Extent | Hole]:
         yield Extent(0, self._headers)
         at = len(self._headers)
         for pages in (self._present, self._dumped):
@@ -102,91 +100,12 @@ class KdumpWriter(Writer):
         if self.n_pages:
             yield Extent(self._zero, bytes(self.unit))
 
-    def encode(self, batch: Batch) -> Encoded:
-        block_size = self.unit
-        table = self._zero_descs(batch)
-        if batch.stored is not None:
-            return self._taken(batch, batch.stored, table)
-        if batch.data is None:
-            return Encoded(batch.position, 0, None, (table, None), batch.size, self._zero_size(batch, 0))
-        stored = np.flatnonzero(~zero_pages(batch.data, block_size))
-        payload: bytes | memoryview
-        if self._compressor is None:
-            sizes = np.full(len(stored), block_size, np.int64)
-            if len(stored) == len(table):
-                payload = batch.data
-            else:
-                payload = np.frombuffer(batch.data, np.uint8).reshape(-1, block_size)[stored].reshape(-1).data
-        else:
-            chunks, sizes, table["flags"][stored] = self._compressed(batch.data, stored)
-            payload = b"".join(chunks)
-        ends = np.cumsum(sizes)
-        table["offset"][stored] = ends - sizes
-        table["size"][stored] = sizes
-        zero_size = self._zero_size(batch, len(stored))
-        return Encoded(batch.position, len(payload), payload, (table, stored), batch.size, zero_size)
+    def encoder(self) -> Encoder[Any]:
+        return KdumpEncoder(*self._encoding())
 
-    def _zero_descs(self, batch: Batch) -> NDArray[Any]:
-        """A descriptor for each page of a batch, as if all were zero but those that are lost."""
-        table = np.zeros(batch.size // self.unit, PageDesc.dtype(self._byte_order))
-        table["offset"] = self._zero
-        table["size"] = self.unit
-        first = batch.position // self.unit
-        for start, end in self._lost.clip(first, first + len(table)):
-            table[start - first : end - first] = 0
-        for start, end in batch.lost:
-            table[start // self.unit : -(-end // self.unit)] = 0
-        return table
-
-    def _zero_size(self, batch: Batch, n_stored: int) -> int:
-        """Bytes of a batch in pages of zeros, when ``n_stored`` pages have data."""
-        first, last = batch.position // self.unit, (batch.position + batch.size) // self.unit
-        n_lost = self._lost.clip(first, last).size + sum(-(-b // self.unit) - a // self.unit for a, b in batch.lost)
-        return (last - first - n_stored - n_lost) * self.unit
-
-    def _compressed(
-        self, data: memoryview, pages: NDArray[np.int64]
-    ) -> tuple[list[Any], NDArray[np.int64], NDArray[np.uint32]]:
-        """What is stored of some pages of ``data``, its sizes, and its flags.
-
-        A page that does not shrink is stored as it is.
-        """
-        block_size = self.unit
-        offsets: list[int] = (pages * block_size).tolist()
-        if self._compressor is None:
-            chunks: list[Any] = [data[at : at + block_size] for at in offsets]
-        else:
-            chunks = [*self._compressor.compress_batch(data, block_size, offsets)]
-        sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
-        plain = np.flatnonzero(sizes >= block_size)
-        for i in plain.tolist():
-            chunks[i] = data[offsets[i] : offsets[i] + block_size]
-        flags = np.full(len(pages), int(self._flag), np.uint32)
-        sizes[plain], flags[plain] = block_size, 0
-        return chunks, sizes, flags
-
-    def _taken(self, batch: Batch, pages: StoredPages, table: NDArray[Any]) -> Encoded:
-        """Pages that another kdump file holds just so."""
-        stored = np.flatnonzero(pages.sizes)
-        sizes = pages.sizes[stored]
-        table["offset"][stored] = np.cumsum(sizes) - sizes
-        table["size"][stored] = sizes
-        table["flags"][stored] = np.where(pages.compressed[stored], int(self._flag), 0)
-        taken_size = len(stored) * self.unit
-        zero_size = batch.size - taken_size
-        return Encoded(
-            batch.position, len(pages.payload), pages.payload, (table, stored), batch.size, zero_size, taken_size
-        )
-
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        table: NDArray[Any]
-        table, stored = encoded.table
-        if stored is not None:
-            table["offset"][stored] += start
-        at = self._descs + encoded.position // self.unit * PageDesc.nbytes()
-        yield Extent(at, table.view(np.uint8).data)
-        if encoded.payload:
-            yield Extent(start, encoded.payload)
+    def _encoding(self) -> tuple[ByteOrder, int, Compressor | None, int, Ranges, int, int]:
+        """The fields of the encoder."""
+        return self._byte_order, self.unit, self._compressor, self._flag, self._lost, self._descs, self._zero
 
     def finish(self, end: int) -> Iterator[Extent | Hole]:
         if self.lost_size:  # the header was written before the first page was read

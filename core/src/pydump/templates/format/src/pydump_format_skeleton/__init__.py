@@ -6,7 +6,7 @@ import json
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Format, Opened
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.writer import Batch, Encoded, Writer
+from pydump.interfaces.writer import Batch, Encoded, Encoder, Writer
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
@@ -28,6 +28,24 @@ MAGIC = b"skeleton dump\n"
 #: The header's length, which follows the magic.
 LENGTH = struct.Struct("<Q")
 HEADER = len(MAGIC) + LENGTH.size
+
+
+@dataclass(frozen=True, slots=True)
+class SkeletonEncoder(Encoder[None]):
+    """Leaves bytes as they are.
+
+    Attributes:
+        start: Where in the file the first byte of memory lies.
+    """
+
+    start: int
+
+    def encode(self, batch: Batch) -> Encoded[None]:
+        return Encoded(batch.position, 0, batch.data, None, batch.size, 0 if batch.data else batch.size)
+
+    def extents(self, encoded: Encoded[None], start: int, answer: None = None) -> Iterator[Extent | Hole]:
+        at = self.start + encoded.position
+        yield Hole(at, encoded.size) if encoded.payload is None else Extent(at, encoded.payload)
 
 
 class SkeletonWriter(Writer):
@@ -58,15 +76,11 @@ class SkeletonWriter(Writer):
         self.start = len(self._head)
         self.size_limit = self.start + self.stored.size
 
-    def layout(self) -> Iterator[Extent | Hole]:
+    def headers(self) -> Iterator[Extent | Hole]:
         yield Extent(0, self._head)
 
-    def encode(self, batch: Batch) -> Encoded:
-        return Encoded(batch.position, 0, batch.data, None, batch.size, 0 if batch.data else batch.size)
-
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        at = self.start + encoded.position
-        yield Hole(at, encoded.size) if encoded.payload is None else Extent(at, encoded.payload)
+    def encoder(self) -> SkeletonEncoder:
+        return SkeletonEncoder(self.start)
 
     def size(self, end: int) -> int:
         return self.size_limit

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydump.interfaces.executor import PIECE_SIZE, in_pieces
 from pydump.interfaces.sink import Extent, Hole, Sink
 
-#: A longer extent is cut at multiples of this, by every executor: a flattened stream has a record for each piece.
-PIECE_SIZE: Final = 4 << 20
 #: Shared memory for one message: a piece, and the page descriptors that most batches have beside one.
 SLOT_SIZE: Final = PIECE_SIZE + (64 << 10)
 #: Messages of one worker that may be on their way.
@@ -36,34 +35,66 @@ class Message:
     last: bool
 
 
-def in_pieces(extents: Iterable[Extent | Hole]) -> Iterator[Extent | Hole]:
-    """The same extents, none of which holds more than :data:`PIECE_SIZE` bytes."""
-    for extent in extents:
-        if isinstance(extent, Hole) or extent.size <= PIECE_SIZE:
-            yield extent
-            continue
-        view = memoryview(extent.data).cast("B")
-        for at in range(0, extent.size, PIECE_SIZE):
-            yield Extent(extent.offset + at, view[at : at + PIECE_SIZE])
-
-
 def shared_memory() -> mmap.mmap:
     """Room for the messages of one worker."""
     return mmap.mmap(-1, SLOT_SIZE * SLOTS)
 
 
-class Courier:
-    """A worker's end.
+class Post:
+    """A worker's end of the pipe to the parent, from which come slots that the parent has done with, and places.
 
     Args:
-        pipe: Carries messages to the parent, and the slots that it has done with back.
+        pipe: The pipe.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._slots = deque(range(SLOTS))
+        self._places = deque[tuple[int, Any]]()
+
+    def send(self, message: Any) -> None:
+        """Send something to the parent."""
+        self._pipe.send(message)
+
+    def slot(self) -> int:
+        """A slot that is free, once there is one.
+
+        Raises:
+            EOFError: The parent is gone.
+        """
+        while not self._slots or self._pipe.poll():
+            self._take()
+        return self._slots.popleft()
+
+    def place(self, *, wait: bool) -> tuple[int, Any] | None:
+        """The next place that the parent has sent; without ``wait`` None when there is none yet.
+
+        Raises:
+            EOFError: The parent is gone.
+        """
+        while (wait and not self._places) or self._pipe.poll():
+            self._take()
+        return self._places.popleft() if self._places else None
+
+    def _take(self) -> None:
+        message = self._pipe.recv()
+        if isinstance(message, int):
+            self._slots.append(message)
+        else:
+            self._places.append(message)
+
+
+class Courier:
+    """Sends a worker's extents.
+
+    Args:
+        post: Carries messages to the parent.
         memory: What both see.
     """
 
-    def __init__(self, pipe: Any, memory: mmap.mmap) -> None:
-        self._pipe = pipe
+    def __init__(self, post: Post, memory: mmap.mmap) -> None:
+        self._post = post
         self._view = memoryview(memory)
-        self._free = deque(range(SLOTS))
 
     def send(self, index: int, extents: Iterable[Extent | Hole]) -> None:
         """Send a batch's extents, each piece once there is room.
@@ -71,27 +102,21 @@ class Courier:
         Raises:
             EOFError: The parent is gone.
         """
-        slot, used = self._slot(), 0
+        slot, used = self._post.slot(), 0
         pieces: list[tuple[int, int, int]] = []
         for extent in in_pieces(extents):
             if isinstance(extent, Hole):
                 pieces.append((extent.offset, -1, extent.size))
                 continue
             if used + extent.size > SLOT_SIZE:
-                self._pipe.send(Message(index, slot, tuple(pieces), last=False))
-                slot, used = self._slot(), 0
+                self._post.send(Message(index, slot, tuple(pieces), last=False))
+                slot, used = self._post.slot(), 0
                 pieces = []
             at = slot * SLOT_SIZE + used
             self._view[at : at + extent.size] = memoryview(extent.data).cast("B")
             pieces.append((extent.offset, used, extent.size))
             used += extent.size
-        self._pipe.send(Message(index, slot, tuple(pieces), last=True))
-
-    def _slot(self) -> int:
-        """A slot that is free, once there is one."""
-        while not self._free or self._pipe.poll():
-            self._free.append(self._pipe.recv())
-        return self._free.popleft()
+        self._post.send(Message(index, slot, tuple(pieces), last=True))
 
 
 class Inbox:
