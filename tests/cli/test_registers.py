@@ -12,9 +12,10 @@ from elftools.elf.elffile import ELFFile
 import pydump
 from pydump.builtin.raw import BytesImage
 from pydump.layout.notes import unpack_notes
-from pydump.model.guest import ByteOrder, Guest
+from pydump.model.guest import ByteOrder, Cpu, Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
+from pydump.registry import installed
 
 DATA = Path(__file__).parents[1] / "data/notes"
 #: Architectures with notes that QEMU wrote of a booted guest, and the byte order these are in.
@@ -47,6 +48,25 @@ def test_out_and_back(arch: str, whose: str, run: Callable[..., object], tmp_pat
     assert made.code == 0, made.err
     with pydump.open(tmp_path / "after") as vmcore:
         assert vmcore.notes == before
+
+
+@pytest.mark.parametrize("arch", ORDERS)
+def test_registers_that_a_source_has_in_its_own_form_become_qemus_notes(arch: str, tmp_path: Path) -> None:
+    notes, order = qemus_notes(arch), ORDERS[arch]
+    cpus = installed().arch(arch).cpus(notes, order)
+    guest = Guest(MemoryMap(), arch=arch, byte_order=order, cpus=cpus)
+    pydump.dump(BytesImage(guest, {0: bytes(4096)}), tmp_path / "out", format="elf")
+    with pydump.open(tmp_path / "out") as vmcore:
+        assert vmcore.notes == dumped(arch, notes, tmp_path / "same")
+        assert vmcore.guest.n_cpus == len(cpus)
+
+
+def test_registers_that_a_source_lacks_are_0_and_said() -> None:
+    guest = Guest(MemoryMap(), arch="x86_64", cpus=(Cpu(0, {"rip": 0x1234}), Cpu(1, {"rip": 5, "cr3": 7})))
+    with pydump.Dump(BytesImage(guest, {0: bytes(4096)}), installed()) as opened:
+        assert [cpu.registers["cr3"] for cpu in opened.cpus] == [0, 7]
+        (line,) = (line for line in opened.warnings if "lacks" in line)
+        assert line.startswith("the source lacks 63 registers of its CPUs, which are 0 in the notes: r15 r14 ")
 
 
 def test_qemus_note_as_it_was_and_as_it_may_be(run: Callable[..., object], tmp_path: Path) -> None:

@@ -98,10 +98,11 @@ def complete(guest: Guest, wanted: str | None, registry: Registry) -> Facts:
         _check_wanted(arch, guest, registry)
         guest = replace(guest, machine=None, utsname=replace(guest.utsname, machine=""))
         guest = replace(guest, byte_order=guest.byte_order or arch.byte_order)
+    guest, lacking = _with_own_cpus(guest, arch)
     guest = arch.complete(guest)
     if guest.elf_class == 32 and guest.memory.end > 1 << 32:
         guest = replace(guest, elf_class=64)
-    return Facts(guest, arch, tuple(odd_notes(arch.note_kinds, guest.notes)))
+    return Facts(guest, arch, (*lacking, *odd_notes(arch.note_kinds, guest.notes)))
 
 
 def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
@@ -171,12 +172,28 @@ def _with_cpus(guest: Guest, cpus: tuple[Cpu, ...], wanted: str | None, registry
     arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
     if arch is GenericArch:
         raise PlanError("registers need an architecture", hint="name it with --arch")
+    _check_registers(arch, given_kinds(arch.note_kinds, cpus), cpus)
+    return _with_notes_of(guest, arch, cpus)
+
+
+def _with_own_cpus(guest: Guest, arch: type[Arch]) -> tuple[Guest, tuple[str, ...]]:
+    """``guest`` with notes of the registers that the image holds in its own form, and a warning of those it lacks."""
+    if not guest.cpus:
+        return guest, ()
+    kinds = given_kinds(arch.note_kinds, guest.cpus)
+    missing = list(dict.fromkeys(name for cpu in guest.cpus for name in missing_registers(kinds, cpu)))
+    names = " ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
+    lacking = f"the source lacks {len(missing)} registers of its CPUs, which are 0 in the notes: {names}"
+    return _with_notes_of(guest, arch, guest.cpus), (lacking,) if missing else ()
+
+
+def _with_notes_of(guest: Guest, arch: type[Arch], cpus: tuple[Cpu, ...]) -> Guest:
+    """``guest`` with the notes of ``cpus`` in place of its own."""
     others = tuple(note for note in guest.notes if not any(kind.matches(note) for kind in arch.note_kinds))
     kinds = given_kinds(arch.note_kinds, cpus)
-    _check_registers(arch, kinds, cpus)
     made = arch.cpu_notes(cpus, guest.byte_order or arch.byte_order)
     notes = tuple(note for note in made if any(kind.matches(note) for kind in kinds))
-    return replace(guest, notes=notes + others, n_cpus=len(cpus))
+    return replace(guest, notes=notes + others, cpus=(), n_cpus=len(cpus))
 
 
 def _check_registers(arch: type[Arch], kinds: tuple[NoteKind, ...], cpus: tuple[Cpu, ...]) -> None:

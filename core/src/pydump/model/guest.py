@@ -92,6 +92,7 @@ class Guest:
         page_size: The guest kernel's page size in bytes.
         phys_base: Physical address the kernel is linked against, signed; what it means is the architecture's.
         notes: All notes but VMCOREINFO, in the file's order and byte order.
+        cpus: Registers that the source holds in a form of its own; notes are made of them.
         vmcoreinfo: The guest kernel's VMCOREINFO.
         utsname: The guest kernel's names.
         n_cpus: Number of CPUs, or None when it follows from the notes.
@@ -109,6 +110,7 @@ class Guest:
     page_size: int | None = None
     phys_base: int | None = None
     notes: tuple[Note, ...] = ()
+    cpus: tuple[Cpu, ...] = ()
     vmcoreinfo: Vmcoreinfo | None = None
     utsname: Utsname = field(default_factory=Utsname)
     n_cpus: int | None = None
