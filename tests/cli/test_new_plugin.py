@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.parametrize("role", ["arch", "compressor", "filter", "format", "source", "sink"])
-def test_every_name_is_the_new_one(role: str, run: Callable[..., Any], tmp_path: Path) -> None:
-    assert run("new-plugin", role, "lz_fast2").code == 0
+@pytest.mark.parametrize(
+    "asked", [("arch",), ("compressor",), ("filter",), ("format",), ("format", "--memory-only"), ("source",), ("sink",)]
+)
+def test_every_name_is_the_new_one(asked: tuple[str, ...], run: Callable[..., Any], tmp_path: Path) -> None:
+    role, *options = asked
+    assert run("new-plugin", role, "lz_fast2", *options).code == 0
     folder = tmp_path / f"pydump-{role}-lz-fast2"
     package = f"pydump_{role}_lz_fast2"
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
@@ -51,6 +54,16 @@ def test_a_role_that_is_none(refuse: Callable[..., str]) -> None:
 )
 def test_a_name_that_is_taken(role: str, name: str, refuse: Callable[..., str]) -> None:
     assert refuse(2, "new-plugin", role, name) == f"the {role} name {name!r} is taken; pydump plugins lists the names"
+
+
+def test_only_a_format_holds_memory_alone(refuse: Callable[..., str]) -> None:
+    assert refuse(2, "new-plugin", "source", "tape", "--memory-only") == "--memory-only is for formats; leave it out"
+
+
+def test_a_new_compressor_is_told_who_can_use_it(run: Callable[..., Any]) -> None:
+    said = " ".join(run("new-plugin", "compressor", "lz_fast2").out.split())
+    assert said.startswith("A dump is compressed only with a compressor that its format names in `compressors`;")
+    assert "kdump (zlib, lzo, snappy, zstd)" in said
 
 
 def test_nothing_is_overwritten(refuse: Callable[..., str], tmp_path: Path) -> None:

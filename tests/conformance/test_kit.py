@@ -39,6 +39,16 @@ def test_one_plugin(tmp_path: Path) -> None:
     assert "::Test_compressor" not in done.stdout
 
 
+@pytest.mark.parametrize("kind", [(), ("--memory-only",)], ids=["with facts", "memory only"])
+def test_a_new_format_passes(kind: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "pydump", "new-plugin", "format", "reel", *kind]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "pydump-format-reel" / "src"))
+    done = kit(tmp_path, "pydump-format-reel/tests")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
 def test_names_that_are_no_plugin(tmp_path: Path) -> None:
     done = kit(tmp_path, "--pyargs", "pydump.testing", "--pydump-plugin=nosuch")
     assert done.returncode == 4

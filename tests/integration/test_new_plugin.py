@@ -28,7 +28,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Envir
         done = made.pydump("new-plugin", role, name, cwd=directory)
         assert (done.returncode, done.stderr) == (0, "")
         dashed = f"pydump-{role}-{name.replace('_', '-')}"
-        assert done.stdout.startswith(f"{dashed}: pip install -e './{dashed}[test]'")
+        assert f"{dashed}: pip install -e './{dashed}[test]'" in done.stdout
         made.install(directory / dashed)
     return made
 

@@ -60,5 +60,6 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "new-plugin": (
         ("pydump new-plugin compressor lz_fast", "Start a compressor called lz_fast"),
         ("pydump new-plugin format tape", "Start a format called tape"),
+        ("pydump new-plugin format reel --memory-only", "Start a format without notes and other facts"),
     ),
 }

@@ -17,8 +17,14 @@ from pydump.registry import installed
 ROLES = ("arch", "format", "compressor", "filter", "source", "sink")
 
 
-def new_plugin(role: str, name: str, directory: Path) -> Path:
+def new_plugin(role: str, name: str, directory: Path, *, memory_only: bool = False) -> Path:
     """Write the plugin ``name`` into a new folder in ``directory``.
+
+    Args:
+        role: What the plugin is.
+        name: What users call it.
+        directory: Where the folder is made.
+        memory_only: Of a format: one that holds memory, and no facts of the guest.
 
     Returns:
         The folder.
@@ -29,6 +35,8 @@ def new_plugin(role: str, name: str, directory: Path) -> Path:
     """
     if role not in ROLES:
         raise PlanError(f"no template for a plugin of role {role!r}", hint=f"available: {', '.join(ROLES)}")
+    if memory_only and role != "format":
+        raise PlanError("--memory-only is for formats", hint="leave it out")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise PlanError(
             f"{name!r} cannot be a plugin's name", hint="write lower-case letters, digits and _, such as lz_fast2"
@@ -49,11 +57,26 @@ def new_plugin(role: str, name: str, directory: Path) -> Path:
     except OSError as error:
         raise PydumpError(f"cannot make {folder}: {error.strerror}") from None
     try:
-        _copy(files("pydump").joinpath("templates", role), folder, names)
+        templates = files("pydump").joinpath("templates")
+        _copy(templates.joinpath(role), folder, names)
+        if memory_only:
+            module = templates.joinpath("format_memory", "skeleton_memory.py")
+            package = folder / _renamed("src/pydump_format_skeleton", names)
+            (package / "__init__.py").write_text(_renamed(module.read_text("utf-8"), names), "utf-8")
     except OSError as error:
         rmtree(folder, ignore_errors=True)
         raise PydumpError(f"cannot write {folder}: {error.strerror}; nothing was left") from None
     return folder
+
+
+def users_of_compressors() -> str:
+    """Which installed formats can use a new compressor: none, for each names those that it has a number for."""
+    known = ", ".join(f"{cls.name} ({', '.join(cls.compressors)})" for cls in installed().formats() if cls.compressors)
+    return (
+        "A dump is compressed only with a compressor that its format names in `compressors`"
+        + (f"; installed: {known}" if known else "")
+        + ". A new one needs a format that names it, or unpacks whole files (file_magic)."
+    )
 
 
 def _copy(template: Traversable, folder: Path, names: dict[str, str]) -> None:

@@ -77,10 +77,15 @@ def new_plugin(
             metavar="NAME", help="What --arch, --format or --compression will call it, or stands before NAME:PATH."
         ),
     ],
+    memory_only: Annotated[
+        bool, Option("--memory-only", help="A format that holds memory alone, without notes and other facts.")
+    ] = False,
 ) -> None:
     """Write a working plugin to start from into a new folder here."""
     from pydump.cli import console, skeleton
 
-    folder = skeleton.new_plugin(role, name, Path())
+    folder = skeleton.new_plugin(role, name, Path(), memory_only=memory_only)
     if not session.quiet:
+        if role == "compressor":
+            console.line(skeleton.users_of_compressors())
         console.line(f"{folder}: pip install -e './{folder}[test]', then pytest {folder}")
