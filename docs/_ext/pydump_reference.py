@@ -95,7 +95,9 @@ def structs() -> dict[str, list[type]]:
     """Declared structs, by the page that shows them."""
     import pydump.layout.elf as elf
     import pydump.layout.lime as lime
+    import pydump.layout.windows as windows
     import pydump_format_kdump.layout as kdump
+    import pydump_format_windmp.layout as windmp
     from pydump.builtin import flattened
 
     return {
@@ -105,6 +107,10 @@ def structs() -> dict[str, list[type]]:
             kdump.KdumpSubHeader32Aligned, kdump.PageDesc,
         ],
         "lime": [lime.RangeHeader],
+        "windmp": [
+            windows.DumpHeader64, windows.DumpHeader32, windmp.PhysicalMemoryDescriptor64, windmp.PhysicalMemoryRun64,
+            windmp.PhysicalMemoryDescriptor32, windmp.PhysicalMemoryRun32, windmp.SummaryDump, windmp.RangeDump,
+        ],
         "flattened": [flattened.MakedumpfileHeader, flattened.MakedumpfileDataHeader],
     }  # fmt: skip
 

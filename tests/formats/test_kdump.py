@@ -374,7 +374,7 @@ def test_a_last_partial_page_is_counted_and_filled(tmp_path: Path) -> None:
 def test_a_window_is_widened_to_whole_pages_and_says_so(tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = pydump.dump(small({0: b"x" * 16384}), out, begin=0x1801, length=0x1000)
-    assert report.warnings == ("a kdump holds whole pages: it covers 0x1000..0x3000",)
+    assert report.warnings == ("kdump holds whole pages: it covers 0x1000..0x3000",)
     with pydump.open(out) as dump:
         assert dump.read(0x1000, 0x2000) == b"x" * 0x2000
         assert dump.stated.memory.size == 0x2000

@@ -172,9 +172,16 @@ def a_source(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
 
 
 def test_every_plugin_here_has_a_case() -> None:
-    assert {*MACHINES, *PRODUCERS, "filter-linux", "format-elf", "format-kdump", "format-lime", "source-qemu"} == set(
-        PLUGINS
-    )
+    assert {
+        *MACHINES,
+        *PRODUCERS,
+        "filter-linux",
+        "format-elf",
+        "format-kdump",
+        "format-lime",
+        "format-windmp",
+        "source-qemu",
+    } == set(PLUGINS)
 
 
 def test_what_is_missing_is_named_and_works_once_installed(environment: Environment, elf: Path, tmp_path: Path) -> None:

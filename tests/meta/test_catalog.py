@@ -64,7 +64,6 @@ FOREIGN = {
     "libvirt save image": b"LibvirtQemudSave" + struct.pack("<IIII", 2, 70000, 1, 0),
     "qcow2": b"QFI\xfb" + struct.pack(">I", 3),
     "VMware": struct.pack("<III", 0xBED2BED2, 8, 91),
-    "Windows crash dump": b"PAGEDU64" + b"PAGE" * 100,
     "minidump": b"MDMP\x93\xa7",
     "hiberfil.sys": b"HIBR" + bytes(8),
     "xl save": b"\xff" * 8 + b"XENF" + struct.pack(">I", 2),
@@ -104,6 +103,7 @@ def test_a_xen_core_is_named_though_it_is_elf(tmp_path: Path) -> None:
         (b"\x7fELF", "format-elf"),
         (b"KDUMP   ", "format-kdump"),
         (b"EMiL\1\0\0\0", "format-lime"),
+        (b"PAGEDU64", "format-windmp"),
         (b"\x28\xb5\x2f\xfd", "compressor-zstd"),
     ],
 )

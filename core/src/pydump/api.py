@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pydump.engine.exclude import classes_of_level
-from pydump.engine.facts import Facts, complete, is_unknown, with_utsname, with_vmcoreinfo
+from pydump.engine.facts import Facts, complete, is_unknown, with_registers, with_utsname, with_vmcoreinfo
 from pydump.engine.generic import GenericArch
 from pydump.engine.open import open_source
 from pydump.engine.request import Request
@@ -97,10 +97,11 @@ class Dump:
 
     def _facts(self) -> tuple[Guest, tuple[str, ...]]:
         if self._completed is None:
-            guest, arch, warnings = complete(self.stated, self._arch, self._registry)
+            facts = complete(self.stated, self._arch, self._registry)
             if not isinstance(self.source, Live):  # its memory is read once it is captured
-                guest = with_utsname(self.source, guest, arch)
-            self._completed = guest, warnings
+                facts = with_registers(self.source, facts)
+                facts = facts._replace(guest=with_utsname(self.source, facts.guest, facts.arch))
+            self._completed = facts.guest, facts.warnings
         return self._completed
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydump.cli.console import line
 from pydump.cli.render import columns, print_json, size, table, wrapped
 from pydump.engine.cpus import cpus_to_json
+from pydump.layout.windows import LIVE_SYSTEM_DUMP
 from pydump.registry import installed
 
 if TYPE_CHECKING:
@@ -79,7 +80,13 @@ def _who(guest: Guest) -> list[tuple[str, str]]:
     rows = [("guest", f"{guest.arch or 'unknown architecture'}{order}{bits}")]
     uts, text = guest.utsname, guest.vmcoreinfo
     release, version = (value if value != "unknown" else "" for value in (uts.release, uts.version))
-    rows.append(("kernel", f"Linux {release} {version}".strip() if release else "unknown"))
+    system = "Windows" if guest.windows else "Linux"
+    rows.append(("kernel", f"{system} {release} {version}".strip() if release or guest.windows else "unknown"))
+    if guest.windows:
+        code, *parameters = guest.windows.bugcheck
+        shown = ", ".join(f"{value:#x}" for value in parameters)
+        stopped = "none: the system was running" if code in (0, LIVE_SYSTEM_DUMP) else f"{code:#x} ({shown})"
+        rows.append(("stop error", stopped))
     if uts.nodename:
         rows.append(("host name", uts.nodename))
     for label, key in (("build id", "BUILD-ID"), ("KERNELOFFSET", "KERNELOFFSET")):

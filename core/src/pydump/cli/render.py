@@ -127,7 +127,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
     if r.paused_seconds is not None:
         whole = "" if r.consistent else "; the memory is not of one moment"
         rows.append(("guest stopped", f"for {1000 * r.paused_seconds:.1f} ms{whole}"))
-    if not r.has_vmcoreinfo:
+    if not r.has_vmcoreinfo and not r.windows:
         rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
     table(rows, stream)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydump.engine.batches import BATCH_SIZE
-from pydump.engine.facts import complete, with_vmcoreinfo
+from pydump.engine.facts import complete, with_registers, with_vmcoreinfo
 from pydump.engine.findings import Findings
 from pydump.engine.salvage import filled, read_salvaged
 from pydump.engine.scan import Piece, scan
@@ -26,6 +26,8 @@ from pydump.registry import Registry
 FACTS = ("arch", "machine", "byte_order")
 #: Facts that are compared when both sides state them, be it by VMCOREINFO: what stands in for one is no difference.
 STATED_FACTS = ("page_size", "phys_base", "n_cpus")
+#: Facts of two guests that run Windows.
+WINDOWS_FACTS = ("build", "directory_table_base")
 
 
 def run_compare(
@@ -63,7 +65,7 @@ def run_compare(
         # The side without VMCOREINFO holds it in its memory, if it is the same guest.
         if not bare and stated[i].vmcoreinfo is None and stated[1 - i].vmcoreinfo is not None:
             stated[i] = with_vmcoreinfo(source, stated[i], arch, registry, workers=workers)
-    a, b = (_completed(guest, arch, registry) for guest in stated)
+    a, b = (_completed(source, guest, arch, registry) for source, guest in zip((left, right), stated, strict=True))
     both_state = [name for name in STATED_FACTS if all(_states(guest, name) for guest in stated)]
     _compare_facts(a, b, (*FACTS, *both_state), findings)
     if not bare:
@@ -72,11 +74,11 @@ def run_compare(
     return CompareReport(*labels, compared, findings.kept, findings.count, time.monotonic() - began)
 
 
-def _completed(guest: Guest, arch: str | None, registry: Registry) -> Guest:
+def _completed(source: MemoryImage, guest: Guest, arch: str | None, registry: Registry) -> Guest:
     """The facts as a dump would complete them; of bare memory, what there is."""
     if arch is None and guest.byte_order is None:
         return guest
-    return complete(guest, arch, registry).guest
+    return with_registers(source, complete(guest, arch, registry)).guest
 
 
 def _states(guest: Guest, name: str) -> bool:
@@ -91,10 +93,17 @@ def _compare_facts(a: Guest, b: Guest, names: tuple[str, ...], findings: Finding
         ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs and ours is not None and theirs is not None:
             findings.add(Difference("fact", name, left=ours, right=theirs))
+    if a.windows and b.windows:
+        for name in WINDOWS_FACTS:
+            ours, theirs = getattr(a.windows, name), getattr(b.windows, name)
+            if ours != theirs:
+                findings.add(Difference("fact", f"windows {name}", left=ours, right=theirs))
 
 
 def _compare_notes(a: Guest, b: Guest, findings: Findings[Difference]) -> None:
-    for i, (one, other) in enumerate(zip(a.notes, b.notes, strict=False)):
+    # VMCOREINFO among the notes is the header of a Windows crash dump, which says what a file is like as well.
+    left, right = ([note for note in guest.notes if not note.is_vmcoreinfo] for guest in (a, b))
+    for i, (one, other) in enumerate(zip(left, right, strict=False)):
         kinds = [f"{note.name} type {note.type:#x}" for note in (one, other)]
         if kinds[0] != kinds[1]:
             findings.add(Difference("note", f"note {i}", left=kinds[0], right=kinds[1]))
@@ -104,8 +113,8 @@ def _compare_notes(a: Guest, b: Guest, findings: Findings[Difference]) -> None:
                 min(len(one.desc), len(other.desc)),
             )
             findings.add(Difference("note", f"note {i}, {kinds[0]}", offset=at))
-    if len(a.notes) != len(b.notes):
-        findings.add(Difference("note", "notes", left=len(a.notes), right=len(b.notes)))
+    if len(left) != len(right):
+        findings.add(Difference("note", "notes", left=len(left), right=len(right)))
     texts = [g.vmcoreinfo.text.rstrip(b"\0") if g.vmcoreinfo else None for g in (a, b)]
     if None not in texts and texts[0] != texts[1]:
         findings.add(Difference("vmcoreinfo", left=True, right=True))

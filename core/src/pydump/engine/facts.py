@@ -10,10 +10,11 @@ from pydump.engine.request import Request
 from pydump.engine.salvage import filled
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.arch import SMALLEST_PAGE, Arch
-from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.image import KnowsRegisters, MemoryImage
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.utsname import read_utsname
 from pydump.layout.registers import NoteKind, given_kinds, missing_registers, odd_notes
+from pydump.layout.windows import windows_of
 from pydump.model.guest import Cpu, Guest
 from pydump.registry import Registry
 
@@ -77,6 +78,7 @@ def complete(guest: Guest, wanted: str | None, registry: Registry) -> Facts:
         PlanError: The architecture is not known and the image does not state enough to do without, or ``wanted``
             contradicts what it states.
     """
+    guest = replace(guest, windows=guest.windows or windows_of(guest.notes))
     if is_unknown(guest, wanted, registry):
         known = ", ".join(registry.names("arch"))
         raise PlanError(
@@ -150,7 +152,7 @@ def searched_facts(image: MemoryImage, request: Request, registry: Registry, *, 
         guest = with_vmcoreinfo(image, guest, request.arch, registry, workers=workers)
     if in_memory and guest.vmcoreinfo is None:
         raise PlanError("guest memory holds no VMCOREINFO", hint="leave --vmcoreinfo memory out")
-    guest, arch, warnings = complete(guest, request.arch, registry)
+    guest, arch, warnings = with_registers(image, complete(guest, request.arch, registry))
     if request.compat is None:
         guest = with_utsname(image, guest, arch)
     return Facts(replace(guest, sections=arch.elf_sections(guest)), arch, warnings)
@@ -223,6 +225,8 @@ def with_vmcoreinfo(
     from pydump.engine.vmcoreinfo import find_vmcoreinfo
 
     completed = complete(guest, arch, registry).guest
+    if completed.windows is not None:
+        return guest
     readable = filled(image, completed.page_size or SMALLEST_PAGE)
     found = [
         replace(guest, vmcoreinfo=candidate)
@@ -239,6 +243,15 @@ def _is_running(image: MemoryImage, guest: Guest, arch: type[Arch]) -> bool:
         return read_utsname(KernelMemory.of(image, guest, arch)) is not None
     except PydumpError:  # its page tables are not there
         return False
+
+
+def with_registers(image: MemoryImage, facts: Facts) -> Facts:
+    """Complete ``facts`` with the registers that an image holds outside of notes, and say what those lack."""
+    guest, arch, warnings = facts
+    if not isinstance(image, KnowsRegisters) or arch.count_cpus(guest.notes):
+        return facts
+    guest, lacking = _with_own_cpus(replace(guest, cpus=image.cpus(guest, arch)), arch)
+    return Facts(guest, arch, warnings + lacking)
 
 
 def with_utsname(image: MemoryImage, guest: Guest, arch: type[Arch]) -> Guest:

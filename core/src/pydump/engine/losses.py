@@ -24,19 +24,22 @@ def losses(format_: type[Format], plan: Plan, writer: Writer, arch: type[Arch]) 
         arch: The guest's architecture.
     """
     guest, lost = plan.guest, []
-    notes = guest.notes if "notes" not in format_.carries else ()
-    if "registers" in format_.carries:
+    carries = format_.carries | writer.carries
+    notes = guest.notes if "notes" not in carries else ()
+    if "windows" in carries:
+        notes = tuple(note for note in notes if not note.is_vmcoreinfo)
+    if "registers" in carries:
         notes = tuple(note for note in notes if not any(kind.matches(note) for kind in arch.note_kinds))
     if notes:
         names = ", ".join(dict.fromkeys(note.name for note in notes))
-        of_cpus = "" if "registers" in format_.carries else ", with the registers of each CPU"
+        of_cpus = "" if "registers" in carries else ", with the registers of each CPU"
         lost.append(f"{len(notes)} note{'s' if len(notes) > 1 else ''} ({names}{of_cpus})")
-    if guest.vmcoreinfo is not None and "vmcoreinfo" not in format_.carries:
+    if guest.vmcoreinfo is not None and "vmcoreinfo" not in carries:
         lost.append("VMCOREINFO")
-    if "arch" not in format_.carries:
+    if "arch" not in carries:
         lost.append("the architecture" + (f" (read it with --arch {guest.arch})" if guest.arch else ""))
     lines = [f"{format_.name} has no place for {_listed(lost)}"] if lost else []
-    if "excluded" not in format_.carries:
+    if "excluded" not in carries:
         for what, ranges in (("excluded", plan.excluded), ("unreadable", plan.unreadable)):
             zero = ranges.intersect(writer.stored).size
             if zero:

@@ -155,7 +155,7 @@ def make_plan(
     if request.paging:
         mappings, incomplete = kernel_mappings(image, guest, arch)
         warnings += incomplete
-    return _finished(image, chosen, Facts(guest, arch, warnings), exclusion, mappings, trusted=trusted)
+    return _finished(image, chosen, Facts(guest, arch, warnings), exclusion, mappings, trusted=trusted, look=True)
 
 
 def _finished(
@@ -166,6 +166,7 @@ def _finished(
     mappings: NDArray[np.uint64] | None = None,
     *,
     trusted: bool,
+    look: bool = False,
 ) -> Planned:
     """The plan from all that is known of the guest, and its writer."""
     guest, arch, warnings = facts
@@ -174,7 +175,7 @@ def _finished(
         guest = arch.as_qemu(guest)
     memory = _window(guest.memory, request, image)
     if chosen.format.whole_pages:
-        memory, widened = _whole_pages(memory, guest, request)
+        memory, widened = _whole_pages(chosen, memory, guest)
         warnings += widened
     window = memory.ranges()
     load_vaddrs = _load_vaddrs(arch, guest, memory) if request.compat is None else ()
@@ -200,6 +201,8 @@ def _finished(
         warnings=warnings,
         fixed=() if request.compat else tuple(defects(image, guest)),
     )
+    if look:
+        plan = chosen.format.complete(plan, image, arch)
     refuse_zeros_for_pages(chosen.format, plan, chosen.compressor, request.exclude)
     writer = chosen.format.writer(plan, chosen.compressor)
     trusted = trusted or request.begin is not None or request.length is not None
@@ -262,15 +265,17 @@ def _window(memory: MemoryMap, request: Request, image: MemoryImage) -> MemoryMa
     return clipped
 
 
-def _whole_pages(memory: MemoryMap, guest: Guest, request: Request) -> tuple[MemoryMap, tuple[str, ...]]:
+def _whole_pages(chosen: Chosen, memory: MemoryMap, guest: Guest) -> tuple[MemoryMap, tuple[str, ...]]:
     """``memory`` widened to whole pages where the request cut one, and a warning that says so."""
     page_size = guest.page_size or SMALLEST_PAGE
     begin, end = memory.blocks[0].paddr, memory.end
     first, last = begin // page_size * page_size, -(-end // page_size) * page_size
     widened = guest.memory.clip(first, last - first)
-    if request.compat == "qemu" or widened == memory:
+    if chosen.request.compat == "qemu" or widened == memory:
         return memory, ()
-    return widened, (f"a kdump holds whole pages: it covers {widened.blocks[0].paddr:#x}..{widened.end:#x}",)
+    return widened, (
+        f"{chosen.format.name} holds whole pages: it covers {widened.blocks[0].paddr:#x}..{widened.end:#x}",
+    )
 
 
 def _aliases(arch: type[Arch], guest: Guest) -> tuple[tuple[int, int, int], ...]:

@@ -218,6 +218,7 @@ def _report(
         page_size=guest.page_size or 0,
         n_cpus=guest.n_cpus or 0,
         has_vmcoreinfo=guest.vmcoreinfo is not None,
+        windows=guest.windows is not None,
         ram_size=guest.memory.size,
         stored_size=plan.readable().size - outcome.lost_size,
         zero_size=outcome.zero_size,

@@ -157,7 +157,9 @@ class Arch:
         uts = guest.utsname
         page_size = vmcoreinfo.page_size if vmcoreinfo else None
         stated_page_size = page_size if page_size in cls.page_sizes else None
-        release = uts.release or (vmcoreinfo.osrelease if vmcoreinfo else None) or "unknown"
+        windows = guest.windows
+        stated = windows.release if windows else vmcoreinfo.osrelease if vmcoreinfo else None
+        release = uts.release or stated or "unknown"
         completed = replace(
             guest,
             arch=cls.name,
@@ -166,14 +168,14 @@ class Arch:
             elf_class=guest.elf_class or cls.elf_class,
             page_size=stated_page_size or guest.page_size or cls.page_sizes[0],
             utsname=Utsname(
-                uts.sysname or "Linux",
+                uts.sysname or ("Windows" if windows else "Linux"),
                 uts.nodename,
                 release,
                 uts.version or "unknown",
                 cls.uts_machine(byte_order),
                 uts.domainname,
             ),
-            n_cpus=guest.n_cpus or cls.count_cpus(guest.notes),
+            n_cpus=guest.n_cpus or cls.count_cpus(guest.notes) or (windows.n_cpus if windows else 0),
         )
         if vmcoreinfo is not None or guest.phys_base is None:
             completed = replace(completed, phys_base=cls.phys_base(completed))

@@ -16,6 +16,7 @@ from pydump.interfaces.backing import Backing
 from pydump.options import NoOptions
 
 if TYPE_CHECKING:
+    from pydump.interfaces.arch import Arch
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.image import MemoryImage
     from pydump.interfaces.writer import Writer
@@ -39,9 +40,9 @@ class KernelFile(ABC):
 
 
 #: What a format may hold beside memory, for :attr:`Format.carries`: the notes as they are; VMCOREINFO; which pages were
-#: left out on purpose; the registers of each CPU (whoever carries the notes carries these as well); and the byte order,
-#: class and architecture of the guest.
-CARRIES: Final = frozenset({"notes", "vmcoreinfo", "excluded", "registers", "arch"})
+#: left out on purpose; the registers of each CPU (whoever carries the notes carries these as well); the byte order,
+#: class and architecture of the guest; and the header of a Windows crash dump, which is a note as well.
+CARRIES: Final = frozenset({"notes", "vmcoreinfo", "excluded", "registers", "arch", "windows"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,20 @@ class Format:
     def note_type_name(cls, name: str, type_: int) -> str | None:
         """What the format calls the type of a note of that name, or None."""
         return None
+
+    @classmethod
+    def complete(cls, plan: Plan, image: MemoryImage, arch: type[Arch]) -> Plan:
+        """Complete a plan with what the format's headers need of guest memory, before :meth:`writer` gets it.
+
+        Args:
+            plan: The plan, complete but for this.
+            image: Guest memory.
+            arch: The guest's architecture.
+
+        Raises:
+            PlanError: What the headers need cannot be had.
+        """
+        return plan
 
     @classmethod
     def writer(cls, plan: Plan, compressor: Compressor | None) -> Writer:

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from pydump.model.guest import Guest
+from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import Ranges
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from pydump.interfaces.arch import Arch
 
 
 class MemoryImage(ABC):
@@ -101,6 +103,20 @@ class KnowsVaddrs(Protocol):
 
     def mappings(self) -> NDArray[np.uint64]:
         """Rows of vaddr, paddr and size, shape (n, 3); none where there are no addresses beside the physical ones."""
+        ...
+
+
+@runtime_checkable
+class KnowsRegisters(Protocol):
+    """An image without CPU notes whose registers are elsewhere, such as in guest memory behind its page tables."""
+
+    def cpus(self, guest: Guest, arch: type[Arch]) -> tuple[Cpu, ...]:
+        """The CPUs whose registers the image holds.
+
+        Args:
+            guest: Its completed facts.
+            arch: Its architecture.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from pydump.layout.elf import Nhdr
+from pydump.layout.windows import windows_facts
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import MAX_TEXT, Vmcoreinfo
 
@@ -112,13 +113,15 @@ def _walk(data: bytes | memoryview, byte_order: ByteOrder, alignment: int) -> tu
 def split_vmcoreinfo(notes: Iterable[Note]) -> tuple[tuple[Note, ...], Vmcoreinfo | None, tuple[str, ...]]:
     """Take VMCOREINFO from among the notes of a file.
 
+    A VMCOREINFO note that holds the header of a Windows crash dump stays among the other notes.
+
     Returns:
         The other notes; the first VMCOREINFO that has entries and is no longer than one can be, or None; and a line
         for each fault.
     """
     others, texts = [], []
     for note in notes:
-        if note.is_vmcoreinfo:
+        if note.is_vmcoreinfo and windows_facts(note.desc) is None:
             texts.append(Vmcoreinfo(note.desc))
         else:
             others.append(note)

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.model.windows import WindowsFacts
 
 #: Of the guest, and so of everything in its dump.
 ByteOrder = Literal["little", "big"]
@@ -94,6 +95,7 @@ class Guest:
         notes: All notes but VMCOREINFO, in the file's order and byte order.
         cpus: Registers that the source holds in a form of its own; notes are made of them.
         vmcoreinfo: The guest kernel's VMCOREINFO.
+        windows: The facts of a guest that runs Windows, which has a crash dump's header in place of VMCOREINFO.
         utsname: The guest kernel's names.
         n_cpus: Number of CPUs, or None when it follows from the notes.
         sections: ELF sections that belong to the dump.
@@ -118,3 +120,4 @@ class Guest:
     dump_level: int = 0
     excluded_vmemmap: bool = False
     placed: bool = True
+    windows: WindowsFacts | None = None

@@ -81,6 +81,7 @@ class DumpReport:
         checks: What was checked before, each with whether it passed and what was found.
         paused_seconds: How long a live guest stood still, or None for a source that does not run.
         consistent: Is all of memory of one moment? Only a running guest's may not be.
+        windows: Whether the guest runs Windows, which has no VMCOREINFO.
     """
 
     source: str
@@ -113,6 +114,7 @@ class DumpReport:
     paused_seconds: float | None = None
     consistent: bool = True
     advice: str = ""
+    windows: bool = False
 
     @property
     def complete(self) -> bool:

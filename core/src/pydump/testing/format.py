@@ -75,7 +75,7 @@ from pydump.testing.sources import (
 
 #: How files begin that some format or program has for its own.
 MAGICS = (
-    b"\x7fELF", b"KDUMP   ", b"makedumpfile\0\0\0\0", b"EMiL", b"PAGEDU64", b"PAGEDUMP", b"QEVM", b"LibvirtQemudSave",
+    b"\x7fELF", b"KDUMP   ", b"makedumpfile\0\0\0\0", b"EMiL", b"PAGEDU64", b"QEVM", b"LibvirtQemudSave",
     b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\x89PNG\r\n", b"#!/bin/sh\n",
 )  # fmt: skip
 

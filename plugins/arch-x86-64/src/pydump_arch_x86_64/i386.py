@@ -51,7 +51,11 @@ class I386Arch(Arch):
 
     @classmethod
     def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
-        """The kernel's own tables, which VMCOREINFO names, then those of the first CPU that has paging on."""
+        """The tables that VMCOREINFO or Windows names, then those of the first CPU that has paging on."""
+        if guest.windows:
+            root, pae = guest.windows.directory_table_base, guest.windows.pae
+            yield KernelTables(cls._tables(guest, read, root & (~0x1F if pae else ~0xFFF), pae=pae))
+            return
         cpus = [
             cpu.registers
             for cpu in cls.cpus(guest.notes, guest.byte_order or cls.byte_order)

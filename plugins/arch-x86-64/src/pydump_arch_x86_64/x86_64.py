@@ -53,7 +53,11 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
 
     @classmethod
     def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:
-        """The kernel's own tables, which VMCOREINFO names, then those of the first CPU that has paging on."""
+        """The tables that VMCOREINFO or Windows names, then those of the first CPU that has paging on."""
+        if guest.windows and guest.memory.find(guest.windows.directory_table_base & ADDRESS):
+            root = guest.windows.directory_table_base & ADDRESS
+            yield KernelTables(LongTables.long_mode(read, guest.memory, root, la57=cls._la57(guest)))
+            return
         info = guest.vmcoreinfo
         # The name changed in Linux 4.13, and swapper_pg_dir is a macro for either.
         names = ("init_top_pgt", "swapper_pg_dir", "init_level4_pgt")
@@ -74,3 +78,9 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
                 la57 = bool(values["cr4"] & CR4_LA57)
                 yield KernelTables(LongTables.long_mode(read, guest.memory, values["cr3"] & ADDRESS, la57=la57))
                 return
+
+    @classmethod
+    def _la57(cls, guest: Guest) -> bool:
+        """Whether a CPU says that page tables have 5 levels."""
+        cpus = cls.cpus(guest.notes, guest.byte_order or cls.byte_order)
+        return any(cpu.registers.get("cr4", 0) & CR4_LA57 for cpu in cpus)

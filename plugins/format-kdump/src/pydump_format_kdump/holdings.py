@@ -9,8 +9,8 @@ import numpy as np
 
 from pydump.errors import FormatError
 from pydump.interfaces.backing import Backing
+from pydump.interfaces.bitmap import Bitmap, Rank
 from pydump.model.memory import Ranges
-from pydump_format_kdump.bitmap import Bitmap, Rank
 from pydump_format_kdump.headers import Headers
 from pydump_format_kdump.layout import DiskDumpHeader32
 

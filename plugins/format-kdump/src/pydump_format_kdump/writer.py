@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pydump.errors import UnsupportedError
+from pydump.interfaces import bitmap
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.writer import Encoder, Writer
@@ -16,7 +17,6 @@ from pydump.model.guest import ByteOrder, Guest
 from pydump.model.memory import Ranges
 from pydump.model.note import ERASEINFO_NAME, VMCOREINFO_NAME, Note
 from pydump.model.plan import Plan
-from pydump_format_kdump import bitmap
 from pydump_format_kdump.encoder import KdumpEncoder
 from pydump_format_kdump.layout import (
     COMPRESSION_FLAGS,
@@ -175,14 +175,14 @@ def _notes(guest: Guest, byte_order: ByteOrder) -> tuple[bytes, dict[str, tuple[
     """The packed notes, VMCOREINFO last, and where in them the text of each name begins and how long it is.
 
     Readers differ in where they look for VMCOREINFO and ERASEINFO: in the notes, or through the sub header's fields.
-    This serves both.
+    This serves both. The header of a Windows crash dump, which has VMCOREINFO's name, is not a text.
     """
     notes = guest.notes
     if guest.vmcoreinfo is not None:
         notes += (Note(VMCOREINFO_NAME, 0, guest.vmcoreinfo.text),)
     packed, texts = bytearray(), {}
     for note in notes:
-        if note.type == 0:
+        if note.type == 0 and not (guest.windows and note.is_vmcoreinfo):
             texts[note.name] = (len(packed) + desc_offset(note), len(note.desc))
         packed += pack_note(note, byte_order)
     return bytes(packed), texts
