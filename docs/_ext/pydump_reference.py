@@ -97,6 +97,7 @@ def structs() -> dict[str, list[type]]:
     import pydump.layout.lime as lime
     import pydump.layout.windows as windows
     import pydump_format_kdump.layout as kdump
+    import pydump_format_vmware.tags as vmware
     import pydump_format_windmp.layout as windmp
     from pydump.builtin import flattened
 
@@ -107,6 +108,7 @@ def structs() -> dict[str, list[type]]:
             kdump.KdumpSubHeader32Aligned, kdump.PageDesc,
         ],
         "lime": [lime.RangeHeader],
+        "vmware": [vmware.CptDumpHeader, vmware.CptGroupDesc, vmware.BlockHeader],
         "windmp": [
             windows.DumpHeader64, windows.DumpHeader32, windmp.PhysicalMemoryDescriptor64, windmp.PhysicalMemoryRun64,
             windmp.PhysicalMemoryDescriptor32, windmp.PhysicalMemoryRun32, windmp.SummaryDump, windmp.RangeDump,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -256,6 +258,33 @@ def volatility_banners(file: Path, work: Path) -> list[tuple[int, str]]:
     done = _python(script, *options, "banners.Banners")
     assert done.returncode == 0, f"Volatility on {file}: exit code {done.returncode}: {done.stderr[-600:]}"
     return [(found["Offset"], found["Banner"]) for found in json.loads(done.stdout)]
+
+
+_LAYER = """
+import hashlib, json, sys
+from volatility3.framework import contexts
+from volatility3.framework.layers import avml, elf, lime, physical, vmware
+path, spans = sys.argv[1], json.loads(sys.argv[2])
+context = contexts.Context()
+context.config["base.location"] = "file:" + path
+context.add_layer(physical.FileLayer(context, "base", "base"))
+stackers = (lime.LimeStacker, avml.AVMLStacker, vmware.VmwareStacker, elf.Elf64Stacker)
+found = [layer for layer in (stacker.stack(context, "base") for stacker in stackers) if layer is not None]
+assert len(found) == 1, found
+layer = found[0]
+digests = [hashlib.sha256(layer.read(start, end - start)).hexdigest() for start, end in spans]
+print(json.dumps([type(layer).__name__, digests, layer.maximum_address]))
+"""
+
+
+def volatility_memory(file: Path, spans: Sequence[tuple[int, int]]) -> tuple[str, list[str], int]:
+    """What Volatility reads a file with, the SHA-256 of memory in each ``(start, end)``, and the highest address."""
+    require(_has("volatility3"), "Volatility", "pip install volatility3")
+    require(ctypes.util.find_library("snappy"), "libsnappy", "apt install libsnappy1v5")
+    done = _python(_LAYER, str(file), json.dumps(list(spans)))
+    assert done.returncode == 0, f"Volatility on {file}: exit code {done.returncode}: {done.stderr[-600:]}"
+    layer, digests, highest = json.loads(done.stdout)
+    return layer, digests, highest
 
 
 # -- binutils, elfutils and gdb

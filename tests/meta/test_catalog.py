@@ -59,11 +59,10 @@ def test_an_entry_is_complete_and_says_what_to_do() -> None:
 
 #: First bytes as other programs write them. Source: beside each entry of the catalog.
 FOREIGN = {
-    "AVML": struct.pack("<IIQQQ", 0x4C4D5641, 2, 0x1000, 0x9FFFF, 0) + b"\xff\x06\0\0sNaPpY",
     "QEMU migration stream": struct.pack(">II", 0x5145564D, 3),
     "libvirt save image": b"LibvirtQemudSave" + struct.pack("<IIII", 2, 70000, 1, 0),
     "qcow2": b"QFI\xfb" + struct.pack(">I", 3),
-    "VMware": struct.pack("<III", 0xBED2BED2, 8, 91),
+    "VMware": struct.pack("<III", 0xBED0BED0, 8, 91),
     "minidump": b"MDMP\x93\xa7",
     "hiberfil.sys": b"HIBR" + bytes(8),
     "xl save": b"\xff" * 8 + b"XENF" + struct.pack(">I", 2),
@@ -104,6 +103,7 @@ def test_a_xen_core_is_named_though_it_is_elf(tmp_path: Path) -> None:
         (b"KDUMP   ", "format-kdump"),
         (b"EMiL\1\0\0\0", "format-lime"),
         (b"PAGEDU64", "format-windmp"),
+        (b"AVML\2\0\0\0", "format-avml"),
         (b"\x28\xb5\x2f\xfd", "compressor-zstd"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pydump
-from pydump.errors import FormatError, PydumpError
+from pydump.errors import FormatError, PlanError, PydumpError
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 
@@ -68,6 +68,16 @@ def test_a_lime_file_comes_back_through_another_format(middle: str, lime: Path, 
     pydump.dump(lime, tmp_path / "middle", format=middle, compression=compression, arch="x86_64")
     pydump.dump(tmp_path / "middle", tmp_path / "back", format="lime")
     assert (tmp_path / "back").read_bytes() == lime.read_bytes()
+
+
+def test_memory_alone_needs_no_architecture(lime: Path, tmp_path: Path) -> None:
+    report = pydump.dump(lime, tmp_path / "out", format="lime")
+    assert (report.arch, report.byte_order, report.complete) == (None, "", True)
+    assert (tmp_path / "out").read_bytes() == lime.read_bytes()
+    with pytest.raises(PlanError, match="--arch"):
+        pydump.dump(lime, tmp_path / "free", format="lime", exclude={"free"})
+    with pytest.raises(PlanError, match="--arch"):
+        pydump.dump(lime, tmp_path / "elf", format="elf")
 
 
 def test_what_was_left_out_is_in_no_range(tmp_path: Path) -> None:

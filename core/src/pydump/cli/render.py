@@ -104,7 +104,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
         ", not compressed"
         if r.compression == "none"
         else f", {r.compression}"
-        if r.taken_size and r.taken_size + r.zero_size == r.stored_size
+        if r.producer == "none" or (r.taken_size and r.taken_size + r.zero_size == r.stored_size)
         else f", {r.compression} by {r.producer}"
     )
     kind = f"{r.format}{' (flattened)' if r.flattened else ''}{codec}"
@@ -115,7 +115,9 @@ def report(r: DumpReport, stream: TextIO) -> None:
         *([("", r.advice)] if r.advice and codec.endswith(r.producer) else []),
         (
             "guest",
-            f"{_machine(r)}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}",
+            f"{_machine(r)}, {r.byte_order}-endian, {r.page_size}-byte pages, {_cpus(r.n_cpus)}"
+            if r.byte_order
+            else "not named: memory alone",
         ),
         ("memory", f"{size(r.ram_size)}, {size(r.zero_size)} of it zero pages" if r.zero_size else size(r.ram_size)),
         ("size", f"at most {size(r.output_size)}" if r.dry_run else f"{size(r.output_size)}{rate}"),

@@ -66,13 +66,14 @@ def is_unknown(guest: Guest, wanted: str | None, registry: Registry) -> bool:
     return silent and find_arch(guest, registry) is GenericArch
 
 
-def complete(guest: Guest, wanted: str | None, registry: Registry) -> Facts:
+def complete(guest: Guest, wanted: str | None, registry: Registry, *, needed: bool = True) -> Facts:
     """Fill in what the image does not state, by the architecture.
 
     Args:
         guest: What the image states.
         wanted: An architecture's name, which overrides what the image states, or None.
         registry: What is installed.
+        needed: Whether the architecture must be known. An output that holds memory alone does without.
 
     Raises:
         PlanError: The architecture is not known and the image does not state enough to do without, or ``wanted``
@@ -80,6 +81,9 @@ def complete(guest: Guest, wanted: str | None, registry: Registry) -> Facts:
     """
     guest = replace(guest, windows=guest.windows or windows_of(guest.notes))
     if is_unknown(guest, wanted, registry):
+        if not needed:
+            assumed = GenericArch.complete(guest)
+            return Facts(replace(assumed, byte_order=guest.byte_order, elf_class=guest.elf_class), GenericArch)
         known = ", ".join(registry.names("arch"))
         raise PlanError(
             "the source does not name the guest's architecture",
@@ -119,22 +123,26 @@ def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
         raise PlanError(f"--arch says {arch.name}, and the source is {guest.byte_order}-endian", hint=hint)
 
 
-def stated_facts(guest: Guest, request: Request, registry: Registry) -> Facts:
+def stated_facts(guest: Guest, request: Request, registry: Registry, *, needed: bool = True) -> Facts:
     """The facts without a look at memory: what the image states, and what the user gives in its place.
 
     Args:
         guest: What the image states.
         request: What the user asks for.
         registry: What is installed.
+        needed: Whether the architecture must be known.
 
     Raises:
         PlanError: What the user gives contradicts itself or what the image states.
     """
-    guest, arch, warnings = complete(_with_given(guest, request, registry), request.arch, registry)
+    given = _with_given(guest, request, registry)
+    guest, arch, warnings = complete(given, request.arch, registry, needed=needed)
     return Facts(replace(guest, sections=arch.elf_sections(guest)), arch, warnings)
 
 
-def searched_facts(image: MemoryImage, request: Request, registry: Registry, *, workers: int | None = None) -> Facts:
+def searched_facts(
+    image: MemoryImage, request: Request, registry: Registry, *, workers: int | None = None, needed: bool = True
+) -> Facts:
     """The facts, and what is not stated from memory: VMCOREINFO and the kernel's names.
 
     Args:
@@ -142,12 +150,15 @@ def searched_facts(image: MemoryImage, request: Request, registry: Registry, *, 
         request: What the user asks for.
         registry: What is installed.
         workers: Processes that search; default: the CPUs this process may use.
+        needed: Whether the architecture must be known. Where it need not and is not, nothing is searched.
 
     Raises:
         PlanError: As :func:`stated_facts`; or memory should hold VMCOREINFO, and does not.
     """
     guest = _with_given(image.guest(), request, registry)
     in_memory = request.vmcoreinfo == "memory"
+    if not needed and not in_memory and is_unknown(guest, request.arch, registry):
+        return complete(guest, request.arch, registry, needed=False)
     if guest.vmcoreinfo is None and not request.no_vmcoreinfo and (request.compat is None or in_memory):
         guest = with_vmcoreinfo(image, guest, request.arch, registry, workers=workers)
     if in_memory and guest.vmcoreinfo is None:

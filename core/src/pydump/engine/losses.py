@@ -36,7 +36,7 @@ def losses(format_: type[Format], plan: Plan, writer: Writer, arch: type[Arch]) 
         lost.append(f"{len(notes)} note{'s' if len(notes) > 1 else ''} ({names}{of_cpus})")
     if guest.vmcoreinfo is not None and "vmcoreinfo" not in carries:
         lost.append("VMCOREINFO")
-    if "arch" not in carries:
+    if "arch" not in carries and guest.byte_order is not None:
         lost.append("the architecture" + (f" (read it with --arch {guest.arch})" if guest.arch else ""))
     lines = [f"{format_.name} has no place for {_listed(lost)}"] if lost else []
     if "excluded" not in carries:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydump.engine.defects import defects
-from pydump.engine.exclude import Exclusion, LeftOut, check_classes, exclude, kernel_ram
+from pydump.engine.exclude import ZERO, Exclusion, LeftOut, check_classes, exclude, kernel_ram
 from pydump.engine.facts import Facts, searched_facts, stated_facts
 from pydump.engine.losses import losses, refuse_zeros_for_pages
 from pydump.engine.mappings import kernel_mappings, linear_mappings
@@ -104,7 +104,8 @@ def outline(image: MemoryImage, chosen: Chosen, registry: Registry) -> Planned:
     Raises:
         PlanError: The request cannot be carried out.
     """
-    return _finished(image, chosen, stated_facts(image.guest(), chosen.request, registry), trusted=True)
+    facts = stated_facts(image.guest(), chosen.request, registry, needed=_needs_arch(chosen))
+    return _finished(image, chosen, facts, trusted=True)
 
 
 def make_plan(
@@ -130,7 +131,7 @@ def make_plan(
         PlanError: The request cannot be carried out; nothing was written.
     """
     request = chosen.request
-    facts = searched_facts(image, request, registry, workers=workers)
+    facts = searched_facts(image, request, registry, workers=workers, needed=_needs_arch(chosen))
     guest, arch, warnings = facts
     exclusion = Exclusion()
     if request.exclude or (request.dump_level is not None and not request.compat):
@@ -156,6 +157,13 @@ def make_plan(
         mappings, incomplete = kernel_mappings(image, guest, arch)
         warnings += incomplete
     return _finished(image, chosen, Facts(guest, arch, warnings), exclusion, mappings, trusted=trusted, look=True)
+
+
+def _needs_arch(chosen: Chosen) -> bool:
+    """Whether the guest's architecture must be known: the output names it, or its kernel is read."""
+    request = chosen.request
+    reads_kernel = request.exclude - {ZERO} or request.dump_level or request.ram_only or request.paging
+    return bool("arch" in chosen.format.carries or reads_kernel)
 
 
 def _finished(
@@ -187,7 +195,7 @@ def _finished(
     plan = Plan(
         guest=replace(guest, memory=memory, vmcoreinfo=written),
         format=chosen.format.name,
-        compression=chosen.compressor.name if chosen.compressor else "none",
+        compression=chosen.compressor.name if chosen.compressor else chosen.format.own_compression,
         excluded=image.excluded().union(exclusion.excluded).intersect(window),
         unreadable=_unreadable(image, guest, chosen.format).intersect(window),
         compat=request.compat,

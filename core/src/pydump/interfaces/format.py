@@ -78,6 +78,8 @@ class Format:
     carries: ClassVar[frozenset[str]] = CARRIES
     #: Names of the compressors it has a number for, best known first; empty if it does not compress.
     compressors: ClassVar[tuple[str, ...]] = ()
+    #: The compression that every file of it has, done by a library of its own.
+    own_compression: ClassVar[str] = "none"
     #: Can one dump be split over several files?
     splits: ClassVar[bool] = False
     #: Does it hold whole pages only?

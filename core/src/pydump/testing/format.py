@@ -301,6 +301,7 @@ class FormatTests:
 
     def test_an_encoder_can_be_pickled(self) -> None:
         """So can what it makes: any process may encode any batch."""
+        self.needs(write=True)
         source = large()
         for compression in self.compressions():
             chosen = choose(self.request(compression=compression), self.registry)

@@ -111,6 +111,10 @@ def large(kind: type[BytesImage] = BytesImage) -> BytesImage:
 
 
 def dense() -> BytesImage:
-    """A guest of several batches that holds no zeros, so that any format has much to write for each."""
-    memory = b"".join(guests.random_page(n, 1 << 20) for n in range(22))
+    """A guest of several batches that hold hardly any zeros, so that any format has much to write for each.
+
+    The last 64 KiB of each mebibyte compress: a format may refuse memory of which nothing does.
+    """
+    end = 16 * PAGE
+    memory = b"".join(guests.random_page(n, (1 << 20) - end) + guests.text_page(n, end) for n in range(22))
     return BytesImage(guest("64-bit, little-endian").guest(), {0: memory})

@@ -1,0 +1,77 @@
+"""Memory images of other tools: Volatility returns the memory that we wrote, and reads what it reads of the samples."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from judges import volatility_memory
+
+import pydump
+from pydump.builtin.raw import BytesImage
+from pydump.model.guest import Guest
+from pydump.model.memory import MemoryMap
+
+DATA = Path(__file__).parents[1] / "data/lime"
+LAYERS = {"lime": "LimeLayer", "avml": "AVMLLayer"}
+
+
+def spans_of(dump: pydump.Dump) -> list[tuple[int, int]]:
+    """Memory in pieces of a megabyte."""
+    return [
+        (at, min(at + (1 << 20), end))
+        for start, end in dump.stated.memory.ranges()
+        for at in range(start, end, 1 << 20)
+    ]
+
+
+def agrees(path: Path, truth: pydump.Dump, layer: str) -> None:
+    """Volatility reads the memory of ``truth`` from ``path``, and no more."""
+    spans = spans_of(truth)
+    expected = [hashlib.sha256(truth.read(start, end - start)).hexdigest() for start, end in spans]
+    assert volatility_memory(path, spans) == (layer, expected, spans[-1][1] - 1)
+
+
+@pytest.mark.parametrize("name", ["two-ranges.lime", "two-ranges.avml", "blocks-of-256k.avml"])
+def test_volatility_reads_the_samples_as_we_do(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(lzma.decompress((DATA / f"{name}.xz").read_bytes()))
+    with pydump.open(tmp_path / name, arch="x86_64") as dump:
+        agrees(tmp_path / name, dump, LAYERS[name.rpartition(".")[2]])
+
+
+@pytest.mark.parametrize("format_", LAYERS)
+@pytest.mark.parametrize("guest", ["bare-x86_64", "bare-aarch64", "linux-x86_64", "bare-s390x"])
+def test_volatility_reads_a_guest_as_we_wrote_it(
+    format_: str, guest: str, qemu: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    pydump.dump(qemu(guest, "elf"), tmp_path / "out", format=format_)
+    with pydump.open(qemu(guest, "elf")) as truth:
+        agrees(tmp_path / "out", truth, LAYERS[format_])
+
+
+def test_volatility_reads_memory_that_does_not_compress(tmp_path: Path) -> None:
+    """It never ends on a block whose stream is longer than its memory."""
+    chance = random.Random(1)
+    memory = b"".join(chance.randbytes(4 << 20) if i in (1, 3, 4) else bytes(4 << 20) for i in range(5))
+    source = BytesImage(Guest(MemoryMap(()), arch="x86_64"), {1 << 20: memory})
+    pydump.dump(source, tmp_path / "out", format="avml")
+    with pydump.open(tmp_path / "out", arch="x86_64") as dump:
+        assert dump.read(1 << 20, len(memory)) == memory
+        agrees(tmp_path / "out", dump, "AVMLLayer")
+
+
+def test_volatility_reads_a_vmware_state_as_we_do(tmp_path: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/format-vmware/tests"))
+    try:
+        from test_vmware import MEMORY, regions, state
+    finally:
+        sys.path.pop(0)
+    (tmp_path / "guest.vmss").write_bytes(state({"memory": regions()}))
+    (tmp_path / "guest.vmem").write_bytes(MEMORY)
+    with pydump.open(tmp_path / "guest.vmss", arch="x86_64") as dump:
+        agrees(tmp_path / "guest.vmem", dump, "VmwareLayer")
