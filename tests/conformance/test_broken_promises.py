@@ -143,6 +143,7 @@ PREADV = """
 PWRITE = """
                 done += os.pwrite(self._fd, view[done:], extent.offset + done)
 """
+PREADV_AT, SEEK_AND_READ_AT = PREADV.replace("paddr", "offset"), SEEK_AND_READ.replace("paddr", "offset")
 PAYLOAD = "Extent(at, encoded.payload)"
 #: Written last byte first; and longer than the format says.
 BACKWARDS = f"Extent(at, encoded.payload[:1]) if (yield Extent(at + 1, encoded.payload[1:])) is None else {PAYLOAD}"
@@ -247,34 +248,46 @@ BROKEN = (
     Broken("source", "test_all_of_its_ram_can_be_read", "MemoryMap.of([(0, size)])", "MemoryMap.of([(0, 2 * size)])"),
     Broken("source", "test_forked_processes_read_at_once", PREADV, SEEK_AND_READ),
     Broken("source", "test_its_holes_are_zero", "\n    def close(self)", DATA_RANGES),
-    Broken("sink", "test_what_is_written_is_there", "[done:], extent.offset + done", "[done:], extent.offset // 2"),
+    Broken("storage", "test_what_is_written_is_there", "[done:], extent.offset + done", "[done:], extent.offset // 2"),
     Broken(
-        "sink",
+        "storage",
         "test_forked_processes_write_at_once",
         "isinstance(extent, Hole)",
         "__import__('multiprocessing').parent_process()",
     ),
-    Broken("sink", "test_forked_processes_write_at_once", PWRITE, SEEK_AND_WRITE),
-    Broken("sink", "test_what_is_written_is_there", "force: bool = False, sync: bool = True", "force: bool = False"),
-    Broken("sink", "test_what_is_written_is_there", "            os.ftruncate(self._fd, size)\n", ""),
+    Broken("storage", "test_forked_processes_write_at_once", PWRITE, SEEK_AND_WRITE),
+    Broken("storage", "test_what_is_written_is_there", "force: bool = False, sync: bool = True", "force: bool = False"),
+    Broken("storage", "test_what_is_written_is_there", "            os.ftruncate(self._fd, size)\n", ""),
     Broken(
-        "sink",
+        "storage",
         "test_nothing_appears_before_commit",
-        "return cls(argument,",
-        "open(argument, 'x'); return cls(argument,",
+        "return SkeletonSink(path,",
+        "open(path, 'x'); return SkeletonSink(path,",
     ),
-    Broken("sink", "test_abort_leaves_nothing", "            os.unlink(self._temporary)", "            pass"),
+    Broken("storage", "test_what_is_kept_is_read", "[buffer[done:]], offset + done", "[buffer[done:]], offset // 2"),
+    Broken("storage", "test_reading_past_the_end_is_an_error", "        self.check(offset, len(buffer))\n", ""),
+    Broken("storage", "test_another_process_reopens_it", "SkeletonBacking, (self.path,)", "SkeletonBacking, ('none',)"),
     Broken(
-        "sink", "test_commit_leaves_nothing_beside_it", "            os.unlink(self._temporary)", "            pass"
+        "storage",
+        "test_forked_processes_read_at_once",
+        PREADV.replace("paddr", "offset"),
+        SEEK_AND_READ.replace("paddr", "offset"),
     ),
-    Broken("sink", "test_what_is_there_stays_without_force", "if not force and", "if force and"),
-    Broken("sink", "test_force_replaces_at_commit", "os.replace(self._temporary, self._path)", "pass"),
-    Broken("sink", "test_what_appears_meanwhile_stays_without_force", LINK, "os.replace(self._temporary, self._path)"),
+    Broken("storage", "test_what_is_not_there_is_an_error", "(OSError, ValueError)", "ValueError"),
+    Broken("storage", "test_abort_leaves_nothing", "            os.unlink(self._temporary)", "            pass"),
     Broken(
-        "sink",
-        "test_what_leads_nowhere_is_an_error_of_pydumps",
-        "except OSError as error:\n            raise",
-        "except KeyError as error:\n            raise",
+        "storage", "test_commit_leaves_nothing_beside_it", "            os.unlink(self._temporary)", "            pass"
+    ),
+    Broken("storage", "test_what_is_there_stays_without_force", "if not force and", "if force and"),
+    Broken("storage", "test_force_replaces_at_commit", "os.replace(self._temporary, self._path)", "pass"),
+    Broken(
+        "storage", "test_what_appears_meanwhile_stays_without_force", LINK, "os.replace(self._temporary, self._path)"
+    ),
+    Broken(
+        "storage",
+        "test_an_invalid_url_is_an_error_in_one_line",
+        "except OSError as error:\n            raise SinkError",
+        "except KeyError as error:\n            raise SinkError",
     ),
 )
 
@@ -333,8 +346,8 @@ def test_a_broken_plugin_among_others_is_no_green_run(tmp_path: Path) -> None:
     assert re.search(r"^1 failed, \d+ passed", done.stdout, re.MULTILINE)
 
 
-def test_a_sink_is_tested(tmp_path: Path) -> None:
-    code = (TEMPLATES / "sink/src/pydump_sink_skeleton/__init__.py").read_text()
+def test_a_storage_is_tested(tmp_path: Path) -> None:
+    code = (TEMPLATES / "storage/src/pydump_storage_skeleton/__init__.py").read_text()
     install(tmp_path, code.replace("    def abort(self)", "    def abort(self): pass\n    def not_abort(self)"))
     done = kit("--pydump-plugin=bad", directory=tmp_path)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED

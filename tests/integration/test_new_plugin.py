@@ -14,7 +14,7 @@ NEW = {
     "filter": "sieve",
     "format": "drawer_2",
     "source": "tape",
-    "sink": "shelf",
+    "storage": "shelf",
 }
 
 
@@ -54,6 +54,7 @@ def test_they_work_together(environment: Environment, tmp_path: Path) -> None:
     shelved = environment.pydump("dump", "out", "shelf:shelved", "--format", "drawer_2", cwd=tmp_path)
     assert (shelved.returncode, shelved.stderr) == (0, "")
     assert (tmp_path / "shelved").read_bytes() == (tmp_path / "out").read_bytes()
+    assert environment.pydump("compare", "shelf:shelved", "out", cwd=tmp_path).returncode == 0
     refused = environment.pydump(
         "dump", "out", "again", "--format", "drawer_2", "--compression", "squeeze", cwd=tmp_path
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,8 +23,9 @@ from pydump.engine.facts import complete
 from pydump.engine.open import open_source
 from pydump.engine.request import Request
 from pydump.engine.run import Output, run_dump
-from pydump.errors import PlanError, PluginError, PydumpError, ReadError, SinkError
-from pydump.interfaces.sink import Extent, Hole
+from pydump.errors import FormatError, PlanError, PluginError, PydumpError, ReadError, SinkError
+from pydump.interfaces.backing import Backing
+from pydump.interfaces.sink import Extent, Hole, Sink
 from pydump.interfaces.writer import Batch, Encoded, Encoder, Placer
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap
@@ -37,7 +39,7 @@ from pydump.testing.dummy import (
     DummyEncoder,
     DummyFormat,
     DummyWriter,
-    MemorySink,
+    MemoryStorage,
 )
 from pydump.testing.pipes import slow_reader
 
@@ -252,7 +254,7 @@ class BucketOptions:
     region: str = option("here", help="where it is")
 
 
-class BucketSink(MemorySink):
+class BucketStorage(MemoryStorage):
     """Says what it was opened with."""
 
     name = "bucket"
@@ -260,21 +262,52 @@ class BucketSink(MemorySink):
     opened: ClassVar[list[Any]] = []
 
     @classmethod
-    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
-        cls.opened[:] = [argument, options, force, sync]
-        return super().open(argument)
+    def reader(cls, url: str, options: Any = None) -> Backing:
+        cls.opened[:] = [url, options]
+        return super().reader(url)
+
+    @classmethod
+    def writer(cls, url: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Sink:
+        cls.opened[:] = [url, options, force, sync]
+        return super().writer(url, force=force)
 
 
-def test_a_sink_gets_its_options(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._classes["sink"], "bucket", BucketSink)
+@pytest.fixture
+def bucket(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setitem(registry._classes["storage"], "bucket", BucketStorage)
+    monkeypatch.setattr(MemoryStorage, "kept", {})
+    return registry
+
+
+def test_a_storage_gets_its_options(bucket: Registry, tmp_path: Path) -> None:
     request = replace(REQUEST, options={"bucket": {"region": "there"}})
     output = Output("bucket:name", sync=False)
-    run_dump(guest_source(70), "t", output, request, registry)
-    assert BucketSink.opened == ["name", BucketOptions("there"), False, False]
-    run_dump(guest_source(70), "t", replace(output, force=True, sync=True), REQUEST, registry, dry_run=True)
-    assert BucketSink.opened == ["name", BucketOptions(), True, True]
-    with pytest.raises(PlanError, match="^--bucket-region is of sink bucket, and the output is "):
-        run_dump(guest_source(70), "t", Output(str(tmp_path / "file")), request, registry)
+    run_dump(guest_source(70), "t", output, request, bucket)
+    assert BucketStorage.opened == ["bucket:name", BucketOptions("there"), False, False]
+    run_dump(guest_source(70), "t", replace(output, force=True, sync=True), REQUEST, bucket, dry_run=True)
+    assert BucketStorage.opened == ["bucket:name", BucketOptions(), True, True]
+    with pytest.raises(PlanError, match="^--bucket-region is of storage bucket, and the output is "):
+        run_dump(guest_source(70), "t", Output(str(tmp_path / "file")), request, bucket)
+    with open_source("bucket:name", bucket, {"bucket": {"region": "back"}}):
+        assert BucketStorage.opened == ["bucket:name", BucketOptions("back")]
+
+
+def test_a_dump_in_a_storage_is_read_as_a_file_is(bucket: Registry, tmp_path: Path) -> None:
+    run_dump(guest_source(70), "t", Output("bucket://a/b"), REQUEST, bucket)
+    (tmp_path / "file").write_bytes(MemoryStorage.kept["bucket://a/b"])
+    MemoryStorage.kept["bucket:packed"] = gzip.compress(MemoryStorage.kept["bucket://a/b"])
+    with open_source(str(tmp_path / "file"), bucket) as file:
+        for name in ("bucket://a/b", "bucket:packed"):
+            with open_source(name, bucket) as back:
+                assert back.guest() == file.guest()
+                start, end = next(iter(back.guest().memory.ranges()))
+                here, there = bytearray(end - start), bytearray(end - start)
+                back.read_into(start, memoryview(here))
+                file.read_into(start, memoryview(there))
+                assert here == there
+    MemoryStorage.kept["bucket:bad"] = b"text"
+    with pytest.raises(FormatError, match="^bucket:bad: no installed format reads it"):
+        open_source("bucket:bad", bucket)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

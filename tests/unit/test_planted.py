@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import pydump
+from pydump.builtin.descriptors import DescriptorSink
 from pydump.builtin.files import FileBacking
-from pydump.builtin.sinks import DescriptorSink
 from pydump.errors import PlanError, SinkError
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap

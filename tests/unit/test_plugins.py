@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from pydump import plugins
-from pydump.builtin import pydump_register_sinks
+from pydump.builtin import pydump_register_storages
 from pydump.cli import plugin_options, program
 from pydump.cli.commands import dump as dump_module
 from pydump.errors import PluginError, UnknownPluginError
@@ -169,11 +169,11 @@ def test_options_of_every_role_become_flags() -> None:
     class Options:
         region: str = option("here", help="where it is")
 
-    bases = {"compressor": dummy.DummyCompressor, "format": dummy.DummyFormat, "sink": dummy.MemorySink}
+    bases = {"compressor": dummy.DummyCompressor, "format": dummy.DummyFormat, "storage": dummy.MemoryStorage}
     classes = [(role, type(role, (base,), {"name": f"my_{role}", "Options": Options})) for role, base in bases.items()]
     registry = Registry((plugins.PluginInfo("mine", "", "", tuple(classes)),))
     flags = {flag for parameter in plugin_options.parameters(registry) for flag in parameter.opts}
-    assert flags == {"--my-compressor-region", "--my-format-region", "--my-sink-region"}
+    assert flags == {"--my-compressor-region", "--my-format-region", "--my-storage-region"}
 
 
 def test_a_plugin_whose_name_has_a_hyphen_has_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -256,6 +256,6 @@ def test_an_alias_finds_its_arch(registry: Registry) -> None:
 
 def test_a_registry_of_objects_is_strict() -> None:
     broken = types.ModuleType("broken")
-    broken.pydump_register_sinks = lambda: pydump_register_sinks  # type: ignore[attr-defined]
+    broken.pydump_register_storages = lambda: pydump_register_storages  # type: ignore[attr-defined]
     with pytest.raises(PluginError):
         registry_of([("broken", broken)])

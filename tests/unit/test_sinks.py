@@ -16,8 +16,10 @@ import pytest
 
 import pydump
 from pydump.builtin import sinks
+from pydump.builtin.descriptors import DescriptorSink, is_stdout, names_descriptor
 from pydump.builtin.raw import BytesImage
-from pydump.builtin.sinks import DescriptorSink, FileSink, is_stdout, names_descriptor
+from pydump.builtin.sinks import FileSink
+from pydump.builtin.storages import DescriptorStorage
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole
 from pydump.model.guest import Guest
@@ -170,7 +172,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_descriptor_fills_gaps_and_cannot_go_back() -> None:
     reader, writer = os.pipe()
-    sink = DescriptorSink.open(str(writer))
+    sink = DescriptorStorage.writer(f"fd:{writer}")
     sink.write(Extent(2, b"ab"))
     sink.write(Hole(4, 3))
     sink.write(Extent(8, b"c"))
@@ -186,7 +188,7 @@ def test_a_reader_that_goes_away_is_one_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with pytest.raises(SinkError, match="went away"):
-        DescriptorSink.open(str(writer)).write(Extent(0, b"x"))
+        DescriptorStorage.writer(f"fd:{writer}").write(Extent(0, b"x"))
     os.close(writer)
 
 
@@ -211,9 +213,9 @@ def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(tmp_path: Pat
 def test_no_such_descriptor() -> None:
     for argument in ("999999", "x"):
         with pytest.raises(PlanError, match="no descriptor open for writing"):
-            DescriptorSink.open(argument)
+            DescriptorStorage.writer(f"fd:{argument}")
     with open(os.devnull, "rb") as reading, pytest.raises(PlanError, match="no descriptor open for writing"):
-        DescriptorSink.open(str(reading.fileno()))
+        DescriptorStorage.writer(f"fd:{reading.fileno()}")
 
 
 def test_a_path_that_leads_to_an_open_file_is_that_descriptor(tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_a_pipe_that_does_not_wait_is_waited_for() -> None:
     got = []
     with open(reader, "rb") as stream:
         thread = threading.Thread(target=lambda: got.append(stream.read()))
-        sink = DescriptorSink.open(str(writer))
+        sink = DescriptorStorage.writer(f"fd:{writer}")
         os.write(writer, b"x" * 4096)  # so that it is not empty when the reader comes
         thread.start()
         sink.write(Extent(0, data))
@@ -285,7 +287,7 @@ def test_a_dry_run_opens_no_pipe(tmp_path: Path) -> None:
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     sink = DescriptorSink.special(str(fifo), dry=True)
-    assert sink is not None and not sink.seekable
+    assert sink is not None and sink.placement == "ascending"
     sink.abort()
     assert poll.poll(0) == []  # a writer that had come and gone would be POLLHUP
     os.close(reader)

@@ -5,7 +5,7 @@
 ``[install.ROLE]``
     Name to distribution.
 ``[urls]``
-    What to do with a URL as ``source`` or ``sink`` whose scheme no plugin has.
+    What to do with a URL as ``source`` or ``target`` whose scheme no plugin has.
 ``[[files]]``
     ``begins``: first bytes of the file, in hexadecimal, any of them. ``contains``: bytes that must be within the first
     4096 as well. Then either ``format`` or ``compressor``, whose distribution is to be installed, or ``name``, what it
@@ -42,9 +42,9 @@ def distribution_of(role: str, name: str) -> str | None:
     return found
 
 
-def url_hint(role: str) -> str:
-    """What to do with a URL as "source" or "sink" whose scheme no plugin has."""
-    hint: str = _catalog()["urls"][role]
+def url_hint(side: str) -> str:
+    """What to do with a URL as "source" or "target" whose scheme no plugin has."""
+    hint: str = _catalog()["urls"][side]
     return hint
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.filter import Filter
     from pydump.interfaces.format import Format
-    from pydump.interfaces.sink import Sink
     from pydump.interfaces.source import Source
+    from pydump.interfaces.storage import Storage
 
 #: Marks the hooks below.
 hookspec = pluggy.HookspecMarker("pydump")
@@ -46,8 +46,8 @@ def pydump_register_sources() -> Sequence[type[Source]]:  # type: ignore[empty-b
 
 
 @hookspec
-def pydump_register_sinks() -> Sequence[type[Sink]]:  # type: ignore[empty-body]
-    """Sinks: where positioned writes go."""
+def pydump_register_storages() -> Sequence[type[Storage]]:  # type: ignore[empty-body]
+    """Storages: where dumps are read from and written to, by URL scheme."""
 
 
 @hookspec

@@ -19,8 +19,8 @@ from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.filter import Filter
 from pydump.interfaces.format import CARRIES, Format
-from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
+from pydump.interfaces.storage import Storage
 from pydump.options import NoOptions, option_fields, options_of
 
 #: The entry-point group.
@@ -43,7 +43,7 @@ ROLES: dict[str, tuple[str, type]] = {
     "format": ("pydump_register_formats", Format),
     "compressor": ("pydump_register_compressors", Compressor),
     "source": ("pydump_register_sources", Source),
-    "sink": ("pydump_register_sinks", Sink),
+    "storage": ("pydump_register_storages", Storage),
     "filter": ("pydump_register_filters", Filter),
 }
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from pydump.catalog import distribution_of, url_hint
+from pydump.catalog import distribution_of
 from pydump.errors import PlanError, UnknownPluginError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.filter import Filter
 from pydump.interfaces.format import Decompressors, Format
-from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
+from pydump.interfaces.storage import Storage
 from pydump.options import option_fields, options_of, with_values
 from pydump.plugins import PluginInfo, load, words
 
@@ -94,9 +94,9 @@ class Registry:
         """All filters."""
         return tuple(self._classes.get("filter", {}).values())
 
-    def sinks(self) -> tuple[type[Sink], ...]:
-        """All sinks."""
-        return tuple(self._classes.get("sink", {}).values())
+    def storages(self) -> tuple[type[Storage], ...]:
+        """All storages."""
+        return tuple(self._classes.get("storage", {}).values())
 
     def arch(self, name: str) -> type[Arch]:
         """The architecture called ``name`` or, in any case of letters, one of its aliases.
@@ -132,13 +132,6 @@ class Registry:
         cls: type[Compressor] = self._get("compressor", name)
         return cls(with_values(name, cls.Options(), options or {}))
 
-    def url(self, role: str, url: str) -> UnknownPluginError:
-        """The error for a URL whose scheme no plugin of ``role`` ("source" or "sink") has."""
-        scheme = url.partition(":")[0]
-        distribution = distribution_of(role, scheme)
-        hint = f"pip install {distribution}" if distribution else url_hint(role)
-        return UnknownPluginError(role, scheme, self.names(role), hint=hint)
-
     def source(self, name: str) -> type[Source]:
         """The source called ``name``.
 
@@ -148,22 +141,22 @@ class Registry:
         cls: type[Source] = self._get("source", name)
         return cls
 
-    def sink(self, name: str) -> type[Sink]:
-        """The sink called ``name``.
+    def storage(self, name: str) -> type[Storage]:
+        """The storage called ``name``.
 
         Raises:
             UnknownPluginError: No plugin has it.
         """
-        cls: type[Sink] = self._get("sink", name)
+        cls: type[Storage] = self._get("storage", name)
         return cls
 
     def check_options(self, options: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse options that no plugin has.
 
         Raises:
-            PlanError: No compressor, format, source or sink has that name, or none of them has that option.
+            PlanError: No compressor, format, source or storage has that name, or none of them has that option.
         """
-        roles = ("compressor", "format", "source", "sink")
+        roles = ("compressor", "format", "source", "storage")
         known = {name for role in roles for name in self.names(role)}
         unknown = sorted(set(options) - known)
         if unknown:

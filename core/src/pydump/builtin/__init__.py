@@ -1,4 +1,4 @@
-"""What works without any plugin: raw and in-memory sources, file and descriptor sinks, flattened streams.
+"""What works without any plugin: raw and in-memory sources, files and descriptors, flattened streams.
 
 The room is itself a plugin, registered by core before all others.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydump.builtin.raw import RawSource
-from pydump.builtin.sinks import DescriptorSink, FileSink
+from pydump.builtin.storages import DescriptorStorage, FileStorage
 from pydump.hookspecs import hookimpl
-from pydump.interfaces.sink import Sink
 from pydump.interfaces.source import Source
+from pydump.interfaces.storage import Storage
 
 
 @hookimpl
@@ -21,6 +21,6 @@ def pydump_register_sources() -> Sequence[type[Source]]:
 
 
 @hookimpl
-def pydump_register_sinks() -> Sequence[type[Sink]]:
+def pydump_register_storages() -> Sequence[type[Storage]]:
     """A path, ``-``, and ``fd:N``."""
-    return [FileSink, DescriptorSink]
+    return [FileStorage, DescriptorStorage]

@@ -7,6 +7,7 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing, packing_of, spool
 from pydump.errors import FormatError, SourceError
@@ -17,7 +18,13 @@ PATIENCE = 2
 
 
 class FileBacking(Backing):
-    """A file or block device, read with positioned reads; the file position is never used."""
+    """A file or block device, read with positioned reads; the file position is never used.
+
+    It can be pickled where it has a name that another process can open.
+    """
+
+    #: What else opens it, or an empty string.
+    _name = ""
 
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
@@ -44,12 +51,48 @@ class FileBacking(Backing):
         Raises:
             SourceError: It cannot be opened or read.
         """
-        label = "standard input" if path == "-" else path
+        if path == "-":
+            return cls.of(0, "standard input", accept, packings)
         try:
-            fd = os.dup(0) if path == "-" else _opened(path)
+            fd = _open_file(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise SourceError(f"cannot open {label or 'a file without a name'}: {reason}") from None
+            raise SourceError(f"cannot open {path or 'a file without a name'}: {reason}") from None
+        opened = cls._opened(fd, path, accept, packings)
+        if opened.fd == fd:
+            opened._name = os.path.abspath(path)
+        return opened
+
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        label: str,
+        accept: Callable[[bytes], object] | None = None,
+        packings: Sequence[Packing] = PACKINGS,
+    ) -> FileBacking:
+        """A descriptor that is open, which stays so; the rest is as :meth:`open` has it.
+
+        Args:
+            number: Its number.
+            label: What to call it.
+            accept: Called with the first bytes of what is copied.
+            packings: What is unpacked.
+
+        Raises:
+            SourceError: It is not open, or cannot be read.
+        """
+        try:
+            fd = os.dup(number)
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SourceError(f"cannot open {label}: {reason}") from None
+        return cls._opened(fd, label, accept, packings)
+
+    @classmethod
+    def _opened(
+        cls, fd: int, label: str, accept: Callable[[bytes], object] | None, packings: Sequence[Packing]
+    ) -> FileBacking:
         mode = os.fstat(fd).st_mode
         try:
             if stat.S_ISDIR(mode):
@@ -90,13 +133,18 @@ class FileBacking(Backing):
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         return data_of(self.fd, offset, size)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self._name:
+            raise TypeError(f"{self.path} has no name that another process could open")
+        return _reopen, (self._name, self.path)
+
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
-def _opened(path: str) -> int:
+def _open_file(path: str) -> int:
     """Open a file. A named pipe has no writer yet perhaps: wait for one, and say so where it takes long."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -111,3 +159,50 @@ def _opened(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _reopen(name: str, label: str) -> FileBacking:
+    """The file ``name``, as another process opened it."""
+    opened = FileBacking.open(name, packings=())
+    opened.path = label
+    return opened
+
+
+def unpacked(
+    backing: Backing, accept: Callable[[bytes], object] | None = None, packings: Sequence[Packing] = PACKINGS
+) -> Backing:
+    """The content of a compressed file, copied to an unnamed file; where it is not compressed, ``backing`` itself.
+
+    Args:
+        backing: Closed where its content is copied, and where that fails.
+        accept: Called with the first bytes of the content before the rest is copied; raises if they are of no use.
+        packings: What is unpacked.
+
+    Raises:
+        SourceError: It cannot be read, or there is no room for it.
+    """
+    try:
+        if packing_of(backing.read(0, min(HEAD_SIZE, backing.size)), packings) is None:
+            return backing
+        spooled = spool(_Stream(backing), backing.path, packings, accept)
+    except BaseException:
+        backing.close()
+        raise
+    backing.close()
+    opened = FileBacking(backing.path, spooled.fd)
+    opened.warnings = spooled.warnings
+    return opened
+
+
+class _Stream:
+    """A backing, read from its begin to its end."""
+
+    def __init__(self, backing: Backing) -> None:
+        self._backing = backing
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+        data = self._backing.read(self._at, min(size, self._backing.size - self._at))
+        self._at += len(data)
+        return data

@@ -7,11 +7,11 @@ the machine. Records may come in any order, and a later one wins over an earlier
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from pydump.errors import FormatError, UnsupportedError
+from pydump.errors import FormatError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.sink import Extent, Hole, Sink
+from pydump.interfaces.sink import Extent, Hole, Placement, Sink
 from pydump.layout.struct import I64, Bytes16, Layout
 
 if TYPE_CHECKING:
@@ -207,18 +207,13 @@ class FlattenedSink(Sink):
         inner: Where the stream goes.
     """
 
-    name: ClassVar[str] = "flattened"
-    seekable: ClassVar[bool] = True
+    placement: ClassVar[Placement] = "anywhere"
 
     def __init__(self, inner: Sink) -> None:
         self._inner = inner
         self._at = 0
         self._end = 0
         self._append(MakedumpfileHeader().pack("big").ljust(HEADER_SIZE, b"\0"))
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
-        raise UnsupportedError("a flattened stream is chosen with --flatten, not by name")
 
     def write(self, extent: Extent | Hole) -> None:
         if isinstance(extent, Hole) or not extent.size:

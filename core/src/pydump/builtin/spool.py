@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from pydump.errors import CompressionError, SourceError
 
@@ -30,6 +30,14 @@ RESERVE: Final = 256 << 20
 MAX_LAYERS: Final = 3
 #: Memory that an xz stream may take: its own largest preset takes 65 MiB.
 XZ_MEMORY: Final = 256 << 20
+
+
+class Readable(Protocol):
+    """What is copied."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+        ...
 
 
 class Packing(NamedTuple):
@@ -90,7 +98,7 @@ def packing_of(head: bytes, packings: Sequence[Packing]) -> Packing | None:
 
 
 def spool(
-    stream: BinaryIO, label: str, packings: Sequence[Packing], accept: Callable[[bytes], object] | None
+    stream: Readable, label: str, packings: Sequence[Packing], accept: Callable[[bytes], object] | None
 ) -> Spooled:
     """Copy a stream to an unnamed file, unpacked where it is compressed.
 
@@ -126,7 +134,7 @@ def spool(
         raise _no_room(label, directory, error.strerror or str(error)) from None
 
 
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+def _pieces(stream: Readable) -> Iterator[bytes]:
     yield stream.read(HEAD_SIZE)  # who sends slowly learns soon that it is of no use
     while data := stream.read(WRITTEN_AT_ONCE):
         yield data

@@ -133,7 +133,7 @@ class JobFile:
                 while not self._claimed(number, where):
                     number += 1
             pid = os.getpid()
-            output = os.path.abspath(output)
+            output = _absolute(output)
             self.job = Job(number, pid, start_time(pid) or 0, source, output, began=time.time())
             try:
                 self._write()
@@ -288,7 +288,7 @@ def job_of(name: str) -> Job:
         PlanError: There is none.
     """
     known = jobs()
-    found = [job for job in known if str(job.number) == name or job.output == os.path.abspath(name)]
+    found = [job for job in known if str(job.number) == name or job.output == _absolute(name)]
     if not found:
         numbers = ", ".join(str(job.number) for job in known) or "none"
         raise PlanError(f"there is no job {name}", hint=f"available: {numbers}")
@@ -348,3 +348,8 @@ def clear(wanted: Sequence[Job]) -> None:
         for job in wanted:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{job.number}.json", dir_fd=where)
+
+
+def _absolute(output: str) -> str:
+    """An output as another directory's user would name it: a path from the root, a URL as it is."""
+    return output if "://" in output else os.path.abspath(output)

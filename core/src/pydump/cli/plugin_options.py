@@ -14,8 +14,8 @@ from pydump.options import option_fields
 if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.format import Format
-    from pydump.interfaces.sink import Sink
     from pydump.interfaces.source import Source
+    from pydump.interfaces.storage import Storage
     from pydump.options import OptionField
     from pydump.registry import Registry
 
@@ -48,11 +48,11 @@ def of_readers(registry: Registry) -> list[Any]:
 
 
 def parameters(registry: Registry) -> list[Any]:
-    """A parameter for each option of each source, sink, format and compressor, and of each format's reader half."""
-    classes: dict[str, tuple[type[Source | Sink | Format | Compressor], ...]] = {
+    """A parameter for each option of each source, storage, format and compressor, and of each format's reader half."""
+    classes: dict[str, tuple[type[Source | Storage | Format | Compressor], ...]] = {
         "Live guest": registry.sources(),
         "Format and compression": (*registry.formats(), *registry.compressors()),
-        "Output": registry.sinks(),
+        "Output": registry.storages(),
     }
     return of_readers(registry) + [
         _parameter(cls.name, declared, panel)

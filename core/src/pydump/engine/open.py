@@ -1,15 +1,16 @@
-"""From what the user names to a source: a path, several, or ``<source name>:<argument>``."""
+"""From what the user names to a source: a path or URL, several, or ``<source name>:<argument>``."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydump.builtin.files import FileBacking
+from pydump.builtin.files import unpacked
 from pydump.builtin.flattened import FlattenedBacking, is_flattened
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing
+from pydump.builtin.storages import DescriptorStorage, FileStorage
 from pydump.catalog import known_file
+from pydump.engine.locate import Named, Stored, find_source, find_stored
 from pydump.engine.unused import refuse_options
 from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
@@ -25,7 +26,7 @@ def open_source(
     """Open what ``spec`` names.
 
     Args:
-        spec: A path; ``-`` for standard input; paths separated by commas, for a split dump; or
+        spec: A path or URL; ``-`` for standard input; several, separated by commas, for a split dump; or
             ``<source name>:<argument>``. A file of that very name comes first.
         registry: What is installed.
         options: Options by plugin name, then by field.
@@ -36,26 +37,22 @@ def open_source(
     """
     options = options or {}
     registry.check_options(options)
-    if not os.path.exists(spec):
-        name, colon, argument = spec.partition(":")
-        if argument.startswith("//") and name not in registry.names("source"):
-            raise registry.url("source", spec)
-        if colon and "/" not in name and name:
-            source = registry.source(name)
-            if not shared:
-                _refuse_unused(options, registry, source, f"the source is {name}")
-            return source.open(argument, chosen_options(name, source.Options, options))
-    paths = [spec] if spec == "-" or os.path.exists(spec) else spec.split(",")
+    found = find_source(spec, registry)
+    if isinstance(found, Named):
+        source = found.source
+        if not shared:
+            _refuse_unused(options, registry, source, f"the source is {source.name}")
+        return source.open(found.argument, chosen_options(source.name, source.Options, options))
     backings: list[Backing] = []
     try:
-        for path in paths:
-            backings.append(_open_backing(path, registry))
+        for stored in found:
+            backings.append(_open_backing(stored, registry, options))
         format_ = _detect(backings, registry)
         if len(backings) > 1 and not format_.splits:
             raise PlanError(f"a {format_.name} dump is one file, {len(backings)} are named")
         if not shared:
             _refuse_unused(options, registry, format_, f"{backings[0].path} is {format_.name}")
-        return _open(format_, paths[0], backings, registry, options)
+        return _open(format_, found[0], backings, registry, options)
     except BaseException:
         for backing in backings:
             backing.close()
@@ -64,7 +61,7 @@ def open_source(
 
 def _open(
     format_: type[Format],
-    first: str,
+    first: Stored,
     backings: list[Backing],
     registry: Registry,
     options: Mapping[str, Mapping[str, Any]],
@@ -73,18 +70,20 @@ def _open(
 
     Args:
         format_: The format.
-        first: The path of the first file.
+        first: Where the first file is.
         backings: The files. What the format opens beside them is added.
         registry: What is installed.
         options: Options by plugin name, then by field.
     """
 
     def sibling(name: str) -> Backing | None:
-        path = os.path.join(os.path.dirname(first), name)
-        # A name that a hostile file states leads nowhere else.
-        if first == "-" or os.path.basename(name) != name or not os.path.isfile(path):
+        beside = first.beside(name)
+        if beside is None:
             return None
-        backings.append(_open_backing(path, registry, lambda head: None))
+        try:
+            backings.append(_open_backing(beside, registry, options, lambda head: None))
+        except SourceError:
+            return None
         return backings[-1]
 
     reading = chosen_options(format_.name, format_.ReaderOptions, options)
@@ -112,12 +111,24 @@ def packings(registry: Registry) -> tuple[Packing, ...]:
     return PACKINGS + tuple(Packing(cls.name, cls.file_magic, cls().unpacker) for cls in packed)
 
 
-def _open_backing(path: str, registry: Registry, accept: Callable[[bytes], None] | None = None) -> Backing:
+def _open_backing(
+    stored: Stored,
+    registry: Registry,
+    options: Mapping[str, Mapping[str, Any]],
+    accept: Callable[[bytes], None] | None = None,
+) -> Backing:
+    storage, url = stored.storage, stored.url
+    label = FileStorage.path(url) if issubclass(storage, FileStorage) else url
+
     def known(head: bytes) -> None:
         if not is_flattened(head):
-            _format_of([head], [path], registry)
+            _format_of([head], [label], registry)
 
-    backing: Backing = FileBacking.open(path, accept or known, packings(registry))
+    chosen, packed = chosen_options(storage.name, storage.Options, options), packings(registry)
+    if issubclass(storage, FileStorage | DescriptorStorage):  # what flows is looked at before it is copied
+        backing = storage.reader(url, chosen, accept=accept or known, packings=packed)
+    else:
+        backing = unpacked(storage.reader(url, chosen), accept or known, packed)
     if is_flattened(_head(backing)):
         try:
             return FlattenedBacking(backing)
@@ -133,7 +144,7 @@ def open_kernel(path: str, registry: Registry) -> KernelFile:
     Raises:
         PydumpError: It cannot be opened, or holds no kernel.
     """
-    backing = _open_backing(path, registry)
+    backing = _open_backing(find_stored(path, registry), registry, {})
     try:
         return _detect([backing], registry).kernel(backing)
     finally:

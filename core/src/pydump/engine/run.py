@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.local import LocalExecutor
-from pydump.builtin.sinks import DescriptorSink, FileSink
 from pydump.engine.batches import BATCH_SIZE, Batches
 from pydump.engine.encoding import job_of
 from pydump.engine.exclude import ZERO
+from pydump.engine.locate import Stored, find_stored
 from pydump.engine.narrow import Narrowing
 from pydump.engine.planner import Planned, choose, make_plan, outline
 from pydump.engine.request import Request
@@ -22,7 +21,7 @@ from pydump.engine.unused import refuse_options
 from pydump.interfaces.executor import Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Live
-from pydump.interfaces.sink import Sink
+from pydump.interfaces.sink import Placement, Sink
 from pydump.interfaces.writer import Writer
 from pydump.model.report import DumpReport, Milestone, Progress, ProgressCallback
 from pydump.options import chosen_options
@@ -35,7 +34,7 @@ class Output:
     """Where a dump goes.
 
     Attributes:
-        target: A path, ``-`` for standard output, or ``<sink name>:<argument>``.
+        target: A path, ``-`` for standard output, or a URL: ``<storage name>:…``.
         flatten: Write a flattened stream even where the output can seek.
         force: Replace what is there.
         sync: Wait until the data is on the disk.
@@ -86,12 +85,11 @@ def run_dump(
         batches = Batches.of(source, planned.plan.readable(), planned.writer, batch_size)
         count = executor.workers_for(batches.n_batches)
         outcome = Outcome(planned.writer.start)
-        sink = _sink(output, request, registry, dry=True)  # what speaks against the output is said now
-        flattened = _flattens(sink, planned.writer, output)
-        sink.abort()
+        placement = _check(output, request, registry)  # what speaks against the output is said now
+        flattened = _flattens(placement, planned.writer, output)
         size = planned.writer.size_limit
         return _report(planned, label, output, count, began, outcome, size, flattened=flattened, dry=True)
-    with _Opened(_sink(output, request, registry)) as opened:
+    with _Opened(_open(output, request, registry)) as opened:
         narrowing = Narrowing(request, registry)
         if isinstance(source, Live):
             wanted = outline(source, chosen, registry).plan.guest.memory
@@ -139,7 +137,7 @@ class _Opened:
 
     def sink_for(self, writer: Writer, output: Output) -> Sink:
         """What ``writer``'s extents go to: the output, or a flattened stream into it where it cannot seek."""
-        if _flattens(self._sink, writer, output):
+        if _flattens(self._sink.placement, writer, output):
             self.flattened = True
             self._sink = FlattenedSink(self._sink)
         return self._sink
@@ -157,37 +155,37 @@ class _Opened:
             self._sink.abort()
 
 
-def _flattens(sink: Sink, writer: Writer, output: Output) -> bool:
-    return output.flatten or not (sink.seekable or writer.sequential)
+def _flattens(placement: Placement, writer: Writer, output: Output) -> bool:
+    return output.flatten or (placement == "ascending" and not writer.sequential)
 
 
-def _sink(output: Output, request: Request, registry: Registry, *, dry: bool = False) -> Sink:
-    """What the output names, opened.
-
-    Args:
-        output: Where the dump goes.
-        request: Holds the options of plugins.
-        registry: What is installed.
-        dry: Open nothing that its reader would notice.
+def _target(output: Output, request: Request, registry: Registry) -> tuple[Stored, Any]:
+    """Where the output is, and the options of that storage.
 
     Raises:
-        PlanError: It cannot be written as asked, or an option is of a sink that is not used.
+        PlanError: It cannot be written as asked, or an option is of a storage that is not used.
+    """
+    target = find_stored(output.target, registry)
+    unused = (cls for cls in registry.storages() if cls is not target.storage)
+    refuse_options(request.options, "storage", unused, f"the output is {output.target}")
+    return target, chosen_options(target.storage.name, target.storage.Options, request.options)
+
+
+def _open(output: Output, request: Request, registry: Registry) -> Sink:
+    """The output, opened for writing.
+
+    Raises:
+        PlanError: It cannot be written as asked.
         SinkError: It cannot be opened.
     """
-    target = output.target
-    name, colon, argument = target.partition(":")
-    chosen = registry.sink(name) if colon and name in registry.names("sink") and not os.path.lexists(target) else None
-    unused = (cls for cls in registry.sinks() if cls is not chosen)
-    refuse_options(request.options, "sink", unused, f"the output is {target}")
-    if chosen is not None:
-        options = chosen_options(name, chosen.Options, request.options)
-        return chosen.open(argument, options, force=output.force, sync=output.sync)
-    if target == "-":
-        return DescriptorSink.stdout()
-    if argument.startswith("//") and name not in registry.names("sink") and not os.path.isdir(f"{name}:"):
-        raise registry.url("sink", target)
-    special = DescriptorSink.special(target, force=output.force, dry=dry)
-    return special or FileSink.open(target, force=output.force, sync=output.sync)
+    target, options = _target(output, request, registry)
+    return target.storage.writer(target.url, options, force=output.force, sync=output.sync)
+
+
+def _check(output: Output, request: Request, registry: Registry) -> Placement:
+    """Where the output takes extents, if it can be written; the errors are those of :func:`_open`."""
+    target, options = _target(output, request, registry)
+    return target.storage.check(target.url, options, force=output.force)
 
 
 def _report(

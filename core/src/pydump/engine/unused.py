@@ -11,14 +11,14 @@ from pydump.options import NoOptions, option_fields
 if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.format import Format
-    from pydump.interfaces.sink import Sink
     from pydump.interfaces.source import Source
+    from pydump.interfaces.storage import Storage
 
 
 def refuse_options(
     options: Mapping[str, Mapping[str, Any]],
     role: str,
-    others: Iterable[type[Compressor | Format | Source | Sink]],
+    others: Iterable[type[Compressor | Format | Source | Storage]],
     instead: str,
     *,
     reading: bool = False,

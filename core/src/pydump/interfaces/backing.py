@@ -6,13 +6,15 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydump.errors import FormatError
 
 
 class Backing(ABC):
-    """Bytes from 0 to ``size``, readable at any offset, from any process.
+    """Bytes from 0 to ``size``, readable at any offset, from any process that is forked.
+
+    What a storage opens can be pickled as well, where another process can open it by its name.
 
     Attributes:
         path: What to call it in messages.
@@ -74,6 +76,12 @@ class Backing(ABC):
 
     def close(self) -> None:
         """Let go of the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 def data_of(fd: int, offset: int, size: int) -> Iterator[tuple[int, int]]:

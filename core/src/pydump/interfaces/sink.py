@@ -1,12 +1,18 @@
-"""The sink role: where positioned writes go. Only a sink writes."""
+"""Where positioned writes go. Only a sink writes; a storage opens it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Literal
 
-from pydump.options import NoOptions
+#: Where a sink takes extents.
+#:
+#: ``anywhere``: at any offset, in any order, and again.
+#: ``parts``: at any offset, in any order, each byte once: what is complete may be gone. The headers, that is what lies
+#: before the first 5 MiB, may be written again; they go last.
+#: ``ascending``: in ascending order of offset.
+Placement = Literal["anywhere", "parts", "ascending"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +49,10 @@ class Hole:
 class Sink(ABC):
     """An output. Bytes that are never written read as zero. It appears whole, at :meth:`commit`, or not at all."""
 
-    #: The name before the colon on the command line.
-    name: ClassVar[str]
-    #: Can it write at any offset? If not, extents must come in ascending order.
-    seekable: ClassVar[bool]
+    #: In which order it takes extents.
+    placement: ClassVar[Placement]
     #: May :meth:`write` be called in a forked process?
     shared: ClassVar[bool] = False
-    Options: ClassVar[type] = NoOptions
-
-    @classmethod
-    @abstractmethod
-    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
-        """Open what stands after the colon for writing.
-
-        Args:
-            argument: A path, a URL: what the sink understands.
-            options: An instance of ``Options``, or None for the defaults.
-            force: Replace what is there.
-            sync: At :meth:`commit`, wait until the data is stored for good, as fsync does. Without it a power cut may
-                lose the output.
-
-        Raises:
-            PlanError: Something is there and ``force`` is not set.
-            SinkError: It cannot be written.
-        """
 
     @abstractmethod
     def write(self, extent: Extent | Hole) -> None:

@@ -10,16 +10,17 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pydump.errors import CompressionError, FormatError, PlanError
+from pydump.errors import CompressionError, FormatError, PlanError, SinkError, SourceError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.format import Decompressors, Format, Opened
 from pydump.interfaces.image import MemoryImage
-from pydump.interfaces.sink import Extent, Hole, Sink
+from pydump.interfaces.sink import Extent, Hole, Placement, Sink
+from pydump.interfaces.storage import Storage
 from pydump.interfaces.writer import Batch, Encoded, Encoder, Writer
 from pydump.layout.registers import NoteKind, run
 from pydump.model.guest import ByteOrder, Guest
@@ -168,21 +169,22 @@ class DummyFormat(Format):
 class MemorySink(Sink):
     """An output in memory.
 
+    Args:
+        url: Where it appears in :attr:`MemoryStorage.kept` when it is committed; nowhere, if empty.
+        force: Replace what is there.
+
     Attributes:
         data: What was written.
         state: "open", "committed" or "aborted".
     """
 
-    name: ClassVar[str] = "memory"
-    seekable: ClassVar[bool] = True
+    placement: ClassVar[Placement] = "anywhere"
 
-    def __init__(self) -> None:
+    def __init__(self, url: str = "", *, force: bool = True) -> None:
+        self.url = url
+        self.force = force
         self.data = bytearray()
         self.state = "open"
-
-    @classmethod
-    def open(cls, argument: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Self:
-        return cls()
 
     def write(self, extent: Extent | Hole) -> None:
         end = extent.offset + extent.size
@@ -192,10 +194,50 @@ class MemorySink(Sink):
 
     def commit(self, size: int) -> None:
         self.data.extend(bytes(max(0, size - len(self.data))))
+        if self.url in MemoryStorage.kept and not self.force:
+            raise SinkError(f"{self.url} appeared while the dump was written; nothing was replaced")
         self.state = "committed"
+        if self.url:
+            MemoryStorage.kept[self.url] = bytes(self.data)
 
     def abort(self) -> None:
         self.state = "aborted"
+
+
+class MemoryBacking(Backing):
+    """Bytes in memory."""
+
+    def __init__(self, path: str, data: bytes) -> None:
+        self.path = path
+        self.size = len(data)
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MemoryStorage.reader, (self.path,)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.check(offset, len(buffer))
+        buffer[:] = self._data[offset : offset + len(buffer)]
+
+
+class MemoryStorage(Storage):
+    """``dummy://NAME``, in this process."""
+
+    name: ClassVar[str] = "dummy"
+    #: URL to content.
+    kept: ClassVar[dict[str, bytes]] = {}
+
+    @classmethod
+    def reader(cls, url: str, options: Any = None) -> Backing:
+        if url not in cls.kept:
+            raise SourceError(f"there is no {url}")
+        return MemoryBacking(url, cls.kept[url])
+
+    @classmethod
+    def writer(cls, url: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Sink:
+        if url in cls.kept and not force:
+            raise PlanError(f"{url} exists", hint="choose another name, or replace it with --force")
+        return MemorySink(url, force=force)
 
 
 @hookimpl
@@ -214,5 +256,5 @@ def pydump_register_compressors() -> Sequence[type[Compressor]]:
 
 
 @hookimpl
-def pydump_register_sinks() -> Sequence[type[Sink]]:
-    return [MemorySink]
+def pydump_register_storages() -> Sequence[type[Storage]]:
+    return [MemoryStorage]

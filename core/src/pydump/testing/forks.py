@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from pydump.errors import PydumpError
+from pydump.interfaces.backing import Backing
 from pydump.interfaces.image import MemoryImage
 
 #: Bytes of one read.
@@ -19,14 +20,16 @@ READS = 200
 Piece = tuple[int, bytes]
 
 
-def faults_in_forks(opened: Callable[[], MemoryImage], memory: Mapping[int, bytes], *, processes: int = 3) -> list[str]:
+def faults_in_forks(
+    opened: Callable[[], MemoryImage | Backing], memory: Mapping[int, bytes], *, processes: int = 3
+) -> list[str]:
     """Let forked processes read one source.
 
     A file position is shared by all of them: whoever reads from it gets, now and then, what another asked for. That is
     a matter of luck, so that the position itself is watched as well: what read it has moved it.
 
     Args:
-        opened: Opens the source.
+        opened: Opens the source, or the file.
         memory: What it must hold: paddr to bytes.
         processes: How many read at once.
 
@@ -53,7 +56,7 @@ def faults_in_forks(opened: Callable[[], MemoryImage], memory: Mapping[int, byte
         return faults + _forked(source, [many[start:] + many[:start] for start in starts])
 
 
-def _forked(source: MemoryImage, work: Sequence[Sequence[Piece]]) -> list[str]:
+def _forked(source: MemoryImage | Backing, work: Sequence[Sequence[Piece]]) -> list[str]:
     """Have one process read each of the lists of ``work``, all of them at once."""
     fork = get_context("fork")
     barrier = fork.Barrier(len(work))
@@ -80,12 +83,12 @@ def _forked(source: MemoryImage, work: Sequence[Sequence[Piece]]) -> list[str]:
     return faults
 
 
-def _reader(source: MemoryImage, pieces: Sequence[Piece], barrier: Any, pipe: Any) -> None:
+def _reader(source: MemoryImage | Backing, pieces: Sequence[Piece], barrier: Any, pipe: Any) -> None:
     barrier.wait(60)
     pipe.send(_read(source, pieces)[:1])
 
 
-def _read(source: MemoryImage, pieces: Sequence[Piece]) -> list[str]:
+def _read(source: MemoryImage | Backing, pieces: Sequence[Piece]) -> list[str]:
     """Read, and say what is not as it should be."""
     faults = []
     for paddr, content in pieces:

@@ -13,8 +13,8 @@ from pydump.testing.arch import ArchTests
 from pydump.testing.compressor import CompressorTests
 from pydump.testing.filter import FilterTests
 from pydump.testing.format import FormatTests
-from pydump.testing.sink import SinkTests
 from pydump.testing.source import SourceTests
+from pydump.testing.storage import StorageTests
 
 _KITS: dict[str, type] = {
     "arch": ArchTests,
@@ -22,7 +22,7 @@ _KITS: dict[str, type] = {
     "filter": FilterTests,
     "format": FormatTests,
     "source": SourceTests,
-    "sink": SinkTests,
+    "storage": StorageTests,
 }
 #: Readers that share nothing with the format of that name.
 _READERS = {"elf": readers.read_elf, "kdump": readers.read_kdump}

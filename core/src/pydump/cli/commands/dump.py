@@ -130,8 +130,8 @@ def dump(
     130 interrupted.
     """
     import pydump
+    from pydump.builtin.descriptors import is_stdout, names_descriptor
     from pydump.builtin.raw import parse_number
-    from pydump.builtin.sinks import is_stdout, names_descriptor
     from pydump.cli import render
     from pydump.cli.plugin_options import given as plugin_options_of
     from pydump.cli.progress import shown
@@ -196,7 +196,7 @@ def dump(
 
 def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_run: bool, as_json: bool) -> None:
     """Leave a job behind, and say which."""
-    from pydump.builtin.sinks import names_descriptor
+    from pydump.builtin.descriptors import names_descriptor
     from pydump.cli import render
     from pydump.cli.detach import detached
 

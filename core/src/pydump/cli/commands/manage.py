@@ -69,7 +69,8 @@ def plugins(as_json: Json = False) -> None:
 
 def new_plugin(
     role: Annotated[
-        str, Argument(metavar="ROLE", help="arch, compressor, filter, format, source or sink.", autocompletion=_roles)
+        str,
+        Argument(metavar="ROLE", help="arch, compressor, filter, format, source or storage.", autocompletion=_roles),
     ],
     name: Annotated[
         str,

@@ -75,7 +75,7 @@ def info(
 
 def _print_text(text: bytes) -> None:
     """Print text of the guest: on a terminal without what it would obey, elsewhere as it is."""
-    from pydump.builtin.sinks import write_all
+    from pydump.builtin.descriptors import write_all
     from pydump.cli import console
 
     if sys.stdout.isatty():
@@ -103,8 +103,8 @@ def read(
 ) -> None:
     """Write guest memory to standard output; on a terminal as a hex dump."""
     import pydump
+    from pydump.builtin.descriptors import write_all
     from pydump.builtin.raw import parse_number
-    from pydump.builtin.sinks import write_all
     from pydump.cli import render
     from pydump.cli.plugin_options import given
 

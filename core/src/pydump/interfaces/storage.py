@@ -1,0 +1,86 @@
+"""The storage role: where dumps are kept. One class for each URL scheme, or name before a colon, such as ``s3``.
+
+A storage opens what a URL names, for reading as a :class:`~pydump.interfaces.backing.Backing`, for writing as a
+:class:`~pydump.interfaces.sink.Sink`. It can do one of the two, or both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any, ClassVar
+
+from pydump.errors import UnsupportedError
+from pydump.interfaces.backing import Backing
+from pydump.interfaces.sink import Placement, Sink
+from pydump.options import NoOptions
+
+
+class Storage(ABC):
+    """A place for dumps. Nobody makes an instance: its methods open URLs.
+
+    A storage implements ``reader``, ``writer`` or both. URLs are passed as the user wrote them, with the scheme.
+    """
+
+    #: What stands before the colon: ``s3`` of ``s3://bucket/vmcore``.
+    name: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+
+    @classmethod
+    def reader(cls, url: str, options: Any = None) -> Backing:
+        """Open ``url`` for reading.
+
+        Args:
+            url: What the user wrote.
+            options: An instance of ``Options``, or None for the defaults.
+
+        Raises:
+            SourceError: It cannot be read; or PlanError, where the URL itself is wrong.
+        """
+        raise UnsupportedError(f"{url} cannot be read: {cls.name} is for writing only")
+
+    @classmethod
+    def writer(cls, url: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Sink:
+        """Open ``url`` for writing. Nothing appears there before the sink is committed.
+
+        Args:
+            url: What the user wrote.
+            options: An instance of ``Options``, or None for the defaults.
+            force: Replace what is there.
+            sync: At :meth:`~pydump.interfaces.sink.Sink.commit`, wait until the data is stored for good, as fsync does.
+                Without it a power cut may lose the output.
+
+        Raises:
+            PlanError: Something is there and ``force`` is not set, or the URL itself is wrong.
+            SinkError: It cannot be written.
+        """
+        raise UnsupportedError(f"{url} cannot be written: {cls.name} is for reading only")
+
+    @classmethod
+    def check(cls, url: str, options: Any = None, *, force: bool = False) -> Placement:
+        """Refuse what ``writer`` would refuse, and leave no trace: a dry run asks.
+
+        Override it where opening alone has an effect: a pipe's reader sees it opened and closed.
+
+        Returns:
+            The placement of the sink.
+
+        Raises:
+            PydumpError: As ``writer`` does.
+        """
+        sink = cls.writer(url, options, force=force)
+        sink.abort()
+        return sink.placement
+
+    @classmethod
+    def reads(cls) -> bool:
+        """Whether it can be read from."""
+        return cls._implements("reader")
+
+    @classmethod
+    def writes(cls) -> bool:
+        """Whether it can be written to."""
+        return cls._implements("writer")
+
+    @classmethod
+    def _implements(cls, method: str) -> bool:
+        return next(base for base in cls.__mro__ if method in vars(base)) is not Storage
