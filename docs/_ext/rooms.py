@@ -1,7 +1,7 @@
 """Draws the picture of the rooms: ``python docs/_ext/rooms.py`` writes ``docs/explanation/rooms.svg``.
 
-The floors below are the layers that import-linter checks. ``tests/docs/test_architecture.py`` compares them with the imports
-of the code, and the drawing with this file.
+The floors below are the layers that import-linter checks. ``tests/docs/test_architecture.py`` compares them with the
+imports of the code, and the drawing with this file.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def draw() -> str:
     top = 56
     height = top + len(FLOORS) * (HEIGHT + GAP) + 38
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {STEP_LEFT + STEP_WIDTH + 20} {height}" role="img" '
-        'font-family="sans-serif" font-size="14">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {STEP_LEFT + STEP_WIDTH + 20} {height}" role="img">',
+        '<g font-family="sans-serif">',
         "<title>The rooms of pydump and the way of a page</title>",
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">',
         '<path d="M0 0L8 4L0 8z" fill="#555"/></marker></defs>',
         f'<rect width="{STEP_LEFT + STEP_WIDTH + 20}" height="{height}" fill="#fff"/>',
         _text(LEFT, 34, "Rooms: imports point down, or to the right", 16, bold=True),
@@ -58,7 +58,9 @@ def draw() -> str:
             parts.append(_box(x, y, width, HEIGHT, fill))
             parts.append(_text(x + 12, y + 20, name, 14, bold=True))
             parts.append(_text(x + 12, y + 38, what, 13))
-    parts.append(_text(LEFT, height - 16, "Plugins import the yellow rooms and no other. Plugins take the green steps.", 13))
+    parts.append(
+        _text(LEFT, height - 16, "Plugins import the yellow rooms and no other. Plugins take the green steps.", 13)
+    )
     pitch = (len(FLOORS) - 1) * (HEIGHT + GAP) / (len(STEPS) - 1)
     for number, (name, what, plugin) in enumerate(STEPS):
         y = top + number * pitch
@@ -69,14 +71,12 @@ def draw() -> str:
             middle = STEP_LEFT + STEP_WIDTH / 2
             line = f'x1="{middle}" y1="{y - pitch + HEIGHT}" x2="{middle}" y2="{y - 2}"'
             parts.append(f'<line {line} stroke="#555" stroke-width="1.5" marker-end="url(#head)"/>')
-    parts.append("</svg>")
+    parts.append("</g></svg>")
     return "\n".join(parts) + "\n"
 
 
 def _box(x: float, y: float, width: float, height: float, fill: str) -> str:
-    return (
-        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5" fill="{fill}" stroke="#8a97a5"/>'
-    )
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5" fill="{fill}" stroke="#8a97a5"/>'
 
 
 def _text(x: float, y: float, text: str, size: int, *, bold: bool = False) -> str:

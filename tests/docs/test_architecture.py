@@ -49,7 +49,7 @@ def test_imports_point_down_or_to_the_right() -> None:
 
 def test_each_step_names_what_there_is() -> None:
     where = {"make_plan": "pydump.engine.planner", "Source": "pydump.interfaces.source"}
-    where |= {"MemoryImage": "pydump.interfaces.image", "Sink": "pydump.interfaces.storage"}
+    where |= {"MemoryImage": "pydump.interfaces.image", "Sink": "pydump.interfaces.sink"}
     where |= {"Encoder": "pydump.interfaces.writer", "Placer": "pydump.interfaces.writer"}
     for step, _, _ in rooms.STEPS:
         name, _, method = step.partition(".")

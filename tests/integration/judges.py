@@ -136,6 +136,11 @@ class Tasks:
     release: str
 
 
+def require_drgn() -> None:
+    """Skip the test, or fail it where judges must be there, unless drgn is installed."""
+    require(_has("drgn"), "drgn", "pip install drgn")
+
+
 def drgn_tasks(file: Path, vmlinux: Path) -> Tasks | str:
     """Open a dump in drgn: what it sees, or its error."""
     require(_has("drgn"), "drgn", "pip install drgn")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydump.engine.exclude import classes_of_level
 from pydump.engine.facts import Facts, complete, is_unknown, with_registers, with_utsname, with_vmcoreinfo
@@ -40,6 +40,9 @@ from pydump.model.report import (
 )
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry, installed
+
+if TYPE_CHECKING:
+    from drgn import Program
 
 #: Options by plugin name, then by field: ``{"zlib": {"level": 6}}``.
 Options = Mapping[str, Mapping[str, Any]]
@@ -239,6 +242,29 @@ class Dump:
             ReadError: The log is not in the dump.
         """
         return read_log(self._kernel_memory())
+
+    def drgn(self, vmlinux: Path | None = None) -> Program:
+        """A drgn program that reads the guest's memory through this dump, whatever container it is in.
+
+        Memory that the dump left out, or cannot be read, is a FaultError of drgn.
+
+        Args:
+            vmlinux: The kernel's own file, whose debugging symbols are loaded; None to load none.
+
+        Raises:
+            PlanError: drgn is not installed, or the guest has no VMCOREINFO.
+            PydumpError: drgn does not take the guest, or the file.
+        """
+        from pydump.engine.program import drgn_program
+
+        kernel = self._kernel_memory()
+        program = drgn_program(kernel, self._physical_memory(), self._searched().guest)
+        if vmlinux is not None:
+            try:
+                program.load_debug_info([os.fspath(vmlinux)])
+            except (OSError, LookupError, ValueError) as error:
+                raise PydumpError(f"drgn cannot load {os.fspath(vmlinux)}: {error}") from None
+        return program
 
     @property
     def notes(self) -> tuple[Note, ...]:

@@ -40,6 +40,10 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("pydump size qemu.elf", "Estimate the size of a dump at each level"),
         ("pydump size --json qemu.elf", "Print all 32 levels as JSON"),
     ),
+    "shell": (
+        ("pydump shell vmcore --vmlinux /usr/lib/debug/vmlinux", "Open drgn with the kernel's symbols"),
+        ("pydump shell memory.lime tasks.py --arch x86_64", "Run a script with prog and vmcore"),
+    ),
     "batch": (
         ("pydump batch jobs.jsonl", "Run a list of jobs"),
         ("pydump batch --resume jobs.jsonl", "Go on with a list that was interrupted"),

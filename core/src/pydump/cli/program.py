@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "map": "show:map_",
     "dmesg": "show:dmesg",
     "size": "show:size",
+    "shell": "shell:shell",
     "batch": "batch:batch",
     "status": "manage:status",
     "plugins": "manage:plugins",
