@@ -45,6 +45,8 @@ def test_records_as_json(guest: Path, run: Callable[..., Any]) -> None:
 
 def test_a_guest_without_a_kernel_has_no_log(qemu: Callable[[str, str], Path], refuse: Callable[..., str]) -> None:
     assert "page tables" in refuse(2, "dmesg", qemu("bare-x86_64", "elf"))
+    said = refuse(2, "dmesg", "--follow", qemu("bare-x86_64", "elf"))
+    assert said.endswith("is not a guest that runs; leave --follow out, or name a guest: qmp:SOCKET")
 
 
 def test_sizes_are_those_of_dumps(guest: Path, run: Callable[..., Any], tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,7 +59,7 @@ def linux(guest: Callable[[str], Guest], tmp_path_factory: pytest.TempPathFactor
     directory = tmp_path_factory.mktemp("linux")
     console = directory / "console.log"
     command = [
-        machine.qemu, "-nodefaults", "-display", "none", "-no-reboot", "-accel", "tcg",
+        machine.qemu, "-nodefaults", "-display", "none", "-accel", "tcg",
         "-object", f"memory-backend-memfd,id=ram,size={machine.memory}M,share=on",
         "-machine", f"{machine.machine},memory-backend=ram", *machine.arguments, "-m", f"{machine.memory}M",
         "-qmp", f"unix:{directory}/pydump.sock,server=on,wait=off",
@@ -160,3 +164,36 @@ def test_every_way_leaves_pages_out(linux: Linux, tmp_path: Path, pydump: Pydump
     found = json.loads(pydump("info", "--json", tmp_path / "vmcore").stdout)
     assert found["dump_level"] == 31
     assert pydump("dmesg", tmp_path / "vmcore").stdout.startswith("[    0.000000] Linux version")
+
+
+def test_the_log_is_followed_past_a_reset_and_the_guest_is_not_paused(linux: Linux) -> None:
+    """Source of the messages: unknown_nmi_error in arch/x86/kernel/nmi.c."""
+    command = [sys.executable, "-m", "pydump", "dmesg", "--follow", linux.source]
+    with contextlib.ExitStack() as stack:
+        followed = stack.enter_context(subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True))
+        stack.callback(followed.kill)
+        timer = threading.Timer(BOOT_TIMEOUT, followed.kill)
+        timer.start()
+        stack.callback(timer.cancel)
+
+        def until(words: str) -> str:
+            assert followed.stdout is not None
+            return next((line for line in followed.stdout if words in line), "it ended")
+
+        assert until("Linux version").startswith("[    0.000000]")
+        until("Run /init as init process")
+        linux.qmp.stops()
+        for _ in range(2):
+            linux.qmp.command("inject-nmi")
+            until("NMI received for unknown reason")
+        assert linux.qmp.stops() == 0
+        linux.qmp.command("system_reset")
+        assert until("reset") == "pydump: the guest was reset: its log begins anew\n"
+        assert until("Linux version").startswith("[    0.000000]")
+        until("Run /init as init process")
+        linux.qmp.command("inject-nmi")
+        until("NMI received for unknown reason")
+        followed.send_signal(signal.SIGINT)
+        assert followed.communicate(timeout=30)[0] == ""
+    assert followed.returncode == 0
+    assert linux.state == "running"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydump.api import Dump, compare, dump, open, sizes, survey, verify
+    from pydump.api import Dump, compare, dump, follow, open, sizes, survey, verify
     from pydump.builtin.raw import BytesImage
     from pydump.errors import PydumpError
     from pydump.hookspecs import hookimpl
@@ -28,13 +28,26 @@ _HOMES = {
     "PydumpError": "pydump.errors",
     "compare": "pydump.api",
     "dump": "pydump.api",
+    "follow": "pydump.api",
     "hookimpl": "pydump.hookspecs",
     "open": "pydump.api",
     "sizes": "pydump.api",
     "survey": "pydump.api",
     "verify": "pydump.api",
 }
-__all__ = ["BytesImage", "Dump", "PydumpError", "compare", "dump", "hookimpl", "open", "sizes", "survey", "verify"]
+__all__ = [
+    "BytesImage",
+    "Dump",
+    "PydumpError",
+    "compare",
+    "dump",
+    "follow",
+    "hookimpl",
+    "open",
+    "sizes",
+    "survey",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -32,6 +32,7 @@ from pydump.model.report import (
     AddressReport,
     CompareReport,
     DumpReport,
+    LogNotice,
     MapReport,
     Milestone,
     ProgressCallback,
@@ -555,6 +556,26 @@ def compare(
         sides = ((os.fspath(left), a), (os.fspath(right), b))
         warnings = (f"{path}: {line}" for path, side in sides for line in side.source.warnings())
         return replace(report, warnings=tuple(warnings))
+
+
+def follow(
+    source: Path, *, arch: str | None = None, options: Options | None = None
+) -> Generator[Record | LogNotice, None, None]:
+    """The kernel log of a guest that runs: its records, the oldest first, and then new ones as they appear.
+
+    It does not end by itself; close the iterator. The guest is not paused, and has no other client at this monitor.
+
+    Args:
+        source: As for :func:`open`; a guest that runs, such as ``qmp:SOCKET``.
+        arch: An architecture's name, which overrides what the source says.
+        options: Plugin options, as for :func:`open`.
+
+    Raises:
+        PydumpError: It is not a guest that runs, its memory cannot be read meanwhile, or it is gone.
+    """
+    from pydump.engine.follow import follow as follow_log
+
+    return follow_log(os.fspath(source), installed(), arch=arch, options=options)
 
 
 def sizes(source: Path | MemoryImage, *, arch: str | None = None, options: Options | None = None) -> SizeReport:

@@ -35,6 +35,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "dmesg": (
         ("pydump dmesg vmcore", "Print the log as dmesg does"),
         ("pydump dmesg --json vmcore", "Print its records as JSON"),
+        ("pydump dmesg --follow qmp:/run/vm/qmp.sock", "Print what a running guest logs as it does"),
     ),
     "size": (
         ("pydump size qemu.elf", "Estimate the size of a dump at each level"),

@@ -1,13 +1,17 @@
-"""Prints the kernel's log: as lines, or as JSON."""
+"""Prints the kernel's log: as lines, or as JSON; of a guest that runs as it is written."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import asdict
+from typing import Any
 
+from pydump.cli.console import talk
 from pydump.cli.render import SCHEMA
 from pydump.kernel.log import Record, format_record
+from pydump.model.report import LogNotice
 
 
 def print_lines(records: Iterable[Record]) -> None:
@@ -21,6 +25,31 @@ def print_json(records: Iterable[Record]) -> None:
     print(f'{{"schema": {SCHEMA}, "records": [', end="")
     comma = ""
     for record in records:
-        print(f"{comma}\n  {json.dumps({**asdict(record), 'fields': dict(record.fields)})}", end="")
+        print(f"{comma}\n  {json.dumps(_as_json(record))}", end="")
         comma = ","
     print("\n]}" if comma else "]}")
+
+
+def print_followed(found: Generator[Record | LogNotice, None, None], *, as_json: bool) -> None:
+    """Records as they come, until Ctrl-C, which is how this ends; as JSON an object on each line."""
+    with contextlib.closing(found), contextlib.suppress(KeyboardInterrupt):
+        for one in found:
+            if as_json:
+                value = {"notice": asdict(one)} if isinstance(one, LogNotice) else _as_json(one)
+                print(json.dumps({"schema": SCHEMA, **value}), flush=True)
+            elif isinstance(one, LogNotice):
+                talk(_notice(one))
+            else:
+                print(format_record(one), flush=True)
+
+
+def _notice(notice: LogNotice) -> str:
+    if notice.kind == "reset":
+        return "the guest was reset: its log begins anew"
+    if notice.count == 1:
+        return "a record was overwritten before it could be read"
+    return f"{notice.count or 'some'} records were overwritten before they could be read"
+
+
+def _as_json(record: Record) -> dict[str, Any]:
+    return {**asdict(record), "fields": dict(record.fields)}

@@ -26,6 +26,19 @@ class Narrow(Protocol):
 
 
 @runtime_checkable
+class KnowsResets(Protocol):
+    """A guest of which it is known when it is reset."""
+
+    def resets(self) -> int:
+        """How often the guest was reset since it was opened.
+
+        Raises:
+            SourceError: The guest is gone.
+        """
+        ...
+
+
+@runtime_checkable
 class Live(Protocol):
     """Guest memory whose guest may be running: its memory and facts stand still only once they are captured."""
 

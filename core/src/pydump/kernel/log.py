@@ -6,7 +6,7 @@ keep records one behind another (kernel/printk/printk.c, struct printk_log, whic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from pydump.kernel.memory import KernelMemory
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 #: log2 of the most descriptors, and of the most bytes of text, that a ring is believed to have: log_buf_len=128M.
 MAX_COUNT_BITS: Final = 24
@@ -87,78 +88,166 @@ def _size(kernel: KernelMemory, name: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ring:
-    """The printk ring buffer: descriptors, what is known of each record, and their texts."""
+class Ring:
+    """The printk ring buffer: descriptors, what is known of each record, and their texts.
 
-    descriptors: np.ndarray[Any, np.dtype[np.void]]
-    infos: np.ndarray[Any, np.dtype[np.void]]
-    text: bytes
+    Attributes:
+        kernel: The kernel's memory.
+        count: Descriptors, a power of two.
+        size: Bytes of texts, a power of two.
+        head: vaddr of the newest descriptor's number.
+        tail: vaddr of the oldest descriptor's number.
+        descriptors: vaddr and type of the descriptors.
+        infos: vaddr and type of what is known of each record.
+        texts: vaddr of the texts.
+    """
+
+    kernel: KernelMemory
+    count: int
+    size: int
     head: int
     tail: int
-    word_bits: int
+    descriptors: tuple[int, np.dtype[np.void]]
+    infos: tuple[int, np.dtype[np.void]]
+    texts: int
+
+    @classmethod
+    def of(cls, kernel: KernelMemory) -> Ring:
+        """Find it.
+
+        Raises:
+            PlanError: VMCOREINFO does not lead to it, or what is there does not add up.
+            ReadError: It is not in the dump.
+        """
+        prb = kernel.symbol("prb")
+        assert prb is not None
+        base = kernel.read_word(prb)
+        counter = kernel.offset("atomic_long_t.counter") or 0
+        descriptors = base + _offset(kernel, "printk_ringbuffer.desc_ring")
+        texts = base + _offset(kernel, "printk_ringbuffer.text_data_ring")
+
+        def number(vaddr: int) -> int:
+            return int.from_bytes(kernel.read(vaddr, 4), kernel.byte_order)
+
+        count_bits = number(descriptors + _offset(kernel, "prb_desc_ring.count_bits"))
+        size_bits = number(texts + _offset(kernel, "prb_data_ring.size_bits"))
+        if count_bits > MAX_COUNT_BITS or size_bits > MAX_SIZE_BITS:
+            raise _not_added_up()
+        return cls(
+            kernel,
+            1 << count_bits,
+            1 << size_bits,
+            descriptors + _offset(kernel, "prb_desc_ring.head_id") + counter,
+            descriptors + _offset(kernel, "prb_desc_ring.tail_id") + counter,
+            (kernel.read_word(descriptors + _offset(kernel, "prb_desc_ring.descs")), _descriptor_type(kernel, counter)),
+            (kernel.read_word(descriptors + _offset(kernel, "prb_desc_ring.infos")), _info_type(kernel)),
+            kernel.read_word(texts + _offset(kernel, "prb_data_ring.data")),
+        )
 
     @property
     def id_mask(self) -> int:
         """The bits of a descriptor's state that hold its number; the top two hold its state."""
-        return (1 << self.word_bits - 2) - 1
+        return (1 << 8 * self.kernel.word_size - 2) - 1
 
+    def bounds(self) -> tuple[int, int]:
+        """The number of the oldest descriptor, and how many there are up to the newest.
 
-def _ring(kernel: KernelMemory) -> Iterator[Record]:
-    ring = _read_ring(kernel)
-    count = len(ring.descriptors)
-    n_records = (ring.head - ring.tail & ring.id_mask) + 1
-    if n_records > count:
-        raise PlanError("the kernel log does not add up", hint="its ring is damaged, or VMCOREINFO is of another boot")
-    n_bytes = 0
-    for number in _whole(ring, n_records):
-        descriptor, info = ring.descriptors[number % count], ring.infos[number % count]
-        at = _text_range(ring, int(descriptor["begin"]), int(descriptor["next"]), number, kernel)
-        if at is None:
-            continue
-        text = ring.text[at[0] : min(at[1], at[0] + int(info["text_len"]))]
-        n_bytes += len(text)
-        if n_bytes > len(ring.text):  # records of a ring do not share their text
-            raise PlanError("the kernel log does not add up", hint="more text is claimed than its ring holds")
-        yield Record(
+        Raises:
+            PlanError: They do not add up.
+        """
+        tail, head = (self.kernel.read_word(at) & self.id_mask for at in (self.tail, self.head))
+        n_records = (head - tail & self.id_mask) + 1
+        if n_records > self.count:
+            raise _not_added_up()
+        return tail, n_records
+
+    def rows(self, first: int, n: int) -> tuple[NDArray[np.uint64], NDArray[np.void], NDArray[np.void]]:
+        """Numbers, descriptors and infos of ``n`` records from the number ``first`` on."""
+        import numpy as np
+
+        numbers = np.arange(n, dtype=np.uint64) + np.uint64(first) & np.uint64(self.id_mask)
+        return numbers, self._rows(*self.descriptors, first, n), self._rows(*self.infos, first, n)
+
+    def _rows(self, vaddr: int, dtype: np.dtype[np.void], first: int, n: int) -> NDArray[np.void]:
+        import numpy as np
+
+        at = first % self.count
+        before = min(n, self.count - at)
+        parts = [self.kernel.read_array(vaddr + at * dtype.itemsize, dtype, before)]
+        if n > before:
+            parts.append(self.kernel.read_array(vaddr, dtype, n - before))
+        return np.concatenate(parts)
+
+    def states(self, numbers: NDArray[np.uint64], descriptors: NDArray[np.void]) -> NDArray[np.int64]:
+        """The state of each descriptor, or -1 where another record has taken its place."""
+        import numpy as np
+
+        states = descriptors["state"].astype(np.uint64)
+        found = (states >> np.uint64(8 * self.kernel.word_size - 2)).astype(np.int64)
+        return np.where(states & np.uint64(self.id_mask) == numbers, found, -1)
+
+    def text(self, descriptor: np.void, number: int, read: Callable[[int, int], bytes]) -> bytes | None:
+        """The text of a record, or None where newer text took its place.
+
+        A block begins with the number of its descriptor. One that does not fit before the end of the ring lies at its
+        start, and only that number is left at the end.
+
+        Args:
+            descriptor: The record's.
+            number: The record's.
+            read: Gives the bytes of the texts from ``start`` to ``end``.
+        """
+        begin, following = int(descriptor["begin"]), int(descriptor["next"])
+        if begin & 1 and following & 1:  # it has none
+            return b""
+        word = self.kernel.word_size
+        start, end = begin % self.size, following % self.size or self.size
+        if begin // self.size != following // self.size and following % self.size:
+            start = 0
+        if end - start < word:
+            return None
+        block = read(start, end)
+        stated = int.from_bytes(block[:word], self.kernel.byte_order) & self.id_mask
+        return block[word:] if stated == number else None
+
+    def record(self, info: np.void, text: bytes) -> Record:
+        """A record, of what is known of it and its text."""
+        return Record(
             int(info["seq"]),
             int(info["ts_nsec"]),
-            _printable(text),
-            _level(int(info["flags"]), kernel),
+            _printable(text[: int(info["text_len"])]),
+            _level(int(info["flags"]), self.kernel),
             _caller(int(info["caller_id"])),
             tuple((key, value) for key in ("subsystem", "device") if (value := _field(info, key))),
         )
 
 
-def _whole(ring: _Ring, n_records: int) -> Iterator[int]:
-    """The numbers of the records that are whole: a descriptor states its own number, and that it is committed."""
+def _not_added_up(hint: str = "its ring is damaged, or VMCOREINFO is of another boot") -> PlanError:
+    return PlanError("the kernel log does not add up", hint=hint)
+
+
+def _ring(kernel: KernelMemory) -> Iterator[Record]:
     import numpy as np
 
-    mask, count = np.uint64(ring.id_mask), len(ring.descriptors)
+    ring = Ring.of(kernel)
+    tail, n_records = ring.bounds()
+    texts = kernel.read(ring.texts, ring.size)
+    n_bytes = 0
     for first in range(0, n_records, LOOKED_AT_ONCE):
-        some = np.arange(first, min(first + LOOKED_AT_ONCE, n_records), dtype=np.uint64)
-        numbers = some + np.uint64(ring.tail & ring.id_mask) & mask
-        states = ring.descriptors["state"][(numbers % np.uint64(count)).astype(np.int64)].astype(np.uint64)
-        whole = (states & mask == numbers) & np.isin(states >> np.uint64(ring.word_bits - 2), COMMITTED)
-        yield from numbers[whole].tolist()
+        numbers, descriptors, infos = ring.rows(tail + first, min(LOOKED_AT_ONCE, n_records - first))
+        for i in np.flatnonzero(np.isin(ring.states(numbers, descriptors), COMMITTED)).tolist():
+            text = ring.text(descriptors[i], int(numbers[i]), lambda start, end: texts[start:end])
+            if text is None:
+                continue
+            n_bytes += min(len(text), int(infos["text_len"][i]))
+            if n_bytes > ring.size:  # records of a ring do not share their text
+                raise _not_added_up("more text is claimed than its ring holds")
+            yield ring.record(infos[i], text)
 
 
-def _read_ring(kernel: KernelMemory) -> _Ring:
-    prb = kernel.symbol("prb")
-    assert prb is not None
-    base = kernel.read_word(prb)
-    counter = kernel.offset("atomic_long_t.counter") or 0
-    descriptors = base + _offset(kernel, "printk_ringbuffer.desc_ring")
-    texts = base + _offset(kernel, "printk_ringbuffer.text_data_ring")
-
-    def number(vaddr: int) -> int:
-        return int.from_bytes(kernel.read(vaddr, 4), kernel.byte_order)
-
-    count_bits = number(descriptors + _offset(kernel, "prb_desc_ring.count_bits"))
-    size_bits = number(texts + _offset(kernel, "prb_data_ring.size_bits"))
-    if count_bits > MAX_COUNT_BITS or size_bits > MAX_SIZE_BITS:
-        raise PlanError("the kernel log does not add up", hint="its ring is damaged, or VMCOREINFO is of another boot")
+def _descriptor_type(kernel: KernelMemory, counter: int) -> np.dtype[np.void]:
     block = _offset(kernel, "prb_desc.text_blk_lpos")
-    desc_type = kernel.struct(
+    return kernel.struct(
         "prb_desc",
         _size(kernel, "prb_desc"),
         {
@@ -166,18 +255,6 @@ def _read_ring(kernel: KernelMemory) -> _Ring:
             "begin": (kernel.word, block + _offset(kernel, "prb_data_blk_lpos.begin")),
             "next": (kernel.word, block + _offset(kernel, "prb_data_blk_lpos.next")),
         },
-    )
-    return _Ring(
-        kernel.read_array(
-            kernel.read_word(descriptors + _offset(kernel, "prb_desc_ring.descs")), desc_type, 1 << count_bits
-        ),
-        kernel.read_array(
-            kernel.read_word(descriptors + _offset(kernel, "prb_desc_ring.infos")), _info_type(kernel), 1 << count_bits
-        ),
-        kernel.read(kernel.read_word(texts + _offset(kernel, "prb_data_ring.data")), 1 << size_bits),
-        kernel.read_word(descriptors + _offset(kernel, "prb_desc_ring.head_id") + counter),
-        kernel.read_word(descriptors + _offset(kernel, "prb_desc_ring.tail_id") + counter),
-        8 * kernel.word_size,
     )
 
 
@@ -198,28 +275,6 @@ def _info_type(kernel: KernelMemory) -> np.dtype[np.void]:
         if length and None not in (device, at):
             fields[name] = (f"S{length}", (device or 0) + (at or 0))
     return kernel.struct("printk_info", _size(kernel, "printk_info"), fields)
-
-
-def _text_range(ring: _Ring, begin: int, following: int, number: int, kernel: KernelMemory) -> tuple[int, int] | None:
-    """``(start, end)`` in the ring of a record's text, empty where it has none, None where newer text took its place.
-
-    A block begins with the number of its descriptor. One that does not fit before the end of the ring lies at its
-    start, and only that number is left at the end.
-    """
-    if begin & 1 and following & 1:
-        return 0, 0
-    size, word = len(ring.text), kernel.word_size
-    start, end = begin % size, following % size
-    if begin // size != following // size and end:
-        start = 0
-    if end == 0:
-        end = size
-    if (
-        end - start < word
-        or int.from_bytes(ring.text[start : start + word], kernel.byte_order) & ring.id_mask != number
-    ):
-        return None
-    return start + word, end
 
 
 def _records(kernel: KernelMemory) -> Iterator[Record]:

@@ -41,6 +41,20 @@ class Check:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class LogNotice:
+    """What happened to a kernel log that is followed.
+
+    Attributes:
+        kind: "overwritten", where records were overwritten by newer ones before they could be read; "reset", where the
+            guest was reset and its log begins anew.
+        count: How many records, or None where nobody knows.
+    """
+
+    kind: Literal["overwritten", "reset"]
+    count: int | None = None
+
+
 #: "captured": nothing of the run concerns a live guest any more, which runs again if it ran before.
 #: "written": the output is complete, and there.
 Milestone = Literal["captured", "written"]

@@ -310,6 +310,11 @@ class Monitor:
         """How often the guest began to run."""
         return self._pauses.resumes
 
+    @property
+    def resets(self) -> int:
+        """How often the guest was reset."""
+        return self._pauses.resets
+
     def settle(self) -> None:
         """Take in the events that QEMU has sent.
 

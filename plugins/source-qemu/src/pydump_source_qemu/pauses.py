@@ -12,6 +12,7 @@ class Pauses:
 
     def __init__(self) -> None:
         self.resumes = 0
+        self.resets = 0
         self._paused = 0.0
         self._since: float | None = None
 
@@ -23,6 +24,8 @@ class Pauses:
         """
         if not isinstance(event["event"], str):
             raise ValueError("an event without a name")
+        if event["event"] == "RESET":
+            self.resets += 1
         if event["event"] not in ("STOP", "RESUME", "WAKEUP"):  # a guest that wakes from S3 sends only the latter
             return False
         at = _moment(event.get("timestamp"))

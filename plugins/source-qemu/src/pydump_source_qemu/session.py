@@ -250,6 +250,15 @@ class Session:
         """How long the guest was paused since we connected."""
         return self._paused if self._guard is None else self.monitor.paused_seconds
 
+    def resets(self) -> int:
+        """How often the guest was reset since we connected.
+
+        Raises:
+            SourceError: QEMU is gone.
+        """
+        self.monitor.settle()
+        return self.monitor.resets
+
     def describe(self) -> tuple[tuple[str, str], ...]:
         """Lines for ``pydump info``."""
         status = self.monitor.field("query-status", "status", str)

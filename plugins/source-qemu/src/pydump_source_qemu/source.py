@@ -90,6 +90,10 @@ class QemuGuest(MemoryImage):
         """Whether all of memory is of the same moment."""
         return self._session.consistent
 
+    def resets(self) -> int:
+        """How often the guest was reset since it was opened."""
+        return self._session.resets()
+
     def excluded(self) -> Ranges:
         return Ranges.empty() if self._captured is None else self._captured.excluded
 

@@ -125,12 +125,24 @@ def read(
                 write_all(1, data)
 
 
-def dmesg(context: typer.Context, file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
+def dmesg(
+    context: typer.Context,
+    file: SourceArg,
+    arch: Arch = None,
+    follow: Annotated[
+        bool, Option("--follow", "-f", help="Go on with new records of a guest that runs, until Ctrl-C.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Print the kernel's log."""
     import pydump
     from pydump.cli import kernel_log
     from pydump.cli.plugin_options import given
 
+    if follow:
+        found = pydump.follow(file, arch=arch or session.arch, options=given(context))
+        kernel_log.print_followed(found, as_json=as_json or session.json)
+        return
     with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
         if as_json or session.json:
             kernel_log.print_json(opened.log())
