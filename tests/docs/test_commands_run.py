@@ -23,6 +23,7 @@ from pages import PAGES, ROOT, blocks, follow, installs
 def place(tmp_path: Path) -> Path:
     """A directory with a dump, a vmcore, and the checkout's files at hand."""
     (tmp_path / "qemu.elf").write_bytes(lzma.decompress((ROOT / "tests/data/qemu/linux-x86_64/elf.xz").read_bytes()))
+    (tmp_path / "guest.save").symlink_to(ROOT / "tests/data/containers/running-xz.save")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     return tmp_path
 

@@ -183,6 +183,7 @@ def test_every_plugin_here_has_a_case() -> None:
         "format-elf",
         "format-kdump",
         "format-lime",
+        "format-qemu",
         "format-vmware",
         "format-windmp",
         "source-qemu",

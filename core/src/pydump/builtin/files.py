@@ -194,12 +194,29 @@ def unpacked(
     return opened
 
 
-class _Stream:
-    """A backing, read from its begin to its end."""
+def unpacked_part(file: Backing, offset: int, packings: Sequence[Packing]) -> FileBacking:
+    """What lies compressed in a file from an offset on, unpacked into an unnamed file.
 
-    def __init__(self, backing: Backing) -> None:
+    Args:
+        file: The file.
+        offset: Where the compressed stream begins; it reaches to the file's end.
+        packings: What is unpacked; anything else is copied.
+
+    Raises:
+        SourceError: There is no room for it, or it cannot be read.
+    """
+    spooled = spool(_Stream(file, offset), file.path, packings, None)
+    opened = FileBacking(file.path, spooled.fd)
+    opened.warnings = spooled.warnings
+    return opened
+
+
+class _Stream:
+    """A backing, read from an offset to its end."""
+
+    def __init__(self, backing: Backing, offset: int = 0) -> None:
         self._backing = backing
-        self._at = 0
+        self._at = offset
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes; none at the end."""

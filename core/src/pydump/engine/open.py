@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydump.builtin.files import unpacked
+from pydump.builtin.files import unpacked, unpacked_part
 from pydump.builtin.flattened import FlattenedBacking, is_flattened
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing
 from pydump.builtin.storages import DescriptorStorage, FileStorage
@@ -86,9 +86,13 @@ def _open(
             return None
         return backings[-1]
 
+    def unpacked_from(file: Backing, offset: int) -> Backing:
+        backings.append(unpacked_part(file, offset, packings(registry)))
+        return backings[-1]
+
     reading = chosen_options(format_.name, format_.ReaderOptions, options)
     try:
-        return format_.open(Opened(tuple(backings), sibling, registry.decompressors(), reading))
+        return format_.open(Opened(tuple(backings), sibling, registry.decompressors(), unpacked_from, reading))
     except FormatError:
         seen = known_file(_head(backings[0]))
         if seen is None or not seen.name:

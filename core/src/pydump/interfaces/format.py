@@ -54,12 +54,15 @@ class Opened:
         sibling: Opens the file of a given name in the directory of the first file, or returns None where there is
             none. The reader closes it.
         decompressors: Gives the compressor of a name, or raises UnknownPluginError saying what to install.
+        unpacked: What lies compressed in one of the files from an offset on, unpacked as a file of its own. The reader
+            closes it.
         options: An instance of the format's ``ReaderOptions``.
     """
 
     files: Sequence[Backing]
     sibling: Callable[[str], Backing | None]
     decompressors: Decompressors
+    unpacked: Callable[[Backing, int], Backing]
     options: Any
 
 

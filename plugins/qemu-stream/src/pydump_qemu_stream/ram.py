@@ -35,7 +35,10 @@ TIMES: Final = 8
 
 
 class MappedHeader(Layout):
-    """What precedes a block of mapped-ram. Source: struct MappedRamHeader in migration/ram.c of QEMU 10.0."""
+    """What precedes a block of mapped-ram. Source: struct MappedRamHeader in migration/ram.c of QEMU 10.0.
+
+    Here, the offsets are those of the file that is read.
+    """
 
     version: U32 = 1
     page_size: U64 = 0
@@ -267,6 +270,9 @@ class RamRecords:
         header = MappedHeader.unpack(self._reader.take(MappedHeader.nbytes()), "big")
         if header.version != 1 or header.page_size != self._page_size:
             raise StreamError(f"the mapped RAM of block {name!r} has the unknown version {header.version}")
-        if header.bitmap_offset < self._reader.position or header.pages_offset < header.bitmap_offset:
-            raise damaged(f"the bitmap of block {name!r} is at {header.bitmap_offset:#x}")
+        # The bitmap follows. Offsets are those of the file that QEMU wrote, of which this may be the end.
+        here = self._reader.position
+        header = header.replace(bitmap_offset=here, pages_offset=header.pages_offset - header.bitmap_offset + here)
+        if header.pages_offset < here:
+            raise damaged(f"the pages of block {name!r} are at {header.pages_offset:#x}")
         return header

@@ -29,7 +29,8 @@ class Reader:
     """Reads a stream in pieces.
 
     Args:
-        fill: Fills the beginning of a buffer with what comes next, and gives how much; EOFError at the end.
+        fill: Fills the beginning of a buffer with what comes next, and gives how much; EOFError at the end. A subclass
+            may have a way of its own.
 
     Attributes:
         data: What was read ahead.
@@ -38,7 +39,7 @@ class Reader:
         most: Bytes that may come in all.
     """
 
-    def __init__(self, fill: Callable[[memoryview], int]) -> None:
+    def __init__(self, fill: Callable[[memoryview], int] | None = None) -> None:
         self._fill = fill
         self.data = bytearray(BUFFER)
         self._view = memoryview(self.data)
@@ -67,9 +68,15 @@ class Reader:
         self.data[: len(rest)] = rest
         self.at, self.end = 0, len(rest)
         while self.end < size:
-            self.end += self._fill(self._view[self.end :])
+            self.end += self._next(self._view[self.end :])
         if self._start > self.most:
             raise damaged("it goes on behind its end")
+
+    def _next(self, buffer: memoryview) -> int:
+        """Fill the beginning of ``buffer`` with what comes next, and give how much."""
+        if self._fill is None:
+            raise EOFError
+        return self._fill(buffer)
 
     def number(self, size: int) -> int:
         """A big-endian number of ``size`` bytes; raises as :meth:`need`."""
@@ -120,7 +127,7 @@ class FileReader(Reader):
     """
 
     def __init__(self, backing: Backing, start: int = 0) -> None:
-        super().__init__(self._next)
+        super().__init__()
         self._backing = backing
         self._start = start
         self.most = backing.size

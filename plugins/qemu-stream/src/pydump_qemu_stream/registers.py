@@ -38,6 +38,26 @@ SCTLR_ARM: Final = 0x40200000000F0800
 RISCV: Final = "ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6".split()
 
 
+#: e_machine and class of each architecture. Source: elf.h.
+MACHINES: Final = {
+    "x86_64": (62, 64),
+    "i386": (3, 32),
+    "aarch64": (183, 64),
+    "arm": (40, 32),
+    "s390x": (22, 64),
+    "ppc64": (21, 64),
+    "riscv64": (243, 64),
+    "riscv32": (243, 32),
+}
+#: What a note has room for and QEMU's dumps leave 0, so that nobody misses it.
+UNSET: Final = {
+    "x86_64": "orig_rax",
+    "i386": "orig_eax r8 r9 r10 r11 r12 r13 r14 r15",
+    "s390x": "orig_gpr2",
+    "ppc64": "orig_r3 softe trap dar dsisr result vrsave spefscr " + " ".join(f"evr{i}" for i in range(32)),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Processors:
     """What a stream says of the guest's CPUs.
@@ -61,7 +81,10 @@ def processors(states: Sequence[State]) -> Processors | None:
     for field, one in _ARCHES.items():
         if field in first.fields:
             arch, byte_order, registers = one(first)
-            return Processors(arch, byte_order, tuple(Cpu(i, registers(state)) for i, state in enumerate(states)))
+            unset = dict.fromkeys(UNSET.get(arch, "").split(), 0)
+            return Processors(
+                arch, byte_order, tuple(Cpu(i, {**unset, **registers(state)}) for i, state in enumerate(states))
+            )
     return None
 
 
