@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import lzma
 import random
-import sys
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from judges import volatility_memory
+from judges import kdumpfile_pages, volatility_memory
 
 import pydump
 from pydump.builtin.raw import BytesImage
@@ -65,13 +66,33 @@ def test_volatility_reads_memory_that_does_not_compress(tmp_path: Path) -> None:
         agrees(tmp_path / "out", dump, "AVMLLayer")
 
 
+def by_hand(plugin: str, module: str) -> ModuleType:
+    """What a plugin's own tests make files with."""
+    path = Path(__file__).parents[2] / f"plugins/{plugin}/tests/{module}.py"
+    spec = spec_from_file_location(module, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
 def test_volatility_reads_a_vmware_state_as_we_do(tmp_path: Path) -> None:
-    sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/format-vmware/tests"))
-    try:
-        from test_vmware import MEMORY, regions, state
-    finally:
-        sys.path.pop(0)
-    (tmp_path / "guest.vmss").write_bytes(state({"memory": regions()}))
-    (tmp_path / "guest.vmem").write_bytes(MEMORY)
+    vmware = by_hand("format-vmware", "test_vmware")
+    (tmp_path / "guest.vmss").write_bytes(vmware.state({"memory": vmware.regions()}))
+    (tmp_path / "guest.vmem").write_bytes(vmware.MEMORY)
     with pydump.open(tmp_path / "guest.vmss", arch="x86_64") as dump:
         agrees(tmp_path / "guest.vmem", dump, "VmwareLayer")
+
+
+def test_libkdumpfile_reads_a_xen_core_as_we_do(tmp_path: Path) -> None:
+    xen = by_hand("format-elf", "test_xen")
+    memory = xen.memory(len(xen.PFNS))
+    (tmp_path / "core").write_bytes(xen.core(xen.PFNS, memory, [xen.context(1)[0]]))
+    (tmp_path / "ram").write_bytes(memory)
+    places = [(pfn << 12, (pfn + 1) << 12, i << 12) for i, pfn in enumerate(xen.PFNS)]
+    found = kdumpfile_pages([tmp_path / "core"], tmp_path / "ram", places, tmp_path)
+    assert (found.same, found.different, found.missing, found.arch) == (len(xen.PFNS), [], [], "x86_64")
+    with pydump.open(tmp_path / "core") as dump:
+        for start, end, offset in places:
+            assert dump.read(start, end - start) == memory[offset : offset + end - start]

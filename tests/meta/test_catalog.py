@@ -82,17 +82,6 @@ def test_a_file_that_is_not_read_is_named_with_a_way_out(name: str, size: int, t
     assert "\n" not in str(caught.value)
 
 
-def test_a_xen_core_is_named_though_it_is_elf(tmp_path: Path) -> None:
-    """No program headers; section headers, and a .note.Xen that begins with an empty note of type 0x2000000."""
-    head = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 0, 64, 0, 64, 56, 0, 64, 8, 1)
-    notes = b"".join(
-        struct.pack("<III", 4, len(d), 0x2000000 + i) + b"Xen\0" + d for i, d in enumerate((b"", bytes(32)))
-    )
-    (tmp_path / "in").write_bytes((head + bytes(512) + notes).ljust(8192, b"\0"))
-    with pytest.raises(FormatError, match="Xen domU core"):
-        pydump.open(tmp_path / "in")
-
-
 @pytest.mark.parametrize(
     ("head", "needed"),
     [

@@ -46,8 +46,9 @@ class ElfFormat(Format):
     @classmethod
     def open(cls, opened: Opened) -> MemoryImage:
         from pydump_format_elf.reader import ElfImage
+        from pydump_format_elf.xen import open_xen
 
-        return ElfImage(opened.files[0])
+        return open_xen(opened.files[0]) or ElfImage(opened.files[0])
 
     @classmethod
     def kernel(cls, file: Backing) -> KernelFile:

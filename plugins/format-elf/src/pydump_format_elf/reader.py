@@ -19,6 +19,7 @@ from pydump.model.note import Note
 from pydump_format_elf.headers import first_bytes, read_headers
 from pydump_format_elf.loads import find_loads
 from pydump_format_elf.sections import read_sections
+from pydump_format_elf.virtualbox import is_virtualbox, read_cpus, without_devices
 
 #: Notes that only the core of a process has: NT_AUXV, NT_SIGINFO and NT_FILE.
 #: Source: fs/binfmt_elf.c of the Linux kernel, fill_note_info; fs/proc/kcore.c has none of them.
@@ -43,7 +44,11 @@ class ElfImage(PiecesImage):
         notes, note_faults = self._read_notes(headers.segments[types == PT_NOTE])
         self._notes, self._vmcoreinfo, no_text = split_vmcoreinfo(notes)
         self._check_notes()
-        loads = find_loads(backing, headers.segments[types == PT_LOAD], headers.elf_class)
+        segments = headers.segments[types == PT_LOAD]
+        self._is_virtualbox, self._device_size = is_virtualbox(self._notes, headers.byte_order), 0
+        if self._is_virtualbox:
+            segments, self._device_size = without_devices(segments)
+        loads = find_loads(backing, segments, headers.elf_class)
         super().__init__(backing, loads.pieces, loads.memory)
         self._excluded, self._lost, self._mappings = loads.excluded, loads.lost, loads.mappings
         self._warnings = (*headers.warnings, *note_faults, *no_text, *loads.warnings)
@@ -93,6 +98,7 @@ class ElfImage(PiecesImage):
             byte_order=self._headers.byte_order,
             elf_class=self._headers.elf_class,
             notes=self._notes,
+            cpus=read_cpus(self._notes, self._headers.byte_order) if self._is_virtualbox else (),
             vmcoreinfo=self._vmcoreinfo,
             sections=self._sections,
         )
@@ -120,7 +126,11 @@ class ElfImage(PiecesImage):
         flattened = ", flattened" if self._backing.flattened else ""
         count = len(self._pieces)
         segments = f"{count} segment{'' if count == 1 else 's'}"
-        return (("format", f"ELF{self._headers.elf_class} core, {segments}{flattened}"),)
+        maker = " by VirtualBox" if self._is_virtualbox else ""
+        rows = [("format", f"ELF{self._headers.elf_class} core{maker}, {segments}{flattened}")]
+        if self._device_size:
+            rows.append(("not read", f"{self._device_size} bytes of memory of devices"))
+        return tuple(rows)
 
     def warnings(self) -> tuple[str, ...]:
         return self._warnings
