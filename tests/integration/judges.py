@@ -340,6 +340,7 @@ def crash(
     work: Path,
     *asked: str,
     by: tuple[str, ...] = (),
+    others: Sequence[Path] = (),
 ) -> str:
     """What crash prints for the commands in ``asked``: by default sys, bt -a and log.
 
@@ -349,11 +350,12 @@ def crash(
         work: A directory.
         asked: Commands.
         by: What runs crash; the system's by default.
+        others: The other parts of a split dump.
     """
     commands = work / "crash-commands"
     commands.write_text("\n".join((*(asked or ("sys", "bt -a", "log")), "quit\n")))
     done = subprocess.run(
-        [*(by or (program("crash", "crash"),)), "-s", "-i", str(commands), str(vmlinux), str(file)],
+        [*(by or (program("crash", "crash"),)), "-s", "-i", str(commands), str(vmlinux), *map(str, (file, *others))],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT,
     )  # fmt: skip
     assert done.returncode == 0, f"crash on {file}: {done.stdout[-600:]}{done.stderr[-600:]}"

@@ -11,9 +11,10 @@ import pytest
 
 from pydump.builtin.raw import BytesImage
 from pydump.engine.open import open_source
+from pydump.engine.outputs import Output
 from pydump.engine.planner import choose, make_plan
 from pydump.engine.request import Request
-from pydump.engine.run import Output, run_dump
+from pydump.engine.run import run_dump
 from pydump.errors import PlanError, PluginError, PydumpError, UnsupportedError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.backing import Backing

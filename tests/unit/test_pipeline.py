@@ -21,8 +21,9 @@ from pydump.builtin import workers as workers_module
 from pydump.builtin.raw import BytesImage
 from pydump.engine.facts import complete
 from pydump.engine.open import open_source
+from pydump.engine.outputs import Output
 from pydump.engine.request import Request
-from pydump.engine.run import Output, run_dump
+from pydump.engine.run import run_dump
 from pydump.errors import FormatError, PlanError, PluginError, PydumpError, ReadError, SinkError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.sink import Extent, Hole, Sink
@@ -479,7 +480,8 @@ import os, sys, time
 from pydump import builtin
 from pydump.registry import registry_of
 from pydump.testing import dummy
-from pydump.engine.run import Output, run_dump
+from pydump.engine.outputs import Output
+from pydump.engine.run import run_dump
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_pipeline import REQUEST, guest_source
 class Slow(dummy.DummyCompressor):

@@ -10,8 +10,9 @@ import pytest
 
 import pydump
 from pydump.engine.open import open_source
+from pydump.engine.outputs import Output
 from pydump.engine.request import Request
-from pydump.engine.run import Output, run_dump
+from pydump.engine.run import run_dump
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.registry import installed

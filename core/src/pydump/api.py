@@ -13,8 +13,9 @@ from pydump.engine.exclude import classes_of_level
 from pydump.engine.facts import Facts, complete, is_unknown, with_registers, with_utsname, with_vmcoreinfo
 from pydump.engine.generic import GenericArch
 from pydump.engine.open import open_source
+from pydump.engine.outputs import Output
 from pydump.engine.request import Request
-from pydump.engine.run import Output, run_dump
+from pydump.engine.run import run_dump
 from pydump.engine.symbols import Symbols
 from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError, PydumpError
@@ -369,6 +370,7 @@ def dump(
     filter_anyway: bool = False,
     ram_only: bool = False,
     flatten: bool = False,
+    split: int | None = None,
     force: bool = False,
     sync: bool = True,
     workers: int | None = None,
@@ -381,7 +383,8 @@ def dump(
 
     Args:
         source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a MemoryImage.
-        output: A path, or ``-`` for standard output.
+        output: A path, or ``-`` for standard output; of a split dump a path with ``%d`` for the number of each file,
+            counted from 0, or the paths separated by commas.
         format: A format's name: "kdump", "elf", or QEMU's ("kdump-lzo").
         compression: A compressor's name, "none", or None for the best known one that is installed.
         arch: An architecture's name, which overrides what the source says.
@@ -400,6 +403,7 @@ def dump(
         filter_anyway: Leave pages out even where a check says that the filter does not understand the guest.
         ram_only: Leave out firmware and device memory.
         flatten: Write a flattened stream even where the output can seek.
+        split: Split the dump over this many files.
         force: Replace an existing output.
         sync: Wait until the data is on the disk.
         workers: Processes that encode; default: the CPUs this process may use.
@@ -440,7 +444,7 @@ def dump(
         return run_dump(
             opened,
             label,
-            Output(os.fspath(output), flatten, force, sync),
+            Output(os.fspath(output), flatten, force, sync, split),
             request,
             registry,
             workers=workers,

@@ -213,6 +213,7 @@ class FlattenedSink(Sink):
         self._inner = inner
         self._at = 0
         self._end = 0
+        self._complete = False
         self._append(MakedumpfileHeader().pack("big").ljust(HEADER_SIZE, b"\0"))
 
     def write(self, extent: Extent | Hole) -> None:
@@ -220,11 +221,20 @@ class FlattenedSink(Sink):
             return
         self._record(extent)
 
-    def commit(self, size: int) -> None:
+    def prepare(self, size: int) -> None:
         if size > self._end:
             self._record(Extent(size - 1, b"\0"))
         self._append(END_MARK.pack("big"))
+        self._complete = True
+        self._inner.prepare(self._at)
+
+    def commit(self, size: int) -> None:
+        if not self._complete:
+            self.prepare(size)
         self._inner.commit(self._at)
+
+    def retract(self) -> None:
+        self._inner.retract()
 
     def abort(self) -> None:
         self._inner.abort()

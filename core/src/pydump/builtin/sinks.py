@@ -36,6 +36,8 @@ class FileSink(Sink):
         self._force = force
         #: Does the file have its name?
         self._named = False
+        #: Its device and inode, once it is complete.
+        self._identity: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, path: str, *, force: bool = False, sync: bool = True) -> Self:
@@ -71,11 +73,21 @@ class FileSink(Sink):
         except OSError as error:
             raise self._failed(error) from error
 
-    def commit(self, size: int) -> None:
+    def prepare(self, size: int) -> None:
         try:
             os.ftruncate(self._fd, size)
             if self.sync:
                 os.fsync(self._fd)
+            found = os.fstat(self._fd)
+            self._identity = found.st_dev, found.st_ino
+        except OSError as error:
+            self.abort()
+            raise self._failed(error) from error
+
+    def commit(self, size: int) -> None:
+        if self._identity is None:
+            self.prepare(size)
+        try:
             self._appear()
             os.close(self._fd)
             self._fd = -1
@@ -95,6 +107,12 @@ class FileSink(Sink):
         if self._temporary:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
+
+    def retract(self) -> None:
+        with contextlib.suppress(OSError):
+            found = os.lstat(self.path)
+            if (found.st_dev, found.st_ino) == self._identity:
+                os.unlink(self.path)
 
     def _appear(self) -> None:
         """Give the file its name; without ``force`` never in place of another."""

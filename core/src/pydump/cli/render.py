@@ -110,7 +110,10 @@ def report(r: DumpReport, stream: TextIO) -> None:
     kind = f"{r.format}{' (flattened)' if r.flattened else ''}{codec}"
     rate = f" in {r.seconds:.2f} s with {r.workers} worker{'s' if r.workers > 1 else ''}"
     rows = [
-        ("would write" if r.dry_run else "wrote", r.output if r.output != "-" else "standard output"),
+        (
+            "would write" if r.dry_run else "wrote",
+            ", ".join(r.parts) or (r.output if r.output != "-" else "standard output"),
+        ),
         ("format", kind),
         *([("", r.advice)] if r.advice and codec.endswith(r.producer) else []),
         (

@@ -4,46 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import replace
 
-from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.local import LocalExecutor
-from pydump.engine.batches import BATCH_SIZE, Batches
-from pydump.engine.encoding import job_of
+from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.exclude import ZERO
-from pydump.engine.locate import Stored, find_stored
 from pydump.engine.narrow import Narrowing
+from pydump.engine.outputs import Output, Outputs, targets
+from pydump.engine.parts import Files
 from pydump.engine.planner import Planned, choose, make_plan, outline
 from pydump.engine.request import Request
-from pydump.engine.salvage import SalvagingBatches
-from pydump.engine.unused import refuse_options
 from pydump.interfaces.executor import Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Live
-from pydump.interfaces.sink import Placement, Sink
 from pydump.interfaces.writer import Writer
-from pydump.model.report import DumpReport, Milestone, Progress, ProgressCallback
-from pydump.options import chosen_options
+from pydump.model.report import DumpReport, Milestone, ProgressCallback
 from pydump.registry import Registry
 from pydump.signals import put_off
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Where a dump goes.
-
-    Attributes:
-        target: A path, ``-`` for standard output, or a URL: ``<storage name>:…``.
-        flatten: Write a flattened stream even where the output can seek.
-        force: Replace what is there.
-        sync: Wait until the data is on the disk.
-    """
-
-    target: str
-    flatten: bool = False
-    force: bool = False
-    sync: bool = True
 
 
 def run_dump(
@@ -80,112 +57,44 @@ def run_dump(
     chosen = choose(request, registry)
     executor = LocalExecutor(workers)
     live = isinstance(source, Live)
+    outputs = Outputs(output, request, registry)
     if dry_run:
         planned = outline(source, chosen, registry) if live else make_plan(source, chosen, registry, workers=workers)
-        batches = Batches.of(source, planned.plan.readable(), planned.writer, batch_size)
-        count = executor.workers_for(batches.n_batches)
-        outcome = Outcome(planned.writer.start)
-        placement = _check(output, request, registry)  # what speaks against the output is said now
-        flattened = _flattens(placement, planned.writer, output)
-        size = planned.writer.size_limit
-        return _report(planned, label, output, count, began, outcome, size, flattened=flattened, dry=True)
-    with _Opened(_open(output, request, registry)) as opened:
+        files = Files(source, planned, chosen, output.split, batch_size)
+        count = executor.workers_for(files.n_pieces)
+        outputs.check()  # what speaks against the output is said now
+        flattened = outputs.flattens(files.writers)
+        return _report(
+            planned, label, output, count, began, Outcome(0), files.size_limit, flattened=flattened, dry=True
+        )
+    with outputs:
+        outputs.open()
         narrowing = Narrowing(request, registry)
         if isinstance(source, Live):
             wanted = outline(source, chosen, registry).plan.guest.memory
             source.capture(wanted, progress, narrowing if request.exclude - {ZERO} else None)
         planned = make_plan(source, chosen, registry, workers=workers, left_out=narrowing.left_out, trusted=live)
-        writer = planned.writer
-        batches = SalvagingBatches.of(source, planned.plan.readable(), writer, batch_size)
-        batches.page_size = planned.plan.guest.page_size or batches.page_size
-        count = executor.workers_for(batches.n_batches)
-        sink = opened.sink_for(writer, output)
-
-        def tell(done: int) -> None:
-            if progress is not None:
-                progress(Progress("dump", done, batches.total))
-
+        files = Files(source, planned, chosen, output.split, batch_size)
+        count = executor.workers_for(files.n_pieces)
+        flattened = outputs.flattens(files.writers)
+        sinks = outputs.sinks(flatten=flattened)
         held = isinstance(source, Live) and source.holds
         if reached is not None and not held:
             reached("captured")
-        outcome = executor.run(job_of(batches, writer, sink, tell))
+        outcome = files.write(executor, sinks, progress)
         if isinstance(source, Live):
             source.release()
         if reached is not None and held:
             reached("captured")
-        writer.lost_size = outcome.lost_size
-        for extent in writer.finish(outcome.end):
-            sink.write(extent)
-        size = writer.size(outcome.end)
+        sizes = files.finish(sinks)
         with put_off():
-            opened.commit(size)
+            outputs.commit(sizes)
             if reached is not None:
                 reached("written")
-    report = _report(planned, label, output, count, began, outcome, size, flattened=opened.flattened)
+    report = _report(planned, label, output, count, began, outcome, sum(sizes), flattened=flattened)
     if isinstance(source, Live):
         report = replace(report, paused_seconds=source.paused_seconds, consistent=source.consistent)
     return replace(report, warnings=(*report.warnings, *source.warnings()))
-
-
-class _Opened:
-    """An output that is aborted unless it is committed."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._committed = False
-        self.flattened = False
-
-    def sink_for(self, writer: Writer, output: Output) -> Sink:
-        """What ``writer``'s extents go to: the output, or a flattened stream into it where it cannot seek."""
-        if _flattens(self._sink.placement, writer, output):
-            self.flattened = True
-            self._sink = FlattenedSink(self._sink)
-        return self._sink
-
-    def commit(self, size: int) -> None:
-        """Make the output appear."""
-        self._sink.commit(size)
-        self._committed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if not self._committed:
-            self._sink.abort()
-
-
-def _flattens(placement: Placement, writer: Writer, output: Output) -> bool:
-    return output.flatten or (placement == "ascending" and not writer.sequential)
-
-
-def _target(output: Output, request: Request, registry: Registry) -> tuple[Stored, Any]:
-    """Where the output is, and the options of that storage.
-
-    Raises:
-        PlanError: It cannot be written as asked, or an option is of a storage that is not used.
-    """
-    target = find_stored(output.target, registry)
-    unused = (cls for cls in registry.storages() if cls is not target.storage)
-    refuse_options(request.options, "storage", unused, f"the output is {output.target}")
-    return target, chosen_options(target.storage.name, target.storage.Options, request.options)
-
-
-def _open(output: Output, request: Request, registry: Registry) -> Sink:
-    """The output, opened for writing.
-
-    Raises:
-        PlanError: It cannot be written as asked.
-        SinkError: It cannot be opened.
-    """
-    target, options = _target(output, request, registry)
-    return target.storage.writer(target.url, options, force=output.force, sync=output.sync)
-
-
-def _check(output: Output, request: Request, registry: Registry) -> Placement:
-    """Where the output takes extents, if it can be written; the errors are those of :func:`_open`."""
-    target, options = _target(output, request, registry)
-    return target.storage.check(target.url, options, force=output.force)
 
 
 def _report(
@@ -204,6 +113,7 @@ def _report(
     return DumpReport(
         source=label,
         output=output.target,
+        parts=tuple(targets(output.target, output.split)) if output.split else (),
         format=plan.format,
         compression=plan.compression,
         producer=planned.compressor.producer if planned.compressor else "none",

@@ -83,7 +83,7 @@ class Format:
     compressors: ClassVar[tuple[str, ...]] = ()
     #: The compression that every file of it has, done by a library of its own.
     own_compression: ClassVar[str] = "none"
-    #: Can one dump be split over several files?
+    #: Whether one dump can be split over several files, of which :attr:`Opened.files` may have any number.
     splits: ClassVar[bool] = False
     #: Does it hold whole pages only?
     whole_pages: ClassVar[bool] = False
@@ -173,6 +173,16 @@ class Format:
             UnsupportedError: The format cannot express what the plan holds, or has no writer half.
         """
         raise UnsupportedError(f"format {cls.name} can be read but not written")
+
+    @classmethod
+    def split(cls, plan: Plan, n: int) -> Sequence[Plan]:
+        """The plans of the ``n`` files over which a dump is split, each with its :attr:`~pydump.model.plan.Plan.part`.
+
+        Raises:
+            UnsupportedError: The format has no place for a part of a dump.
+            PlanError: There is too little memory for so many files.
+        """
+        raise UnsupportedError(f"format {cls.name} cannot be split over several files", hint="leave --split out")
 
 
 def _implements(cls: type[Format], method: str) -> bool:

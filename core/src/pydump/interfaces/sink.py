@@ -62,6 +62,15 @@ class Sink(ABC):
             SinkError: It could not be written.
         """
 
+    def prepare(self, size: int) -> None:
+        """The output is complete and ``size`` bytes long: do all that :meth:`commit` does, but let nothing appear.
+
+        Called before :meth:`commit`, so that several outputs appear at once. This default leaves all to that.
+
+        Raises:
+            SinkError: It could not be completed.
+        """
+
     @abstractmethod
     def commit(self, size: int) -> None:
         """The output is complete and ``size`` bytes long: make it appear.
@@ -73,3 +82,9 @@ class Sink(ABC):
     @abstractmethod
     def abort(self) -> None:
         """Leave nothing behind. Called in place of :meth:`commit`, or after one that failed; never raises."""
+
+    def retract(self) -> None:
+        """Remove what :meth:`commit` made appear, because another file of the same dump could not; never raises.
+
+        This default leaves it there.
+        """

@@ -36,6 +36,7 @@ class Plan:
         aliases: ``(vaddr, paddr, size)`` of segments that readers need beside those of the RAM blocks.
         mappings: Rows of vaddr, paddr and size, shape (n, 3), that segments are made from, or None for one per block.
         overlays: ``(paddr, bytes)`` that the dump holds in place of guest memory; only of a format that asks for it.
+        part: ``(start, end)`` in paddr of the memory that this file of a split dump holds; None for a whole dump.
         warnings: What the user should know, a line each.
         fixed: Defects of the source that the plan corrects, a line each.
     """
@@ -53,6 +54,7 @@ class Plan:
     aliases: tuple[tuple[int, int, int], ...] = ()
     mappings: NDArray[np.uint64] | None = None
     overlays: tuple[tuple[int, bytes], ...] = ()
+    part: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
 

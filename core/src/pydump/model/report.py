@@ -70,6 +70,7 @@ class DumpReport:
         format: The format's name.
         compression: The compressor's name, or "none".
         producer: The library that compressed, with its version.
+        parts: The files of a split dump, as they were named; none for one file.
         advice: What compresses faster, and how to get it; empty where nothing does.
         flattened: Was the output written as a flattened stream?
         arch: The architecture's name, or None where no plugin knows it.
@@ -129,6 +130,7 @@ class DumpReport:
     consistent: bool = True
     advice: str = ""
     windows: bool = False
+    parts: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:

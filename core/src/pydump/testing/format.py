@@ -38,9 +38,10 @@ from pydump.builtin.raw import BytesImage
 from pydump.engine.batches import Batches
 from pydump.engine.encoding import job_of
 from pydump.engine.open import open_source
+from pydump.engine.outputs import Output
 from pydump.engine.planner import choose, make_plan
 from pydump.engine.request import Request
-from pydump.engine.run import Output, run_dump
+from pydump.engine.run import run_dump
 from pydump.errors import PydumpError
 from pydump.interfaces.format import Format
 from pydump.interfaces.image import MemoryImage, Verifiable

@@ -9,7 +9,7 @@ Source of the layouts: elf(5); makedumpfile's diskdump_mod.h and makedumpfile.h;
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -92,6 +92,29 @@ def read_elf(data: bytes) -> Contents:
 
 def read_kdump(data: bytes) -> Contents:
     """What a kdump-compressed file holds, pages of zeros and all; of a 32-bit one without the notes."""
+    _, found = read_kdump_set([data])
+    return found
+
+
+def read_kdump_set(files: Sequence[bytes]) -> tuple[list[tuple[int, int]], Contents]:
+    """What the parts of a split dump hold together, in their order, or a whole one.
+
+    Returns:
+        ``(start, end)`` in pfns of each part, and what they hold.
+    """
+    read = [_read_part(data) for data in files]
+    heads = {data[:4096] for data in files}
+    assert len(heads) == 1, "the parts have different headers"
+    ranges, contents = zip(*read, strict=True)
+    found = contents[0]
+    for other in contents[1:]:
+        assert not found.pages.keys() & other.pages.keys(), "two parts hold the same page"
+        assert other.notes == found.notes
+        found.pages |= other.pages
+    return list(ranges), found
+
+
+def _read_part(data: bytes) -> tuple[tuple[int, int], Contents]:
     assert data[:8] == b"KDUMP   "
     for wide, mark in ((True, "<"), (True, ">"), (False, "<"), (False, ">")):
         # status and block_size lie behind a struct timeval, whose fields are longs.
@@ -106,17 +129,21 @@ def read_kdump(data: bytes) -> Contents:
         found.notes = _notes(data[offset_note : offset_note + size_note], mark)
     bitmap = (1 + sub_hdr_size) * block_size
     half = bitmap_blocks * block_size // 2
+    (is_part,) = struct.unpack_from(mark + "i", data, block_size + (12 if wide else 8))
+    first, end = struct.unpack_from(mark + ("QQ" if wide else "II"), data, block_size + (16 if wide else 12))
+    if not is_part:
+        first, end = 0, 8 * half
     at = bitmap + 2 * half
     bits = (pfn for byte in range(half) if data[bitmap + half + byte] for pfn in range(8 * byte, 8 * byte + 8))
     for pfn in bits:
-        if not data[bitmap + half + pfn // 8] >> pfn % 8 & 1:
+        if not data[bitmap + half + pfn // 8] >> pfn % 8 & 1 or not first <= pfn < end:
             continue
         offset, size, flags = struct.unpack_from(mark + "qII", data, at)
         at += 24
         page = _CODECS[flags](data[offset : offset + size], block_size)
         assert len(page) == block_size
         found.pages[pfn * block_size] = page
-    return found
+    return (first, end), found
 
 
 def _zlib(data: bytes, size: int) -> bytes:

@@ -86,6 +86,12 @@ class KdumpFormat(Format):
 
         return KdumpWriter(plan, compressor)
 
+    @classmethod
+    def split(cls, plan: Plan, n: int) -> Sequence[Plan]:
+        from pydump_format_kdump.pfns import split
+
+        return split(plan, n)
+
 
 @hookimpl
 def pydump_register_formats() -> Sequence[type[Format]]:

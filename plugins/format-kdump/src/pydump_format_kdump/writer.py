@@ -33,13 +33,18 @@ from pydump_format_kdump.layout import (
     KdumpSubHeader64,
     PageDesc,
 )
+from pydump_format_kdump.pfns import dumped_pages, first_pfn, max_mapnr, numbers, part_pfns, pfns
 
 _U32_MAX = (1 << 32) - 1
 _HEADERS = {32: DiskDumpHeader32, 64: DiskDumpHeader64}
 
 
 class KdumpWriter(Writer):
-    """One dump. All zero pages share one block, which is the first of the page data."""
+    """One dump, or a part of one. All zero pages share one block, which is the first of the page data.
+
+    Each part has the headers and bitmaps of the whole dump and its own pages' descriptors. Page data begins where it
+    would begin in the whole dump: makedumpfile --reassemble knows pages of zeros by their offset.
+    """
 
     marks_lost = True
 
@@ -65,28 +70,28 @@ class KdumpWriter(Writer):
                 f"RAM ends at {memory.end:#x}, past {MAX_PADDR >> 40} TiB, and a kdump has a bit for each page below",
                 hint="leave it out with --begin and --length, or write --format elf",
             )
-        first = _first_pfn(plan, block_size)
-        self._present = _pfns(memory.ranges(), block_size, first)
-        lost = _pfns(plan.unreadable, block_size, first)
-        # As makedumpfile has it: a page that is lost has a descriptor, which says so.
-        self._dumped = _pfns(plan.readable(), block_size, first).union(lost)
-        self._lost = _numbers(lost, self._dumped)
-        self.stored = Ranges((self._dumped.array + np.uint64(first)) * np.uint64(block_size))
-        max_mapnr = memory.end // block_size if plan.compat == "qemu" else memory.max_mapnr(block_size) - first
-        self._bitmap_bits = _blocks(-(-max_mapnr // 8), block_size) * block_size * 8
-        self.n_pages = self._dumped.size
+        first = first_pfn(plan)
+        self._present = pfns(plan, memory.ranges())
+        self._dumped = dumped_pages(plan)
+        lost = pfns(plan, plan.unreadable)
+        own = self._dumped if plan.part is None else self._dumped.clip(*part_pfns(plan))
+        self._lost = numbers(lost.intersect(own), own)
+        self.stored = Ranges((own.array + np.uint64(first)) * np.uint64(block_size))
+        n_bits = max_mapnr(plan)
+        self._bitmap_bits = _blocks(-(-n_bits // 8), block_size) * block_size * 8
+        self.n_pages = own.size
 
         status = self._flag | (DumpDh.COMPRESSED_INCOMPLETE if lost else 0)
         if guest.excluded_vmemmap:
             status |= DumpDh.EXCLUDED_VMEMMAP
         self._status = status
         self._status_at = _HEADERS[guest.elf_class].offset_of("status")
-        headers = _headers(plan, max_mapnr, self._bitmap_bits // 8 // block_size * 2, status)
+        headers = _headers(plan, n_bits, self._bitmap_bits // 8 // block_size * 2, status)
         self._headers = headers
         bitmaps = len(headers)
         self._descs = bitmaps + 2 * self._bitmap_bits // 8
         self.tables_size = self.n_pages * PageDesc.nbytes()
-        self._zero = self._descs + self.tables_size
+        self._zero = self._descs + self._dumped.size * PageDesc.nbytes()
         self.start = self._zero + (block_size if self.n_pages else 0)
         self.size_limit = self.start + self.n_pages * block_size
 
@@ -113,7 +118,7 @@ class KdumpWriter(Writer):
             yield Extent(self._status_at, status)
 
 
-def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> bytes:
+def _headers(plan: Plan, n_bits: int, bitmap_blocks: int, status: int) -> bytes:
     """Everything before the bitmaps: header, sub header and notes, each part filled up to whole blocks."""
     guest = plan.guest
     block_size = guest.page_size or 0
@@ -127,8 +132,11 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
         dump_level=_dump_level(plan),
         offset_note=note_at if notes else 0,
         size_note=len(notes),
-        max_mapnr_64=max_mapnr,
+        max_mapnr_64=n_bits,
     )
+    if plan.part is not None:
+        start, end = part_pfns(plan)
+        sub = sub.replace(split=1, start_pfn=start, end_pfn=end, start_pfn_64=start, end_pfn_64=end)
     if sub_class is KdumpSubHeader32Aligned:
         # libkdumpfile takes the header for a packed one where this is 0, and then finds no notes.
         sub = sub.replace(offset_vmcoreinfo=note_at)
@@ -150,7 +158,7 @@ def _headers(plan: Plan, max_mapnr: int, bitmap_blocks: int, status: int) -> byt
         block_size=block_size,
         sub_hdr_size=sub_hdr_size,
         bitmap_blocks=bitmap_blocks,
-        max_mapnr=min(max_mapnr, _U32_MAX),
+        max_mapnr=min(n_bits, _U32_MAX),
         nr_cpus=guest.n_cpus or 0,
     )
     return header.pack(byte_order).ljust(block_size, b"\0") + (sub.pack(byte_order) + notes).ljust(
@@ -186,41 +194,6 @@ def _notes(guest: Guest, byte_order: ByteOrder) -> tuple[bytes, dict[str, tuple[
             texts[note.name] = (len(packed) + desc_offset(note), len(note.desc))
         packed += pack_note(note, byte_order)
     return bytes(packed), texts
-
-
-def _first_pfn(plan: Plan, block_size: int) -> int:
-    """The page that bit 0 of the bitmaps stands for: that at phys_base where the user wants it, and else page 0.
-
-    Source: makedumpfile.h, ARCH_PFN_OFFSET under __arm__.
-    """
-    guest = plan.guest
-    if plan.options.pfn_base == "zero":
-        return 0
-    if guest.arch != "arm":
-        raise UnsupportedError(
-            f"pages are counted from phys_base for arm guests only, and this one is {guest.arch or 'unknown'}",
-            hint="leave --kdump-pfn-base out",
-        )
-    phys_base = guest.phys_base or 0
-    if phys_base % block_size or guest.memory.start < phys_base:
-        raise UnsupportedError(
-            f"RAM begins at {guest.memory.start:#x}, and pages cannot be counted from phys_base {phys_base:#x}",
-            hint="leave --kdump-pfn-base out",
-        )
-    return phys_base // block_size
-
-
-def _pfns(ranges: Ranges, block_size: int, first: int) -> Ranges:
-    """The pages that hold a byte of ``ranges``, as ranges of pfns counted from ``first``."""
-    return Ranges(ranges.page_aligned(block_size).array // np.uint64(block_size) - np.uint64(first))
-
-
-def _numbers(pages: Ranges, among: Ranges) -> Ranges:
-    """Where ``pages`` stand among those of ``among``, which holds them all."""
-    sizes = among.array[:, 1] - among.array[:, 0]
-    which = np.searchsorted(among.array[:, 0], pages.array[:, 0], side="right") - 1
-    shift = (np.cumsum(sizes) - sizes)[which] - among.array[which, 0]
-    return Ranges(pages.array + shift[:, None])
 
 
 def _blocks(size: int, block_size: int) -> int:

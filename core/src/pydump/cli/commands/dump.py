@@ -35,7 +35,7 @@ PANELS: Final = {
     "Format and compression": ("format_", "compression", "flatten", "compat"),
     "Live guest": (),
     "Running": ("workers", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
-    "Output": ("force", "no_sync", "as_json"),
+    "Output": ("split", "force", "no_sync", "as_json"),
 }
 
 
@@ -78,6 +78,10 @@ def dump(
         str | None, Option("--compression", metavar="NAME", autocompletion=completes("compressor"))
     ] = None,
     flatten: Annotated[bool, Option("--flatten", help="Write a flattened stream, as for a pipe.")] = False,
+    split: Annotated[
+        int | None,
+        Option("--split", metavar="N", help="Write N files: OUTPUT has %d for their number, or names all of them."),
+    ] = None,
     begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Start at this address.")] = None,
     length: Annotated[str | None, Option("--length", metavar="SIZE", help="Write this many bytes.")] = None,
     workers: Workers = None,
@@ -167,6 +171,7 @@ def dump(
             filter_anyway=filter_anyway,
             ram_only=ram_only,
             flatten=flatten,
+            split=split,
             force=force,
             sync=not no_sync,
             workers=workers,
