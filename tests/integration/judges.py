@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -268,12 +269,13 @@ def volatility_banners(file: Path, work: Path) -> list[tuple[int, str]]:
 _LAYER = """
 import hashlib, json, sys
 from volatility3.framework import contexts
-from volatility3.framework.layers import avml, elf, lime, physical, vmware
+from volatility3.framework.layers import avml, crash, elf, lime, physical, vmware
 path, spans = sys.argv[1], json.loads(sys.argv[2])
 context = contexts.Context()
 context.config["base.location"] = "file:" + path
 context.add_layer(physical.FileLayer(context, "base", "base"))
-stackers = (lime.LimeStacker, avml.AVMLStacker, vmware.VmwareStacker, elf.Elf64Stacker)
+stackers = (lime.LimeStacker, avml.AVMLStacker, vmware.VmwareStacker, elf.Elf64Stacker,
+            crash.WindowsCrashDumpStacker)
 found = [layer for layer in (stacker.stack(context, "base") for stacker in stackers) if layer is not None]
 assert len(found) == 1, found
 layer = found[0]
@@ -290,6 +292,35 @@ def volatility_memory(file: Path, spans: Sequence[tuple[int, int]]) -> tuple[str
     assert done.returncode == 0, f"Volatility on {file}: exit code {done.returncode}: {done.stderr[-600:]}"
     layer, digests, highest = json.loads(done.stdout)
     return layer, digests, highest
+
+
+# -- kdmp-parser
+
+#: Prints page tables, runs of memory, a digest of all of it, and the registers in the header.
+_KDMP = """
+import hashlib, json, sys
+import kdmp_parser
+dump = kdmp_parser.KernelDumpParser(sys.argv[1])
+runs, digest = [], hashlib.sha256()
+for page in sorted(dump.pages):
+    digest.update(dump.read_physical_page(page))
+    if runs and runs[-1][1] == page:
+        runs[-1][1] = page + 4096
+    else:
+        runs.append([page, page + 4096])
+names = "Rax Rbx Rcx Rdx Rsi Rdi Rbp Rsp R8 R9 R10 R11 R12 R13 R14 R15 Rip EFlags SegCs SegSs SegDs SegEs SegFs SegGs"
+registers = {name.lower(): getattr(dump.context, name) for name in names.split()}
+print(json.dumps({"tables": dump.directory_table_base, "runs": runs, "sha256": digest.hexdigest(),
+                  "registers": registers, "type": int(dump.type)}))
+"""
+
+
+def kdmp_parser(file: Path) -> dict[str, Any]:
+    """What kdmp-parser reads of a Windows crash dump of a 64-bit guest."""
+    require(_has("kdmp_parser"), "kdmp-parser", "pip install kdmp-parser")
+    done = _python(_KDMP, str(file))
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
 
 
 # -- binutils, elfutils and gdb

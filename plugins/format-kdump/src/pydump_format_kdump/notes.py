@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydump.errors import FormatError
 from pydump.layout.notes import MAX_NOTES_SIZE, read_notes, split_vmcoreinfo
+from pydump.layout.windows import windows_of
 from pydump.model.note import ERASEINFO_NAME, Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump_format_kdump.parts import Part
@@ -41,7 +42,8 @@ def read_texts(part: Part, parts: Sequence[Part]) -> Texts:
     if len(data) == sub.size_note:  # what a cut file lacks has been said
         warnings += [f"notes at {sub.offset_note:#x}: {fault}" for fault in faults]
     warnings += empty
-    if vmcoreinfo is None:
+    # QEMU has the sub header point at that of a Windows guest, which is not a text.
+    if vmcoreinfo is None and windows_of(notes) is None:
         text = Vmcoreinfo(_blob(part, sub.offset_vmcoreinfo, sub.size_vmcoreinfo, "VMCOREINFO", warnings))
         vmcoreinfo = text if text.keys() else None
     others = list(notes)

@@ -32,11 +32,13 @@ def complete(plan: Plan, image: MemoryImage, arch: type[Arch]) -> Plan:
     """The plan with the facts of Windows, and the contexts of the CPUs, which the dump holds in place of memory.
 
     Raises:
-        PlanError: The file that should give the header does not.
+        PlanError: The file that should give the header does not, or nothing does that QEMU would take.
     """
     guest = replace(plan.guest, memory=image.guest().memory)
     cpus = arch.cpus(guest.notes, "little") if guest.machine in X86 else ()
     given = read_header(plan.options.header) if plan.options.header else guest.windows
+    if given is None and plan.compat == "qemu":
+        raise PlanError("QEMU writes no Windows crash dump without the guest's own header", hint="leave --compat out")
     found = find_facts(image, guest, arch, cpus, given)
     overlays, lost = _overlays(found, cpus)
     facts, warnings = found.facts, found.warnings

@@ -17,11 +17,10 @@ from pydump.layout.elf import (
     Elf64Phdr,
     Ident,
 )
-from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, unpack_notes
+from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, split_vmcoreinfo, unpack_notes
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
-from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump_source_qemu.limits import MAX_RAM
 from pydump_source_qemu.pipe import Pipe
 
@@ -104,14 +103,14 @@ def read_head(pipe: Pipe) -> Head:
     # What a filter left out has no bytes in the stream.
     loads = tuple(Load(s.p_offset, s.p_paddr, s.p_filesz) for s in segments if s.p_type == PT_LOAD and s.p_filesz)
     loads = tuple(sorted(loads, key=lambda load: load.offset))
-    text = next((note.desc for note in notes if note.is_vmcoreinfo), None)
+    others, text, _ = split_vmcoreinfo(notes)
     guest = Guest(
         _memory(loads, len(data)),
         machine=header.e_machine,
         byte_order=order,
         elf_class=elf_class,
-        notes=tuple(note for note in notes if not note.is_vmcoreinfo),
-        vmcoreinfo=None if text is None else Vmcoreinfo(text),
+        notes=others,
+        vmcoreinfo=text,
     )
     return Head(guest, loads)
 
