@@ -23,7 +23,7 @@ LONG := plugins/source-qemu/tests/test_hostile_qemu.py tests/unit/test_hostile_k
 QUICK := tests/unit tests/meta tests/formats plugins $(addprefix --ignore=,$(LONG))
 # How many processes run tests at once; 0 is this one. What shares a fixture of a module stays together.
 JOBS ?= auto
-PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadscope
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo check test lint docs bench clean
 

@@ -6,6 +6,7 @@ import lzma
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,39 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-DATA = Path(__file__).parent / "data"
+HERE = Path(__file__).parent
+DATA = HERE / "data"
+#: Modules of slow tests that share nothing but what is kept on the disk: any process takes the next one of them.
+APART = {
+    f"tests/integration/test_{name}.py"
+    for name in ("install", "live_access", "live_kills", "live_qemu", "live_versions")
+}
+#: Where slow tests are, the slowest first: what is left when there is nothing else to do should be short.
+SLOW = ("integration", "docs", "conformance", "cli", "formats")
 #: Bytes of which pytest would report every difference where ``CI`` is set, and work for ever.
 LONG = 1 << 14
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with modules that must stay in one process, then those that any process can help with."""
+
+    def rank(item: pytest.Item) -> tuple[int, bool]:
+        inside = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
+        return SLOW.index(inside) if inside in SLOW else len(SLOW), item.nodeid.partition("::")[0] in APART
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a module in one process, for they share fixtures, except those that stand apart."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.partition("::")[0] in APART else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
