@@ -22,7 +22,7 @@ from pydump.engine.narrow import Narrowing
 from pydump.engine.open import open_source
 from pydump.engine.request import Request
 from pydump.interfaces.image import MemoryImage
-from pydump.interfaces.live import Live
+from pydump.interfaces.live import LiveGuest
 from pydump.model.memory import Ranges
 from pydump.model.report import Check
 from pydump.registry import installed
@@ -88,18 +88,19 @@ def test_what_is_left_out_is_what_filtering_qemus_dump_leaves_out(linux: Linux, 
     narrowing = Narrowing(Request(exclude=CLASSES), registry)
     states = []
 
-    def narrow(source: MemoryImage, *, paused: bool) -> Ranges:
+    def narrow(image: MemoryImage, *, paused: bool) -> Ranges:
         states.append((linux.state, paused))
         if paused:  # so QEMU's dump is of the same moment
             linux.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{tmp_path}/elf")
-        return narrowing(source, paused=paused)
+        return narrowing(image, paused=paused)
 
-    with open_source(linux.source, registry, {"qmp": {"pause": "copy", "access": access}}) as source:
-        assert isinstance(source, Live)
-        source.capture(source.guest().memory, None, narrow)
-        source.release()
+    with open_source(linux.source, registry, {"qmp": {"pause": "copy", "access": access}}) as live:
+        assert isinstance(live, LiveGuest)
+        capture = live.capture(live.view().guest().memory, None, narrow)
+        with capture as source:
+            assert linux.state == "running"
         assert linux.state == "running"
-        assert source.consistent
+        assert capture.consistent
         assert states == [("running", False), ("paused", True)]
         assert not api.dump(tmp_path / "elf", tmp_path / "filtered", dump_level=31, compression="none").warnings
         left_out = source.excluded()
@@ -148,10 +149,10 @@ def test_where_a_check_fails_everything_is_captured(
     monkeypatch.setattr(LinuxFilter, "classify", failed)
     registry = installed()
     narrowing = Narrowing(Request(exclude=CLASSES), registry)
-    with open_source(linux.source, registry, {"qmp": {"pause": "copy"}}) as source:
-        assert isinstance(source, Live)
-        source.capture(source.guest().memory, None, narrowing)
-        assert not source.excluded()
+    with open_source(linux.source, registry, {"qmp": {"pause": "copy"}}) as live:
+        assert isinstance(live, LiveGuest)
+        with live.capture(live.view().guest().memory, None, narrowing) as image:
+            assert not image.excluded()
     report = api.dump(linux.source, tmp_path / "vmcore", dump_level=31, options={"qmp": {"pause": "copy"}})
     assert any("nothing is left out" in warning for warning in report.warnings)
     assert linux.state == "running"

@@ -1,4 +1,4 @@
-"""MemoryImage to sink through the dummy plugins: the same bytes from every executor, and nothing left when it fails."""
+"""From an image to a sink through the dummy plugins: any executor writes the same bytes, a failure leaves nothing."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from pydump.engine.survey import _Counts, run_survey
 from pydump.engine.verify import _Readable, run_verify
 from pydump.engine.vmcoreinfo import _Heads, find_vmcoreinfo
 from pydump.errors import PlanError, PydumpError, ReadError
-from pydump.interfaces.live import Live
+from pydump.interfaces.live import Capture, LiveGuest
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import Progress
@@ -290,16 +290,8 @@ def test_a_hole_of_one_side_is_compared_with_what_the_other_has(workers: int, re
     assert tuple((d.paddr, d.offset) for d in report.differences) == ((0x500000, 0x0),)
 
 
-class Running(BytesImage):
-    """A guest that runs: only the process that opened it can read it."""
-
-    holds = True
-    paused_seconds = 0.0
-    consistent = True
-
-    def capture(self, wanted: MemoryMap, progress: object = None) -> None: ...
-
-    def release(self) -> None: ...
+class View(BytesImage):
+    """Memory of a guest that runs: only the process that opened it can read it."""
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
         if multiprocessing.parent_process() is not None:
@@ -307,14 +299,26 @@ class Running(BytesImage):
         super().read_into(paddr, buffer)
 
 
+class Running(LiveGuest):
+    def __init__(self) -> None:
+        self._view = View(Guest(MemoryMap(), byte_order="little"), {0: bytes(guests.memory(3000))})
+
+    def view(self) -> View:
+        return self._view
+
+    def capture(self, wanted: MemoryMap, progress: object = None, narrow: object = None) -> Capture:
+        raise AssertionError("it need not be captured")
+
+    def close(self) -> None: ...
+
+
 def test_a_guest_that_is_not_captured_is_read_by_one_process(registry: Registry) -> None:
-    source = Running(Guest(MemoryMap(), byte_order="little"), {0: bytes(guests.memory(3000))})
-    assert isinstance(source, Live)
+    live = Running()
     with pytest.raises(ReadError, match="another process"):
-        find_vmcoreinfo(source, source.guest().memory, "little", workers=2)
-    assert Dump(source, registry, arch="dummy").look_up(0x2000).paddr == 0x2000
+        find_vmcoreinfo(live.view(), live.view().guest().memory, "little", workers=2)
+    assert Dump(live, registry, arch="dummy").look_up(0x2000).paddr == 0x2000
     with pytest.raises(PydumpError, match="VMCOREINFO|page tables"):
-        Dump(source, registry, arch="dummy").read_virtual(0x2000, 1)
+        Dump(live, registry, arch="dummy").read_virtual(0x2000, 1)
 
 
 class TestPages:

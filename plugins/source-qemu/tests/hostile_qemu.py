@@ -31,13 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from pydump.errors import PydumpError
+from pydump.interfaces.image import MemoryImage
 from pydump_source_qemu.flat_view import Place, places
 from pydump_source_qemu.head import Head, Load, read_head
 from pydump_source_qemu.limits import Limits
+from pydump_source_qemu.live import QemuGuest
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.pipe import Pipe
 from pydump_source_qemu.session import Session
-from pydump_source_qemu.source import QemuGuest
 from pydump_source_qemu.watchdog import Patience
 
 DATA = Path(__file__).parents[3] / "tests/data/qemu/nano-x86_64"
@@ -354,10 +355,9 @@ def run(guest: Guest, way: str, command: str, n: int, manner: str) -> Result:
         try:
             session = Session.connect(path, 2, LIMITS)
             try:
-                source = QemuGuest(session, WAYS[way])
-                source.capture(source.guest().memory)
-                same = all(_read(source, load) == guest.read(load.paddr, load.size) for load in guest.head.loads)
-                source.release()
+                live = QemuGuest(session, WAYS[way])
+                with live.capture(live.view().guest().memory) as image:
+                    same = all(_read(image, load) == guest.read(load.paddr, load.size) for load in guest.head.loads)
             finally:
                 session.close()
         except PydumpError as error:
@@ -369,9 +369,9 @@ def run(guest: Guest, way: str, command: str, n: int, manner: str) -> Result:
     return Result(server.reached, kind, message, same, time.monotonic() - began, _peak_memory(), left, server.commands)
 
 
-def _read(source: QemuGuest, load: Load) -> bytes:
+def _read(image: MemoryImage, load: Load) -> bytes:
     buffer = bytearray(load.size)
-    source.read_into(load.paddr, memoryview(buffer))
+    image.read_into(load.paddr, memoryview(buffer))
     return bytes(buffer)
 
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 from pydump.engine.facts import complete
+from pydump.engine.live import Input, is_live
 from pydump.engine.open import open_source
 from pydump.engine.salvage import filled
 from pydump.engine.vmcoreinfo import find_vmcoreinfo
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.arch import SMALLEST_PAGE
 from pydump.interfaces.image import MemoryImage
-from pydump.interfaces.live import KnowsResets, Live
+from pydump.interfaces.live import KnowsResets, LiveGuest
 from pydump.kernel.follow import Follower
 from pydump.kernel.log import Record, read_log
 from pydump.kernel.memory import KernelMemory
@@ -56,24 +57,30 @@ def follow(
     """
     last: Record | None = None
     while True:
-        with _opened(spec, registry, options or {}) as source:
-            if not isinstance(source, Live):
+        with _opened(spec, registry, options or {}) as live:
+            if not is_live(live):
                 raise PlanError(
                     f"{spec} is not a guest that runs", hint="leave --follow out, or name a guest: qmp:SOCKET"
                 )
-            source.capture(source.guest().memory)
-            kernel = next(_kernels(source, arch, registry, last), None)
-            if kernel is not None:
-                for found in _followed(source, kernel, pause):
-                    last = found if isinstance(found, Record) else last
-                    yield found
-                yield LogNotice("reset")
-            elif last is None:
-                raise PlanError("the guest's log is not found", hint="VMCOREINFO does not lead to it")
+            # A reset ends the capture as an error does: the guest is not expected to be as it was.
+            with contextlib.suppress(_ResetError), live.capture(live.view().guest().memory) as image:
+                kernel = next(_kernels(image, arch, registry, last), None)
+                if kernel is not None:
+                    for found in _followed(live, kernel, pause):
+                        last = found if isinstance(found, Record) else last
+                        yield found
+                    yield LogNotice("reset")
+                elif last is None:
+                    raise PlanError("the guest's log is not found", hint="VMCOREINFO does not lead to it")
+                raise _ResetError
         pause(INTERVAL)
 
 
-def _opened(spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]]) -> contextlib.closing[MemoryImage]:
+class _ResetError(Exception):
+    """The guest was reset, or its new kernel has no log yet."""
+
+
+def _opened(spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]]) -> contextlib.closing[Input]:
     """The guest, with its memory read where it lies: a source that can pause a guest is told not to."""
     name, colon, _ = spec.partition(":")
     if colon and name in registry.names("source") and not os.path.exists(spec):
@@ -83,12 +90,10 @@ def _opened(spec: str, registry: Registry, options: Mapping[str, Mapping[str, An
     return contextlib.closing(open_source(spec, registry, options))
 
 
-def _followed(
-    source: MemoryImage, kernel: KernelMemory, pause: Callable[[float], object]
-) -> Iterator[Record | LogNotice]:
+def _followed(live: LiveGuest, kernel: KernelMemory, pause: Callable[[float], object]) -> Iterator[Record | LogNotice]:
     """The log of one boot; ends when the guest is reset."""
     follower = Follower(kernel)
-    resets = source.resets() if isinstance(source, KnowsResets) else 0
+    resets = live.resets() if isinstance(live, KnowsResets) else 0
     failed = 0
     while True:
         try:
@@ -105,27 +110,27 @@ def _followed(
             yield from news.records
         if news is None or not news.more:
             pause(INTERVAL)
-            if isinstance(source, KnowsResets) and source.resets() != resets:
+            if isinstance(live, KnowsResets) and live.resets() != resets:
                 return
 
 
-def _kernels(source: MemoryImage, arch: str | None, registry: Registry, last: Record | None) -> Iterator[KernelMemory]:
+def _kernels(image: MemoryImage, arch: str | None, registry: Registry, last: Record | None) -> Iterator[KernelMemory]:
     """The kernels that may run, the likeliest first, but none whose log has the last record of the boot before.
 
     Memory outlives a reset: what the kernel before has left there may still look like a kernel.
     """
-    stated = source.guest()
+    stated = image.guest()
     if stated.vmcoreinfo is not None:
         guests = [stated]
     else:
         facts = complete(stated, arch, registry)
-        readable = filled(source, facts.guest.page_size or SMALLEST_PAGE)
+        readable = filled(image, facts.guest.page_size or SMALLEST_PAGE)
         found = find_vmcoreinfo(readable, stated.memory, facts.guest.byte_order or "little", workers=1)
         guests = [replace(stated, vmcoreinfo=info) for info in found]
     for guest in guests:
         completed = complete(guest, arch, registry)
         try:
-            kernel = KernelMemory.of(source, completed.guest, completed.arch)
+            kernel = KernelMemory.of(image, completed.guest, completed.arch)
             if not any(last is not None and replace(record, seq=last.seq) == last for record in read_log(kernel)):
                 yield kernel
         except PydumpError:

@@ -27,18 +27,18 @@ class Narrowing:
         self._registry = registry
         self.left_out: LeftOut | None = None
 
-    def __call__(self, source: MemoryImage, *, paused: bool) -> Ranges:
+    def __call__(self, image: MemoryImage, *, paused: bool) -> Ranges:
         """Choose; nothing where the guest does not say enough, or a check fails. The plan says afterwards why."""
         request, registry = self._request, self._registry
         classes = request.exclude - {ZERO}
         least = registry.format(request.format).format.least_hole
         try:
-            guest, arch, _ = stated_facts(source.guest(), request, registry)
+            guest, arch, _ = stated_facts(image.guest(), request, registry)
             if not classes or guest.vmcoreinfo is None:  # to search memory for one would take too long
                 return Ranges.empty()
-            found = classified(source, guest, arch, classes, registry)
+            found = classified(image, guest, arch, classes, registry)
             exclusion = exclude(
-                source, guest, arch, classes, registry,
+                image, guest, arch, classes, registry,
                 read_zeros=False, least=least, anyway=request.filter_anyway, left_out=LeftOut(Ranges.empty(), found),
             )  # fmt: skip
         except PydumpError:

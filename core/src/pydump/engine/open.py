@@ -10,6 +10,7 @@ from pydump.builtin.flattened import FlattenedBacking, is_flattened
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing
 from pydump.builtin.storages import DescriptorStorage, FileStorage
 from pydump.catalog import known_file
+from pydump.engine.live import Input
 from pydump.engine.locate import Named, Stored, find_source, find_stored
 from pydump.engine.unused import refuse_options
 from pydump.errors import FormatError, PlanError, SourceError
@@ -22,7 +23,7 @@ from pydump.registry import Registry
 
 def open_source(
     spec: str, registry: Registry, options: Mapping[str, Mapping[str, Any]] | None = None, *, shared: bool = False
-) -> MemoryImage:
+) -> Input:
     """Open what ``spec`` names.
 
     Args:

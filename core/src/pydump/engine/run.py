@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from pydump.builtin.local import LocalExecutor
 from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.exclude import ZERO
+from pydump.engine.live import Input, captured, is_live, view_of
 from pydump.engine.narrow import Narrowing
 from pydump.engine.outputs import Output, Outputs, targets
 from pydump.engine.parts import Files
@@ -16,15 +18,15 @@ from pydump.engine.planner import Planned, choose, make_plan, outline
 from pydump.engine.request import Request
 from pydump.interfaces.executor import Outcome
 from pydump.interfaces.image import MemoryImage
-from pydump.interfaces.live import Live
 from pydump.interfaces.writer import Writer
+from pydump.model.memory import MemoryMap
 from pydump.model.report import DumpReport, Milestone, ProgressCallback
 from pydump.registry import Registry
 from pydump.signals import put_off
 
 
 def run_dump(
-    source: MemoryImage,
+    opened: Input,
     label: str,
     output: Output,
     request: Request,
@@ -36,10 +38,10 @@ def run_dump(
     progress: ProgressCallback | None = None,
     reached: Callable[[Milestone], None] | None = None,
 ) -> DumpReport:
-    """Write ``source`` to ``output``.
+    """Write what was opened to ``output``.
 
     Args:
-        source: What to read.
+        opened: What to read.
         label: What the user called it.
         output: Where to.
         request: In which form.
@@ -56,45 +58,47 @@ def run_dump(
     began = time.monotonic()
     chosen = choose(request, registry)
     executor = LocalExecutor(workers)
-    live = isinstance(source, Live)
     outputs = Outputs(output, request, registry)
     if dry_run:
-        planned = outline(source, chosen, registry) if live else make_plan(source, chosen, registry, workers=workers)
-        files = Files(source, planned, chosen, output.split, batch_size)
-        count = executor.workers_for(files.n_pieces)
+        image = view_of(opened)
+        make = outline if is_live(opened) else partial(make_plan, workers=workers)
+        planned = make(image, chosen, registry)
+        files = Files(image, planned, chosen, output.split, batch_size)
+        count, size = executor.workers_for(files.n_pieces), files.size_limit
         outputs.check()  # what speaks against the output is said now
         flattened = outputs.flattens(files.writers)
-        return _report(
-            planned, label, output, count, began, Outcome(0), files.size_limit, flattened=flattened, dry=True
-        )
+        return _report(planned, label, output, count, began, Outcome(0), size, flattened=flattened, dry=True)
+    tell = reached or (lambda _: None)
     with outputs:
-        outputs.open()
+        outputs.open()  # before a guest is paused
         narrowing = Narrowing(request, registry)
-        if isinstance(source, Live):
-            wanted = outline(source, chosen, registry).plan.guest.memory
-            source.capture(wanted, progress, narrowing if request.exclude - {ZERO} else None)
-        planned = make_plan(source, chosen, registry, workers=workers, left_out=narrowing.left_out, trusted=live)
-        files = Files(source, planned, chosen, output.split, batch_size)
-        count = executor.workers_for(files.n_pieces)
-        flattened = outputs.flattens(files.writers)
-        sinks = outputs.sinks(flatten=flattened)
-        held = isinstance(source, Live) and source.holds
-        if reached is not None and not held:
-            reached("captured")
-        outcome = files.write(executor, sinks, progress)
-        if isinstance(source, Live):
-            source.release()
-        if reached is not None and held:
-            reached("captured")
+
+        def wanted(view: MemoryImage) -> MemoryMap:
+            planned = outline(view, chosen, registry)
+            Files(view, planned, chosen, output.split, batch_size)  # a dump that cannot be split is refused now
+            return planned.plan.guest.memory
+
+        capture = captured(opened, wanted, progress, narrowing if request.exclude - {ZERO} else None)
+        with capture as image:
+            live, left_out = is_live(opened), narrowing.left_out
+            planned = make_plan(image, chosen, registry, workers=workers, left_out=left_out, trusted=live)
+            files = Files(image, planned, chosen, output.split, batch_size)
+            count = executor.workers_for(files.n_pieces)
+            flattened = outputs.flattens(files.writers)
+            sinks = outputs.sinks(flatten=flattened)
+            held = capture.holds
+            if not held:
+                tell("captured")
+            outcome = files.write(executor, sinks, progress)
+        if held:
+            tell("captured")
         sizes = files.finish(sinks)
         with put_off():
             outputs.commit(sizes)
-            if reached is not None:
-                reached("written")
+            tell("written")
     report = _report(planned, label, output, count, began, outcome, sum(sizes), flattened=flattened)
-    if isinstance(source, Live):
-        report = replace(report, paused_seconds=source.paused_seconds, consistent=source.consistent)
-    return replace(report, warnings=(*report.warnings, *source.warnings()))
+    warnings = (*report.warnings, *image.warnings())
+    return replace(report, warnings=warnings, paused_seconds=capture.paused_seconds, consistent=capture.consistent)
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""The source role: opens guest memory that is not the file of a format."""
+"""The source role: opens a guest that is not in the file of a format."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.live import LiveGuest
 from pydump.options import NoOptions
 
 
@@ -20,7 +21,7 @@ class Source(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, argument: str, options: Any = None) -> MemoryImage:
+    def open(cls, argument: str, options: Any = None) -> MemoryImage | LiveGuest:
         """Open what stands after the colon.
 
         Args:

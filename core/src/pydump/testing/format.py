@@ -37,6 +37,7 @@ from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import BytesImage
 from pydump.engine.batches import Batches
 from pydump.engine.encoding import job_of
+from pydump.engine.live import view_of
 from pydump.engine.open import open_source
 from pydump.engine.outputs import Output
 from pydump.engine.planner import choose, make_plan
@@ -143,7 +144,7 @@ class FormatTests:
 
     def open(self, path: Path) -> MemoryImage:
         """Open what was written."""
-        return open_source(str(path), self.registry, {self.format.name: self.reader_options})
+        return view_of(open_source(str(path), self.registry, {self.format.name: self.reader_options}))
 
     def needs(self, *, read: bool = False, write: bool = False) -> None:
         """Skip a test of a half that the format does not have."""

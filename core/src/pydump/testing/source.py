@@ -21,6 +21,7 @@ import pytest
 
 from pydump.errors import PydumpError
 from pydump.interfaces.image import KnowsHoles, MemoryImage
+from pydump.interfaces.live import LiveGuest
 from pydump.interfaces.source import Source
 from pydump.model.memory import Ranges
 from pydump.options import with_values
@@ -51,7 +52,11 @@ class SourceTests:
             pytest.skip("it has no example: a subclass of SourceTests with example() tests more")
         argument, memory = example
         cls = self.source
-        return cls.open(argument, with_values(cls.name, cls.Options(), self.options)), memory
+        opened = cls.open(argument, with_values(cls.name, cls.Options(), self.options))
+        if isinstance(opened, LiveGuest):
+            opened.close()
+            pytest.fail("the example is a live guest: capture one in a test of your own")
+        return opened, memory
 
     # --- what it is ---
 

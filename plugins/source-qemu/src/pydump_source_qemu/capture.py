@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from pydump.interfaces.live import Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.report import Progress, ProgressCallback
-from pydump_source_qemu.captured import Captured, Chooser
+from pydump_source_qemu.captured import Captured
 from pydump_source_qemu.choose import choose
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.session import Session
@@ -26,7 +27,7 @@ def capture(
     wanted: MemoryMap,
     guest: Guest,
     progress: ProgressCallback | None = None,
-    chooser: Chooser | None = None,
+    narrow: Narrow | None = None,
 ) -> Captured:
     """Capture ``wanted`` in the way that the options and the host allow.
 
@@ -36,9 +37,9 @@ def capture(
         session: The session.
         options: What the user wants.
         wanted: What of its RAM will be read.
-        guest: Its facts, as they were when the source was opened.
+        guest: Its facts, as they were when it was opened.
         progress: Told how far it is.
-        chooser: Chooses what need not be captured, or None to capture everything.
+        narrow: Chooses what need not be captured, or None to capture everything.
 
     Raises:
         PlanError: The options contradict each other, or do not fit this guest.
@@ -50,7 +51,7 @@ def capture(
             progress(Progress("capture", min(done, wanted.size), wanted.size))
 
     running = session.begin()
-    host = ThisHost(session, options, wanted, guest, chooser)
+    host = ThisHost(session, options, wanted, guest, narrow)
     choice = choose(options, running, host)
     for line in choice.cautions:
         session.caution(line)

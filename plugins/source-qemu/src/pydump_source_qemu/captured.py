@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from pydump.errors import ReadError
+from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
 
@@ -23,34 +24,41 @@ class Readable(Protocol):
         ...
 
 
-class Captured:
-    """Captured memory, and the facts of the same moment.
+class Captured(MemoryImage):
+    """Captured memory, and the facts of the same moment. What is open for it is closed with the session.
 
     Args:
         guest: The facts.
         pieces: ``(start, end, who holds it)`` in paddr of all its memory.
         excluded: What of it was left out; it reads as zeros.
-
-    Attributes:
-        guest: The facts.
-        excluded: What of memory was left out.
+        warnings: What the user should know of the capture, a line each; more may come until the guest is released.
     """
 
     def __init__(
-        self, guest: Guest, pieces: Iterable[tuple[int, int, Readable]], excluded: Ranges | None = None
+        self,
+        guest: Guest,
+        pieces: Iterable[tuple[int, int, Readable]],
+        *,
+        excluded: Ranges | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
-        self.guest = guest
-        self.excluded = Ranges.empty() if excluded is None else excluded
+        self._guest = guest
+        self._excluded = Ranges.empty() if excluded is None else excluded
+        self._warnings = warnings
         ordered = sorted(pieces, key=lambda piece: piece[0])
         self._starts = [start for start, _, _ in ordered]
         self._pieces = [(end, holder) for _, end, holder in ordered]
 
-    def read_into(self, paddr: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` from ``paddr`` on.
+    def guest(self) -> Guest:
+        return self._guest
 
-        Raises:
-            ReadError: There is no RAM in part of the range, or it cannot be read.
-        """
+    def excluded(self) -> Ranges:
+        return self._excluded
+
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(self._warnings)
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
         for start, end, holder in self._held(paddr, len(buffer)):
             holder.read_into(start, buffer[start - paddr : end - paddr])
 
@@ -69,7 +77,3 @@ class Captured:
             stop, holder = min(self._pieces[i][0], end), self._pieces[i][1]
             yield at, stop, holder
             at = stop
-
-
-#: Given memory where it lies, and whether the guest is paused, chooses what need not be captured.
-Chooser = Callable[[Captured, bool], Ranges]

@@ -267,7 +267,7 @@ class Monitor:
         if os.getpid() != self._pid:
             raise SourceError(
                 f"the connection to {self.address} belongs to another process",
-                hint="capture the guest before you fork: MemoryImage.capture",
+                hint="capture the guest before you fork: LiveGuest.capture",
             )
 
     def human(self, line: str) -> str:

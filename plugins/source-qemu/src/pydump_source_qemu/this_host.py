@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydump.errors import SourceError
+from pydump.interfaces.live import Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
-from pydump_source_qemu.captured import Captured, Chooser, Readable
+from pydump_source_qemu.captured import Captured, Readable
 from pydump_source_qemu.host import Host, Layout, shared_size
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.session import Session
@@ -21,8 +22,8 @@ class ThisHost:
         session: The session.
         options: How the user wants the guest to be captured.
         wanted: What of the guest's memory will be read.
-        guest: Its facts, as they were when the source was opened.
-        chooser: Chooses what need not be captured, or None to capture everything.
+        guest: Its facts, as they were when it was opened.
+        narrow: Chooses what need not be captured, or None to capture everything.
 
     Attributes:
         wanted: What of the guest's memory will be read.
@@ -31,7 +32,7 @@ class ThisHost:
     """
 
     def __init__(
-        self, session: Session, options: QemuOptions, wanted: MemoryMap, guest: Guest, chooser: Chooser | None = None
+        self, session: Session, options: QemuOptions, wanted: MemoryMap, guest: Guest, narrow: Narrow | None = None
     ) -> None:
         self.wanted = wanted
         self.scratch = options.scratch or None
@@ -39,7 +40,7 @@ class ThisHost:
         self._session = session
         self._access = options.access
         self._guest = guest
-        self._chooser = chooser
+        self._narrow = narrow
         self._host: Host | None = None
 
     def layout(self, memory: MemoryMap | None = None) -> Layout:
@@ -55,11 +56,11 @@ class ThisHost:
 
     def may_leave_out(self, layout: Layout) -> Ranges:
         """What need not be captured, as it looks while the guest runs."""
-        if self._chooser is None:
+        if self._narrow is None:
             return Ranges.empty()
         memory = MemoryMap.of((region.paddr, region.size) for region in layout.regions)
         pieces = [(region.paddr, region.end, region) for region in layout.regions]
-        return self._chooser(Captured(replace(self._guest, memory=memory), pieces), False)
+        return self._narrow(Captured(replace(self._guest, memory=memory), pieces), paused=False)
 
     def left_out(self, guest: Guest, layout: Layout, fetched: Store) -> Ranges:
         """What of the memory on this host need not be captured, now that the guest is paused.
@@ -69,12 +70,12 @@ class ThisHost:
             layout: Where memory lies.
             fetched: Holds the rest of it, which QEMU has sent.
         """
-        if self._chooser is None:
+        if self._narrow is None:
             return Ranges.empty()
         pieces: list[tuple[int, int, Readable]] = [(region.paddr, region.end, region) for region in layout.regions]
         pieces += [(block.paddr, block.end, fetched) for block in layout.rest]
         here = Ranges.of((region.paddr, region.end) for region in layout.regions)
-        return self._chooser(Captured(guest, pieces), True).intersect(here)
+        return self._narrow(Captured(guest, pieces), paused=True).intersect(here)
 
     def shared(self) -> int:
         """Bytes of guest memory that are shared and not allocated in advance."""

@@ -51,7 +51,8 @@ def copy(session: Session, host: ThisHost, room: Ranges, tell: Callable[[int], N
         )
     _copy_all(store, data, tell)
     store.only([*((start, end) for _, start, end in data), *fetched])
-    return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory], left_out)
+    pieces = [(block.paddr, block.end, store) for block in head.guest.memory]
+    return Captured(head.guest, pieces, excluded=left_out, warnings=session.warnings)
 
 
 def _copy_all(store: Store, data: list[tuple[Region, int, int]], tell: Callable[[int], None]) -> None:

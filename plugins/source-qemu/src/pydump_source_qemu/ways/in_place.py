@@ -31,4 +31,4 @@ def in_place(session: Session, host: ThisHost, *, runs_on: bool) -> Captured:
         store = host.room_for_stream(MemoryMap(layout.rest))
         store.only(fetch(session, store, layout.rest))
         pieces += [(block.paddr, block.end, store) for block in layout.rest]
-    return Captured(head.guest, pieces)
+    return Captured(head.guest, pieces, warnings=session.warnings)

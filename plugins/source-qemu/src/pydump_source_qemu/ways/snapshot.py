@@ -72,7 +72,8 @@ def snapshot(session: Session, host: ThisHost, tell: Callable[[int], None]) -> C
         session.arm(*back, CONT)
     for command in back:
         monitor.command(command["execute"], **command["arguments"])
-    return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
+    pieces = [(block.paddr, block.end, store) for block in head.guest.memory]
+    return Captured(head.guest, pieces, warnings=session.warnings)
 
 
 def _switch(state: bool) -> dict[str, Any]:

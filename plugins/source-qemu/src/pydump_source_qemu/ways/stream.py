@@ -42,4 +42,5 @@ def stream(session: Session, host: ThisHost, tell: Callable[[int], None]) -> Cap
         data = take(pipe, head, window, store, tell)
         pipe.drain(2 * sum(load.size for load in head.loads) + session.limits.tail)
     store.only(data)
-    return Captured(head.guest, [(block.paddr, block.end, store) for block in head.guest.memory])
+    pieces = [(block.paddr, block.end, store) for block in head.guest.memory]
+    return Captured(head.guest, pieces, warnings=session.warnings)

@@ -1,0 +1,111 @@
+"""A guest of QEMU: a view of it while it may be running, and its capture."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.live import Capture, LiveGuest, Narrow
+from pydump.model.guest import Guest
+from pydump.model.memory import MemoryMap
+from pydump.model.report import ProgressCallback
+from pydump_source_qemu.capture import capture
+from pydump_source_qemu.dump import peek, read_facts
+from pydump_source_qemu.options import QemuOptions
+from pydump_source_qemu.session import Session
+
+
+class QemuGuest(LiveGuest):
+    """A guest of QEMU, which may be running.
+
+    Args:
+        session: The connection; it is closed with the guest.
+        options: How the guest is captured.
+    """
+
+    def __init__(self, session: Session, options: QemuOptions) -> None:
+        self._session = session
+        self._options = options
+        self._view = QemuView(session, read_facts(session).guest)
+
+    def view(self) -> QemuView:
+        return self._view
+
+    def capture(
+        self, wanted: MemoryMap, progress: ProgressCallback | None = None, narrow: Narrow | None = None
+    ) -> QemuCapture:
+        return QemuCapture(self._session, self._options, wanted, self._view.guest(), progress, narrow)
+
+    def resets(self) -> int:
+        """How often the guest was reset since it was opened."""
+        return self._session.resets()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class QemuView(MemoryImage):
+    """The facts of when the guest was opened, and memory as QEMU sends it now."""
+
+    def __init__(self, session: Session, guest: Guest) -> None:
+        self._session = session
+        self._guest = guest
+
+    def guest(self) -> Guest:
+        return self._guest
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        peek(self._session, paddr, buffer)
+
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(self._session.warnings)
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        return self._session.describe()
+
+
+class QemuCapture(Capture):
+    """A capture in the way that the options and the host allow. See :func:`~pydump_source_qemu.capture.capture`."""
+
+    def __init__(
+        self,
+        session: Session,
+        options: QemuOptions,
+        wanted: MemoryMap,
+        guest: Guest,
+        progress: ProgressCallback | None,
+        narrow: Narrow | None,
+    ) -> None:
+        self._session = session
+        self._options = options
+        self._wanted = wanted
+        self._guest = guest
+        self._progress = progress
+        self._narrow = narrow
+
+    def __enter__(self) -> MemoryImage:
+        try:
+            return capture(self._session, self._options, self._wanted, self._guest, self._progress, self._narrow)
+        except BaseException:
+            self._session.hang_up()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._session.release()
+        else:
+            self._session.hang_up()
+
+    @property
+    def holds(self) -> bool:
+        return self._session.stopped
+
+    @property
+    def paused_seconds(self) -> float:
+        return self._session.paused_seconds
+
+    @property
+    def consistent(self) -> bool:
+        return self._session.consistent
