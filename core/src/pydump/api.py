@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import replace
 from typing import Any, Literal
 
+from pydump.engine import hashes
 from pydump.engine.dump import Dump as Dump
 from pydump.engine.exclude import classes_of_level
 from pydump.engine.live import Input, captured
@@ -103,6 +104,8 @@ def dump(
     ram_only: bool = False,
     flatten: bool = False,
     split: int | None = None,
+    hash: hashes.Algorithm | None = None,
+    hash_memory: bool = False,
     force: bool = False,
     sync: bool = True,
     workers: int | None = None,
@@ -135,6 +138,8 @@ def dump(
         ram_only: Leave out firmware and device memory.
         flatten: Write a flattened stream even where the output can seek.
         split: Split the dump over this many files.
+        hash: Hash the output with "sha256" or "sha512"; a file beside it states the hash, as ``sha256sum`` does.
+        hash_memory: Hash guest memory, with the same algorithm or SHA-256. The hash does not depend on the format.
         force: Replace an existing output.
         sync: Wait until the data is on the disk.
         workers: Processes that encode; default: the CPUs this process may use.
@@ -172,10 +177,11 @@ def dump(
         return run_dump(
             opened,
             _label(source),
-            Output(os.fspath(output), flatten, force, sync, split),
+            Output(os.fspath(output), flatten, force, sync, split, hash),
             request,
             registry,
             workers=workers,
+            hash_memory=(hash or "sha256") if hash_memory else None,
             dry_run=dry_run,
             progress=progress,
             reached=reached,
@@ -190,6 +196,7 @@ def verify(
     *,
     arch: str | None = None,
     options: Options | None = None,
+    hash_memory: bool = False,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> VerifyReport:
@@ -199,6 +206,7 @@ def verify(
         path: The file, or the parts of one separated by commas.
         arch: An architecture's name, which overrides what the source says.
         options: Options of the plugin that reads it.
+        hash_memory: Hash guest memory with SHA-256, as :func:`dump` does.
         workers: Processes that read; default: the CPUs this process may use.
         progress: Told how far the run is.
 
@@ -208,7 +216,14 @@ def verify(
     from pydump.engine.verify import run_verify
 
     with _captured(path, arch=arch, options=options, progress=progress) as opened:
-        return run_verify(opened.source, os.fspath(path), installed(), arch=arch, workers=workers, progress=progress)
+        report = run_verify(opened.source, os.fspath(path), installed(), arch=arch, workers=workers, progress=progress)
+        if not hash_memory:
+            return report
+        image, guest = opened.source, opened.known
+        held = guest.memory.ranges().subtract(image.excluded()).subtract(image.unreadable())
+        page_size = guest.page_size or hashes.PAGE
+        digest = hashes.hash_memory(image, held, "sha256", page_size=page_size, workers=workers, progress=progress)
+        return replace(report, memory_hash=digest)
 
 
 def survey(

@@ -30,7 +30,7 @@ CORE = "pydump-core"
 #: The flags of ``pydump dump``, and those that stand before any command or after it.
 DUMP_FLAGS = (
     "--arch --begin --compat --compression --cpus --detach --dry-run --dump-level --exclude --filter-anyway --flatten "
-    "--force --format --help --json --length --ram-only --split "
+    "--force --format --hash --hash-memory --help --json --length --ram-only --split "
     "--no-sync --no-vmcoreinfo --paging --progress --quiet --verbose --vmcoreinfo --workers"
 )
 

@@ -8,6 +8,7 @@ import os
 from typing import ClassVar, Self
 
 from pydump.errors import PlanError, SinkError
+from pydump.interfaces.backing import Backing
 from pydump.interfaces.sink import Extent, Hole, Placement, Sink
 
 #: Bytes written at once. The page cache takes as large a piece of memory as it is given data, and where none of several
@@ -72,6 +73,11 @@ class FileSink(Sink):
                 done += os.pwrite(self._fd, view[done : done + STEP], extent.offset + done)
         except OSError as error:
             raise self._failed(error) from error
+
+    def written(self) -> Backing:
+        from pydump.builtin.files import FileBacking
+
+        return FileBacking(self.path, os.dup(self._fd))
 
     def prepare(self, size: int) -> None:
         try:

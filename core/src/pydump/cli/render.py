@@ -125,6 +125,11 @@ def report(r: DumpReport, stream: TextIO) -> None:
         ("memory", f"{size(r.ram_size)}, {size(r.zero_size)} of it zero pages" if r.zero_size else size(r.ram_size)),
         ("size", f"at most {size(r.output_size)}" if r.dry_run else f"{size(r.output_size)}{rate}"),
     ]
+    if r.hashes:
+        how = "computed while writing" if r.hashed == "while writing" else "computed by reading the output back"
+        rows += [(r.hash if i == 0 else "", digest) for i, digest in enumerate(r.hashes)] + [("", how)]
+    if r.memory_hash:
+        rows.append(("memory hash", f"{r.hash} {r.memory_hash}"))
     if r.taken_size:
         rows.append(("copied", f"{size(r.taken_size)} as compressed in the source, unchecked: pydump verify checks it"))
     rows += [("fixed" if i == 0 else "", defect) for i, defect in enumerate(r.fixed)]
@@ -168,6 +173,8 @@ def verify(r: VerifyReport, *, quiet: bool) -> None:
     elif not r.ok:
         intact = "; all of its memory can be read, and a dump of it by pydump fixes them" if r.intact else ""
         line(f"{r.path}: {r.n_faults} fault{'s' if r.n_faults != 1 else ''}{intact}")
+    if r.memory_hash:
+        line(f"{r.path}: the memory has SHA-256 {r.memory_hash}")
 
 
 def compare(r: CompareReport, *, quiet: bool) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from pydump.builtin.flattened import FlattenedSink
+from pydump.builtin.storages import DescriptorStorage, FileStorage
+from pydump.engine.hashes import Algorithm, HashingSink, hash_backing, sum_line
 from pydump.engine.locate import find_stored
 from pydump.engine.request import Request
 from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError, PydumpError
-from pydump.interfaces.sink import Placement, Sink
+from pydump.interfaces.backing import Backing
+from pydump.interfaces.sink import Extent, Placement, Sink
 from pydump.interfaces.writer import Writer
+from pydump.model.report import Progress, ProgressCallback
 from pydump.options import chosen_options
 from pydump.registry import Registry
 
@@ -29,6 +33,7 @@ class Output:
         force: Replace what is there.
         sync: Wait until the data is on the disk.
         split: The number of files over which the dump is split, or None for one file.
+        hash: The algorithm with which each file is hashed, or None. A file beside it states the hash.
     """
 
     target: str
@@ -36,6 +41,7 @@ class Output:
     force: bool = False
     sync: bool = True
     split: int | None = None
+    hash: Algorithm | None = None
 
 
 class Outputs:
@@ -52,6 +58,8 @@ class Outputs:
 
     Attributes:
         names: What the user called each.
+        digests: The hash of each, once they are complete, where the user wants it.
+        hashed: How the hashes were computed: "while writing" or by reading it "back"; empty where there are none.
     """
 
     def __init__(self, output: Output, request: Request, registry: Registry) -> None:
@@ -64,7 +72,13 @@ class Outputs:
         self._opened = [(one, chosen_options(one.storage.name, one.storage.Options, request.options)) for one in stored]
         self._placements: list[Placement] = []
         self._sinks: list[Sink] = []
+        self._sizes: list[int] = []
+        #: By the number of the output, the file beside it that states its hash.
+        self._sums: dict[int, Sink] = {}
+        self._hashing: list[HashingSink] = []
         self._committed = False
+        self.digests: tuple[str, ...] = ()
+        self.hashed: Literal["", "while writing", "read back"] = ""
 
     def check(self) -> None:
         """Refuse what cannot be written, and leave no trace.
@@ -74,6 +88,9 @@ class Outputs:
         """
         force = self._output.force
         self._placements = [one.storage.check(one.url, options, force=force) for one, options in self._opened]
+        for i, (one, options) in enumerate(self._opened):
+            if self._has_sum(i):
+                one.storage.check(f"{one.url}.{self._output.hash}", options, force=force)
 
     def open(self) -> None:
         """Open all of them for writing.
@@ -86,6 +103,16 @@ class Outputs:
         for one, options in self._opened:
             self._sinks.append(one.storage.writer(one.url, options, force=force, sync=sync))
         self._placements = [sink.placement for sink in self._sinks]
+        for i, (one, options) in enumerate(self._opened):
+            if self._has_sum(i):
+                url = f"{one.url}.{self._output.hash}"
+                self._sums[i] = one.storage.writer(url, options, force=force, sync=sync)
+
+    def _has_sum(self, i: int) -> bool:
+        """Whether a file beside an output states its hash: a pipe has nothing beside it."""
+        flows = self._placements[i] == "ascending"
+        storage = self._opened[i][0].storage
+        return self._output.hash is not None and not (flows and issubclass(storage, FileStorage | DescriptorStorage))
 
     def flattens(self, writers: Sequence[Writer]) -> bool:
         """Whether flattened streams are written: where it is asked for, or an output cannot seek."""
@@ -94,24 +121,48 @@ class Outputs:
         return self._output.flatten or cannot_seek
 
     def sinks(self, *, flatten: bool) -> list[Sink]:
-        """What extents go to: the outputs, or flattened streams into them."""
+        """What extents go to: the outputs, or flattened streams into them. What comes in order is hashed on the way."""
+        algorithm = self._output.hash
+        if algorithm is not None and (flatten or set(self._placements) == {"ascending"}):
+            self._hashing = [HashingSink(sink, algorithm) for sink in self._sinks]
+            self._sinks = [*self._hashing]
         if flatten:
             self._sinks = [FlattenedSink(sink) for sink in self._sinks]
         return self._sinks
 
-    def commit(self, sizes: Sequence[int]) -> None:
-        """Make all outputs appear, or none; each is so many bytes long.
+    def complete(self, sizes: Sequence[int], progress: ProgressCallback | None) -> None:
+        """All is written: do what takes long or is likely to fail before the first output appears.
 
-        What takes long or is likely to fail is done for all of them before the first appears.
+        Args:
+            sizes: The bytes of each output.
+            progress: Told how far hashing is, where that is left to do.
 
         Raises:
-            SinkError: One cannot be completed. Those that had appeared are removed.
+            SinkError: One cannot be completed.
         """
+        self._sizes = list(sizes)
+        for sink, size in zip(self._sinks, sizes, strict=True):
+            sink.prepare(size)
+        if self._hashing:
+            self.digests, self.hashed = tuple(sink.digest for sink in self._hashing), "while writing"
+        elif self._output.hash is not None:
+            written = [sink.written() for sink in self._sinks]
+            if None not in written:
+                self._hash([backing for backing in written if backing is not None], progress)
+        self._write_sums()
+
+    def commit(self) -> None:
+        """Make all outputs appear, or none.
+
+        Raises:
+            SinkError: One cannot appear. Those that had appeared are removed.
+        """
+        ready = [*zip(self._sinks, self._sizes, strict=True)]
+        if self.digests:
+            ready += [(sink, len(self._sum_line(i))) for i, sink in self._sums.items()]
         done: list[Sink] = []
         try:
-            for sink, size in zip(self._sinks, sizes, strict=True):
-                sink.prepare(size)
-            for sink, size in zip(self._sinks, sizes, strict=True):
+            for sink, size in ready:
                 sink.commit(size)
                 done.append(sink)
         except PydumpError:
@@ -120,12 +171,57 @@ class Outputs:
             raise
         self._committed = True
 
+    def read_back(self, progress: ProgressCallback | None) -> None:
+        """Hash what has appeared, where it could not be hashed before.
+
+        Raises:
+            PydumpError: It cannot be read. It is there.
+        """
+        if self._output.hash is None or self.digests:
+            return
+        try:
+            self._hash([one.storage.reader(one.url, options) for one, options in self._opened], progress)
+            self._write_sums()
+            for i, sink in self._sums.items():
+                sink.commit(len(self._sum_line(i)))
+        except PydumpError:
+            for sink in self._sums.values():
+                sink.abort()
+            raise
+
+    def _hash(self, backings: Sequence[Backing], progress: ProgressCallback | None) -> None:
+        """Read outputs and hash them."""
+        assert self._output.hash is not None
+        total, before, digests = sum(backing.size for backing in backings), 0, []
+        for backing in backings:
+
+            def tell(done: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(Progress("hash", before + done, total))
+
+            digests.append(hash_backing(backing, self._output.hash, tell))
+            before += backing.size
+            backing.close()
+        self.digests, self.hashed = tuple(digests), "read back"
+
+    def _sum_line(self, i: int) -> bytes:
+        one = self._opened[i][0]
+        path = FileStorage.path(one.url) if issubclass(one.storage, FileStorage) else one.url
+        return sum_line(self.digests[i], os.path.basename(path))
+
+    def _write_sums(self) -> None:
+        """Fill the files beside the outputs."""
+        for i, sink in self._sums.items() if self.digests else ():
+            line = self._sum_line(i)
+            sink.write(Extent(0, line))
+            sink.prepare(len(line))
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         if not self._committed:
-            for sink in self._sinks:
+            for sink in (*self._sinks, *self._sums.values()):
                 sink.abort()
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from pydump.builtin.local import LocalExecutor
+from pydump.engine import hashes
 from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.exclude import ZERO
 from pydump.engine.live import Input, captured, is_live, view_of
@@ -34,6 +35,7 @@ def run_dump(
     *,
     workers: int | None = None,
     batch_size: int = BATCH_SIZE,
+    hash_memory: hashes.Algorithm | None = None,
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
     reached: Callable[[Milestone], None] | None = None,
@@ -48,6 +50,7 @@ def run_dump(
         registry: What is installed.
         workers: Processes that encode; default: the CPUs this process may use, and no more than there is work for.
         batch_size: Bytes of guest memory that are encoded at once.
+        hash_memory: How guest memory is hashed, or None.
         dry_run: Plan only.
         progress: Told how far the run is.
         reached: Told what has been reached.
@@ -90,15 +93,41 @@ def run_dump(
             if not held:
                 tell("captured")
             outcome = files.write(executor, sinks, progress)
+            memory_hash = _memory_hash(image, planned, hash_memory, workers, progress)
         if held:
             tell("captured")
         sizes = files.finish(sinks)
+        outputs.complete(sizes, progress)
         with put_off():
-            outputs.commit(sizes)
+            outputs.commit()
             tell("written")
+        outputs.read_back(progress)
     report = _report(planned, label, output, count, began, outcome, sum(sizes), flattened=flattened)
-    warnings = (*report.warnings, *image.warnings())
-    return replace(report, warnings=warnings, paused_seconds=capture.paused_seconds, consistent=capture.consistent)
+    return replace(
+        report,
+        warnings=(*report.warnings, *image.warnings()),
+        paused_seconds=capture.paused_seconds,
+        consistent=capture.consistent,
+        hash=output.hash or hash_memory or "",
+        hashes=outputs.digests,
+        hashed=outputs.hashed,
+        memory_hash=memory_hash,
+    )
+
+
+def _memory_hash(
+    image: MemoryImage,
+    planned: Planned,
+    algorithm: hashes.Algorithm | None,
+    workers: int | None,
+    progress: ProgressCallback | None,
+) -> str:
+    """The hash of the memory that the dump holds, or nothing where none is wanted."""
+    if algorithm is None:
+        return ""
+    page_size = planned.plan.guest.page_size or hashes.PAGE
+    readable = planned.plan.readable()
+    return hashes.hash_memory(image, readable, algorithm, page_size=page_size, workers=workers, progress=progress)
 
 
 def _report(

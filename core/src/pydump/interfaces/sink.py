@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from pydump.interfaces.backing import Backing
 
 #: Where a sink takes extents.
 #:
@@ -61,6 +64,13 @@ class Sink(ABC):
         Raises:
             SinkError: It could not be written.
         """
+
+    def written(self) -> Backing | None:
+        """What was written so far, to be read in this process; None where it can only be read once it has appeared.
+
+        The caller closes it.
+        """
+        return None
 
     def prepare(self, size: int) -> None:
         """The output is complete and ``size`` bytes long: do all that :meth:`commit` does, but let nothing appear.

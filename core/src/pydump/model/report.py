@@ -71,6 +71,10 @@ class DumpReport:
         compression: The compressor's name, or "none".
         producer: The library that compressed, with its version.
         parts: The files of a split dump, as they were named; none for one file.
+        hash: The algorithm of the hashes, such as "sha256"; empty where nothing was hashed.
+        hashes: The hash of the output in hexadecimal, or of each part.
+        hashed: How it was computed: "while writing", or by reading the output: "read back".
+        memory_hash: The hash of guest memory in hexadecimal, which does not depend on the format.
         advice: What compresses faster, and how to get it; empty where nothing does.
         flattened: Was the output written as a flattened stream?
         arch: The architecture's name, or None where no plugin knows it.
@@ -131,6 +135,10 @@ class DumpReport:
     advice: str = ""
     windows: bool = False
     parts: tuple[str, ...] = ()
+    hash: str = ""
+    hashes: tuple[str, ...] = ()
+    hashed: Literal["", "while writing", "read back"] = ""
+    memory_hash: str = ""
 
     @property
     def complete(self) -> bool:
@@ -154,6 +162,8 @@ class VerifyReport:
         n_faults: How many there were.
         seconds: How long it took.
         intact: Could all of its memory be read back? Then a dump of it fixes what is wrong.
+        memory_hash: The SHA-256 of guest memory in hexadecimal, which does not depend on the format, where it was asked
+            for.
     """
 
     path: str
@@ -162,6 +172,7 @@ class VerifyReport:
     n_faults: int
     seconds: float
     intact: bool = True
+    memory_hash: str = ""
 
     @property
     def ok(self) -> bool:

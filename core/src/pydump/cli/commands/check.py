@@ -19,6 +19,9 @@ def verify(
     context: typer.Context,
     files: SourcesArg,
     arch: Arch = None,
+    hash_memory: Annotated[
+        bool, Option("--hash-memory", help="Hash guest memory: the same hash whatever the format.")
+    ] = False,
     workers: Workers = None,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
@@ -38,7 +41,12 @@ def verify(
     def one(file: str) -> tuple[dict[str, Any], int]:
         with shown(ProgressStyle.none if session.quiet else progress) as tell:
             report = pydump.verify(
-                file, arch=arch or session.arch, options=given(context), workers=workers, progress=tell
+                file,
+                arch=arch or session.arch,
+                options=given(context),
+                hash_memory=hash_memory,
+                workers=workers,
+                progress=tell,
             )
         if not as_json:
             render.verify(report, quiet=session.quiet)

@@ -35,7 +35,7 @@ PANELS: Final = {
     "Format and compression": ("format_", "compression", "flatten", "compat"),
     "Live guest": (),
     "Running": ("workers", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
-    "Output": ("split", "force", "no_sync", "as_json"),
+    "Output": ("split", "hash_", "hash_memory", "force", "no_sync", "as_json"),
 }
 
 
@@ -43,6 +43,13 @@ class CompatTarget(StrEnum):
     """Whose bytes to write."""
 
     qemu = "qemu"
+
+
+class HashAlgorithm(StrEnum):
+    """How an output is hashed."""
+
+    sha256 = "sha256"
+    sha512 = "sha512"
 
 
 class Command(program.ReadingCommand):
@@ -82,6 +89,13 @@ def dump(
         int | None,
         Option("--split", metavar="N", help="Write N files: OUTPUT has %d for their number, or names all of them."),
     ] = None,
+    hash_: Annotated[
+        HashAlgorithm | None,
+        Option("--hash", help="Hash the output; OUTPUT.sha256 beside it is what sha256sum -c takes."),
+    ] = None,
+    hash_memory: Annotated[
+        bool, Option("--hash-memory", help="Hash guest memory: the same hash whatever the format.")
+    ] = False,
     begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Start at this address.")] = None,
     length: Annotated[str | None, Option("--length", metavar="SIZE", help="Write this many bytes.")] = None,
     workers: Workers = None,
@@ -172,6 +186,8 @@ def dump(
             ram_only=ram_only,
             flatten=flatten,
             split=split,
+            hash=None if hash_ is None else hash_.value,
+            hash_memory=hash_memory,
             force=force,
             sync=not no_sync,
             workers=workers,
