@@ -110,7 +110,7 @@ def rows(took: dict[str, list[float]]) -> list[str]:
     """The table, in Markdown."""
     first = statistics.median(next(iter(took.values())))
     lines = [
-        "| who | guest stopped, ms | least to most | QEMU's is so many times as long |",
+        "| who | guest paused, ms | least to most | QEMU's is so many times as long |",
         "| --- | ---: | ---: | ---: |",
     ]
     for name, seconds in took.items():

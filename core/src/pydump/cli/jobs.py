@@ -81,7 +81,7 @@ def directory() -> Path:
 
 @contextlib.contextmanager
 def _opened_directory(*, create: bool = False) -> Iterator[int]:
-    """The directory of jobs, open; what is in it is reached through this, whatever becomes of its name.
+    """The directory of jobs, open; what is in it is reached through this, so renaming it has no effect.
 
     Args:
         create: Make it, and the directories above it, where they are not there: for us alone, under any umask.

@@ -135,8 +135,8 @@ def report(r: DumpReport, stream: TextIO) -> None:
     rows += [("fixed" if i == 0 else "", defect) for i, defect in enumerate(r.fixed)]
     rows += _excluded(r)
     if r.paused_seconds is not None:
-        whole = "" if r.consistent else "; the memory is not of one moment"
-        rows.append(("guest stopped", f"for {1000 * r.paused_seconds:.1f} ms{whole}"))
+        whole = "" if r.consistent else "; the memory is not consistent"
+        rows.append(("guest paused", f"for {1000 * r.paused_seconds:.1f} ms{whole}"))
     if not r.has_vmcoreinfo and not r.windows:
         rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
     table(rows, stream)

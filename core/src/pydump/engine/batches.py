@@ -25,7 +25,7 @@ class Batches:
         stored: What is wanted of it; what of that is not readable is zero.
         unit: Batches are cut at multiples of this many bytes of each stored range.
         max_hole: Bytes of a batch that is known to be zero, at most.
-        takes: The compression of stored pages that are taken over as they are, or None.
+        takes: The compression of stored pages that are copied, or None.
         batch_size: Bytes in a batch that holds data, a multiple of the unit.
     """
 

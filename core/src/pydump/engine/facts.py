@@ -210,7 +210,7 @@ def _with_notes_of(guest: Guest, arch: type[Arch], cpus: tuple[Cpu, ...]) -> Gue
 
 
 def _check_registers(arch: type[Arch], kinds: tuple[NoteKind, ...], cpus: tuple[Cpu, ...]) -> None:
-    """Refuse CPUs with gaps: a register left out by mistake would be 0 in the dump, and nobody could tell."""
+    """Refuse CPUs with gaps: a register left out by mistake would be 0 in the dump without notice."""
     for cpu in cpus:
         missing = missing_registers(kinds, cpu)
         if missing and not set(cpu.registers) - {r.name for r in arch.registers}:

@@ -53,7 +53,7 @@ def losses(format_: type[Format], plan: Plan, writer: Writer, arch: type[Arch]) 
 def refuse_zeros_for_pages(
     format_: type[Format], plan: Plan, compressor: Compressor | None, exclude: frozenset[str]
 ) -> None:
-    """Refuse to leave pages out of a format that would hold zeros in their place: nobody could tell.
+    """Refuse to leave pages out of a format that would hold zeros in their place without notice.
 
     Args:
         format_: The output's format.

@@ -210,7 +210,7 @@ class Arch:
 
     @classmethod
     def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """The notes with QEMU's known mistakes put right; notes without them stay as they are."""
+        """The notes with QEMU's known mistakes corrected; notes without them stay as they are."""
         return notes
 
     @classmethod

@@ -75,7 +75,7 @@ class Backing(ABC):
             yield max(offset, self.size), offset + size
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
     def __enter__(self) -> Self:
         return self

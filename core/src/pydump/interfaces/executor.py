@@ -220,7 +220,7 @@ class Executor(ABC):
         return tally.outcome()
 
     def close(self) -> None:
-        """Let go of the workers."""
+        """End the workers."""
 
     def __enter__(self) -> Self:
         return self

@@ -163,7 +163,7 @@ class StoredPages:
 
 @runtime_checkable
 class HoldsStoredPages(Protocol):
-    """An image whose pages are compressed one by one and can be taken over as they are."""
+    """An image whose pages are compressed one by one and can be copied as they are."""
 
     def stored_pages(self, runs: Sequence[tuple[int, int]], page_size: int, compression: str) -> StoredPages | None:
         """The pages of ``runs`` as they are stored.

@@ -54,7 +54,7 @@ class Encoded(Generic[_T]):
         table: What :meth:`Encoder.extents` needs beside the payload, such as page descriptors.
         size: Bytes of guest memory in it.
         zero_size: Bytes of those in pages of zeros, as far as the encoder looked.
-        taken_size: Bytes of those in pages that were taken over as the source's file holds them, unread.
+        taken_size: Bytes of those in pages that were copied as the source's file stores them.
         summary: What the placer is to know of the batch: small, and picklable. None where it is not asked.
         lost_size: Bytes of those in pages that are damaged in the source. The engine fills this in, and the next.
         first_lost: The paddr of the first such page, or None.
@@ -113,7 +113,7 @@ class Placer(ABC, Generic[_S, _A]):
 
     @abstractmethod
     def place(self, summary: _S, start: int) -> tuple[int, _A]:
-        """Settle what is written of a batch.
+        """Decide what is written of a batch.
 
         Args:
             summary: The batch's :attr:`Encoded.summary`, which is not None.
@@ -135,7 +135,7 @@ class Writer(ABC):
         size_limit: The output is at most this long.
     """
 
-    #: The compression of stored pages that it takes over as they are ("none" for raw ones), or None if it wants bytes.
+    #: The compression of stored pages that it copies ("none" for raw ones), or None if it wants bytes.
     takes: str | None = None
     #: Bytes of tables that have an entry for each page, and are written even where all of memory is known to be zero.
     tables_size: int = 0

@@ -169,7 +169,7 @@ def given_kinds(kinds: Sequence[NoteKind], cpus: Sequence[Cpu]) -> tuple[NoteKin
 
 
 def missing_registers(kinds: Sequence[NoteKind], cpu: Cpu) -> tuple[str, ...]:
-    """The registers of a CPU's notes that are not given: they would be 0, and nobody could tell.
+    """The registers of a CPU's notes that are not given: they would be 0 without notice.
 
     Args:
         kinds: What :func:`given_kinds` gave.

@@ -98,8 +98,8 @@ class DumpReport:
         fixed: Defects of the source that the output corrects, a line each.
         excluded_classes: Class name and bytes of each class of pages that this dump left out.
         checks: What was checked before, each with whether it passed and what was found.
-        paused_seconds: How long a live guest stood still, or None for a source that does not run.
-        consistent: Is all of memory of one moment? Only a running guest's may not be.
+        paused_seconds: How long a live guest was paused, or None for a source that does not run.
+        consistent: Whether all memory shows a single point in time. Only a running guest's may not.
         windows: Whether the guest runs Windows, which has no VMCOREINFO.
     """
 

@@ -85,7 +85,7 @@ class ArchTests:
 
     def test_its_numbers_are_such(self) -> None:
         cls = self.arch
-        assert cls.name.isidentifier() and cls.name.islower(), f"{cls.name!r} is no name of an architecture"
+        assert cls.name.isidentifier() and cls.name.islower(), f"{cls.name!r} is not the name of an architecture"
         for alias in cls.aliases:
             assert alias == alias.lower(), f"alias {alias} is looked up in lower case, and never found"
             assert [cls.name, *cls.aliases].count(alias) == 1, f"alias {alias} is there twice"

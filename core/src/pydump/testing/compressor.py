@@ -73,7 +73,9 @@ class CompressorTests:
 
     def test_it_has_a_name(self) -> None:
         name = self.compressor.name
-        assert name.isidentifier() and name.islower(), f"{name!r} is no name: lower-case letters, digits and _ make one"
+        assert name.isidentifier() and name.islower(), (
+            f"{name!r} is not a valid name: use lower-case letters, digits and _"
+        )
         assert faults_of_claims("compressor", self.compressor) == []
 
     def test_its_options_have_help_and_valid_defaults(self) -> None:

@@ -174,7 +174,7 @@ class FormatTests:
     def test_it_says_what_it_is(self) -> None:
         cls = self.format
         plain = cls.name.isprintable() and cls.name == cls.name.lower() and " " not in cls.name
-        assert plain, f"{cls.name!r} is no name: it has upper case, spaces or what cannot be printed"
+        assert plain, f"{cls.name!r} is not a valid name: it has upper case, spaces or unprintable characters"
         for alias, implied in cls.aliases.items():
             assert set(implied) <= {"compression"}, f"alias {alias} implies more than a compression"
             assert alias != cls.name, f"{alias} is its name, and no alias"

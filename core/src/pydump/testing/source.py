@@ -62,7 +62,9 @@ class SourceTests:
 
     def test_it_says_what_it_is(self) -> None:
         name = self.source.name
-        assert name.isidentifier() and name.islower(), f"{name!r} is no name: lower-case letters, digits and _ make one"
+        assert name.isidentifier() and name.islower(), (
+            f"{name!r} is not a valid name: use lower-case letters, digits and _"
+        )
         assert faults_of_options(self.source) == []
         assert faults_of_claims("source", self.source) == []
 

@@ -123,7 +123,9 @@ class StorageTests:
 
     def test_it_says_what_it_is(self) -> None:
         name = self.storage.name
-        assert name.isidentifier() and name.islower(), f"{name!r} is no name: lower-case letters, digits and _ make one"
+        assert name.isidentifier() and name.islower(), (
+            f"{name!r} is not a valid name: use lower-case letters, digits and _"
+        )
         assert self.storage.reads() or self.storage.writes(), "it has neither reader nor writer"
         assert faults_of_options(self.storage) == []
         assert faults_of_claims("storage", self.storage) == []

@@ -24,7 +24,7 @@ ADDRESS: Final = (1 << 52) - (1 << 12)
 #: Bits that a PAE entry must not have set; those of an entry of the top level beside them.
 PAE_RESERVED: Final = (1 << 63) - (1 << 52)
 PAE_TOP_RESERVED: Final = 1 << 63 | 0x1E6
-#: The bit of a 4 MiB page that is no address.
+#: The bit of a 4 MiB page that is not part of the address.
 LARGE_RESERVED: Final = 1 << 21
 
 CR0_PG: Final = 1 << 31

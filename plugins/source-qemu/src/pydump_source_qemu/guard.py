@@ -1,4 +1,4 @@
-"""Whatever becomes of this process, what it did to the guest is undone."""
+"""Undoes what this process did to the guest, even if this process is killed."""
 
 from __future__ import annotations
 

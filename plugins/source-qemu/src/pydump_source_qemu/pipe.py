@@ -168,7 +168,7 @@ def widen(pipe: Pipe) -> None:
 def elf_stream(monitor: Monitor, window: tuple[int, int] | None = None) -> Iterator[Pipe]:
     """QEMU's ELF dump as a stream. Leaving the block early ends the dump.
 
-    The guest stands still meanwhile; when the stream ends QEMU lets it run again if it ran before.
+    The guest is paused meanwhile; when the stream ends QEMU lets it run again if it ran before.
 
     Args:
         monitor: The connection.
