@@ -108,6 +108,15 @@ def test_a_pc_with_a_part_of_its_shadow_ram() -> None:
     ]
 
 
+def test_ram_is_hidden_only_by_rom_that_is_there() -> None:
+    small = blocks(pc_ram=64 * MIB, pc_bios=64 << 10, pc_rom=128 << 10)
+    assert placed(Machine("pc-q35-7.2", "x86_64", small, shadow=bytes(7)))[1:4] == [
+        (0xC0000, 0x20000, "pc.rom", 0),
+        (0xE0000, 0x10000, "pc.ram", 0xE0000),
+        (0xF0000, 0x10000, "pc.bios", 0),
+    ]
+
+
 def test_vga_hides_ram() -> None:
     machine = Machine(
         "pc-q35-7.2", "x86_64", blocks(**PC, **{"0000:00:02_0__vga_vram": 16 * MIB}), bytes([0x10, *[0x33] * 6])

@@ -1,7 +1,8 @@
 """Boots a Linux guest under QEMU (TCG), stops it when it is ready, and has QEMU dump it.
 
 Everything goes into one directory for each guest and is kept, so that a guest boots once: ``elf``, ``kdump-zlib``,
-``elf-paging`` (x86), ``ram.raw`` (the truth), ``mtree.txt``, ``registers.txt``, ``console.log``.
+``elf-paging`` (x86), ``ram.raw`` (the truth), ``stream`` (a migration stream), ``mtree.txt``, ``registers.txt``,
+``console.log``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+#: Where guests are, beside those of other versions of this file, which kept other things of them.
+GUESTS = "guests-2"
 #: Seconds that fetching a kernel, booting a guest and one QMP command may take.
 FETCH_TIMEOUT, BOOT_TIMEOUT, QMP_TIMEOUT = 900, 240, 120
 
@@ -130,6 +133,11 @@ class Guest:
         return self.directory / "ram.raw"
 
     @property
+    def stream(self) -> Path:
+        """QEMU's migration stream of the same moment."""
+        return self.directory / "stream"
+
+    @property
     def console(self) -> str:
         """What it printed."""
         return (self.directory / "console.log").read_text(errors="replace")
@@ -215,6 +223,22 @@ class Qmp:
         """A command of the human monitor, and what it prints."""
         return str(self.command("human-monitor-command", command_line=line)).replace("\r\n", "\n")
 
+    def migrate(self, uri: str, *capabilities: str) -> None:
+        """Send or save the guest, and wait until it is done.
+
+        Raises:
+            RuntimeError: It failed.
+        """
+        switched = [{"capability": name, "state": True} for name in capabilities]
+        self.command("migrate-set-capabilities", capabilities=switched)
+        self.command("migrate-set-parameters", max_bandwidth=1 << 40)
+        self.command("migrate", uri=uri)
+        deadline = time.monotonic() + QMP_TIMEOUT
+        while (found := self.command("query-migrate"))["status"] != "completed":
+            if found["status"] in ("failed", "cancelled") or time.monotonic() > deadline:
+                raise RuntimeError(f"migrate {uri}: {found}")
+            time.sleep(0.05)
+
     def close(self) -> None:
         """Hang up."""
         self._lines.close()
@@ -277,7 +301,7 @@ def boot(arch: str, lab: Path) -> Guest:
     with (lab / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kernels = fetch(machine.kernel or arch, lab)
-        directory = lab / "guests" / arch
+        directory = lab / GUESTS / arch
         if not (directory / "done").exists():
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
@@ -321,4 +345,5 @@ def _boot(machine: Machine, kernels: Path, directory: Path) -> None:
             qmp.command("dump-guest-memory", protocol=f"file:{directory / name}", **options)
             os.chmod(directory / name, 0o600)
         shutil.copyfile(ram, directory / "ram.raw")
+        qmp.migrate(f"exec:cat > {directory / 'stream'}")
     ram.unlink()

@@ -8,7 +8,7 @@ hw/arm/virt.c, hw/riscv/virt.c, hw/s390x/s390-virtio-ccw.c, hw/ppc/spapr.c of QE
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -149,7 +149,7 @@ def place(machine: Machine, given: Sequence[Piece]) -> tuple[list[Piece], list[s
         laid, fault = _lay(machine, main)
         pieces += laid
         warnings += fault
-    pieces += _roms(machine, pieces, named)
+    pieces += _roms(machine, named)
     for block in [*rest]:
         plugged = machine.hotplugged.get(block.name)
         if plugged is not None:
@@ -240,7 +240,7 @@ def _with_holes(machine: Machine, pieces: Sequence[Piece]) -> list[Piece]:
     hidden = []
     if any(VGA.match(block.name) for block in machine.blocks):
         hidden.append(VGA_HOLE)
-    hidden += [(start, start + size) for start, size in _shadowed(machine)]
+    hidden += [(rom.paddr, rom.paddr + rom.size) for rom in _roms(machine, frozenset())]
     found = []
     for piece in pieces:
         for start, end in Ranges.of([(piece.paddr, piece.paddr + piece.size)]).subtract(Ranges.of(hidden)):
@@ -249,7 +249,7 @@ def _with_holes(machine: Machine, pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _shadowed(machine: Machine) -> list[tuple[int, int]]:
-    """``(start, size)`` of what below 1 MiB reads as ROM; all RAM where nothing is known."""
+    """``(start, size)`` of what below 1 MiB reads as ROM if there is any; nothing where that is not known."""
     if machine.name.startswith("microvm"):  # neither has a host bridge that could hide its ROM
         bios = min(0x20000, next((block.size for block in machine.blocks if block.name == "pc.bios"), 0))
         return [(0x100000 - bios, bios)]
@@ -264,8 +264,8 @@ def _shadowed(machine: Machine) -> list[tuple[int, int]]:
     return pieces
 
 
-def _roms(machine: Machine, pieces: Sequence[Piece], named: set[str]) -> list[Piece]:
-    """The firmware that QEMU's own dumps hold: what is where RAM would be, and a copy that ends at 4 GiB."""
+def _roms(machine: Machine, named: Set[str]) -> list[Piece]:
+    """The firmware that QEMU's own dumps hold: what hides RAM below 1 MiB, and a copy that ends at 4 GiB."""
     sizes = {block.name: block.size for block in machine.blocks}
     found = []
     name, paddr = RISCV_ROM
