@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 import pydump
 from pydump.errors import FormatError, PlanError, PydumpError, UnsupportedError
@@ -173,6 +177,29 @@ def header(format: int, length: int = 0, version: int = 2) -> bytes:
     return b"LibvirtQemudSave" + struct.pack("<5I", version, length, 1, format, 0) + bytes(56)
 
 
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+@pytest.mark.parametrize(("number", "compress"), [(1, gzip.compress), (2, bz2.compress), (3, lzma.compress), (5, zstd)])
+def test_save_images_in_each_compression(
+    number: int, compress: Callable[[bytes], bytes], sample: Sample, tmp_path: Path
+) -> None:
+    """Source of the numbers: enum virQEMUSaveFormat in src/qemu/qemu_saveimage.c."""
+    whole = content("paused-raw.save")
+    length = struct.unpack_from("<I", whole, 20)[0]
+    packed = header(number, length) + whole[92 : 92 + length] + compress(whole[92 + length :])
+    (tmp_path / "packed").write_bytes(packed)
+    with pydump.open(tmp_path / "packed") as ours, pydump.open(sample("paused.elf")) as theirs:
+        assert memory(ours) == memory(theirs)
+        assert not ours.source.warnings()
+    if number == 2:
+        return  # all of it is one block of bzip2's, which unpacks or does not
+    (tmp_path / "packed").write_bytes(packed[:-2000])
+    with pydump.open(tmp_path / "packed", arch="i386") as ours:
+        assert any("cut off" in line for line in ours.source.warnings())
+
+
 @pytest.mark.parametrize(
     ("data", "error", "why"),
     [
@@ -195,9 +222,15 @@ def test_what_a_domain_says() -> None:
     """Source: libvirt's formatdomain, "Memory devices"; the XML of a running domain."""
     text = b"""<domain><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><devices>
       <memory model='dimm'><alias name='dimm0'/><address type='dimm' slot='0' base='0x100000000'/></memory>
+      <memory model='dimm'><address type='dimm' slot='7' base='0x180000000'/></memory>
       <memory model='dimm'><alias name='dimm1'/><address type='dimm' slot='1'/></memory></devices></domain>"""
     domain, fault = read_domain(text)
-    assert (domain.arch, domain.machine, domain.dimms, fault) == ("x86_64", "pc-q35-7.2", {"memdimm0": 1 << 32}, "")
+    assert (domain.arch, domain.machine, domain.dimms, fault) == (
+        "x86_64",
+        "pc-q35-7.2",
+        {"memdimm0": 1 << 32, "memdimm7": 6 << 30},
+        "",
+    )
     bomb = b'<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><domain>&b;</domain>'
     for odd in (b"", b"<domain>", b"\xff\xfe", bomb):
         assert read_domain(odd)[1]

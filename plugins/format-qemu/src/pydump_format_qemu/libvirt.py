@@ -110,13 +110,15 @@ def read_domain(text: bytes) -> tuple[Domain, str]:
     dimms: dict[str, int] = {}
     for device in root.iterfind("devices/memory"):
         alias, address = device.find("alias"), device.find("address[@type='dimm']")
-        base = address.get("base", "") if address is not None else ""
-        if alias is not None and base:
-            try:
-                # The memory backend of the device dimm0 is called memdimm0. Source: qemu_command.c.
-                dimms[f"mem{alias.get('name')}"] = int(base, 0)
-            except ValueError:
-                continue
+        if address is None:
+            continue
+        # A saved domain has no aliases. The memory backend of the device dimm0, in slot 0, is called memdimm0.
+        # Source: qemuAssignDeviceMemoryAlias in src/qemu/qemu_alias.c.
+        name = alias.get("name") if alias is not None else f"{device.get('model')}{address.get('slot')}"
+        try:
+            dimms[f"mem{name}"] = int(address.get("base", ""), 0)
+        except ValueError:
+            continue
     if kind is None:
         return Domain(dimms=dimms), ""
     return Domain(kind.get("arch", ""), kind.get("machine", ""), dimms), ""
