@@ -6,7 +6,9 @@ import bz2
 import gzip
 import lzma
 import os
+import struct
 import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -198,3 +200,62 @@ def test_no_directory_to_unpack_in(vmcore: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TMPDIR", "/nowhere")
     with pytest.raises(SourceError, match="cannot keep .* in /nowhere"):
         pydump.open(tmp_path / "in")
+
+
+# --- flattened streams and compressed files in each other ---
+
+
+def flat(data: bytes) -> bytes:
+    """A flattened stream of a file, in records that come in any order. Source: makedumpfile.h."""
+    pieces = [(at, data[at : at + 50000]) for at in range(0, len(data), 50000)]
+    records = [struct.pack(">qq", at, len(piece)) + piece for at, piece in pieces]
+    header = struct.pack(">16sqq", b"makedumpfile", 1, 1).ljust(4096, b"\0")
+    return header + b"".join(records[::-1]) + struct.pack(">qq", -1, -1)
+
+
+WRAP: dict[str, Pack] = {**{name: PACK[name] for name in ("gzip", "bzip2", "xz", "zstd")}, "flat": flat}
+
+
+@pytest.mark.parametrize("outer", WRAP)
+@pytest.mark.parametrize("inner", WRAP)
+def test_what_is_wrapped_in_each_other_is_read(outer: str, inner: str, vmcore: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(WRAP[outer](WRAP[inner](vmcore.read_bytes())))
+    with pydump.open(tmp_path / "in") as opened:
+        assert opened.source.warnings() == ()
+        assert opened.read(1 << 20, len(RAM)) == RAM
+
+
+def test_three_kinds_in_each_other_are_read(vmcore: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(gzip.compress(flat(lzma.compress(flat(vmcore.read_bytes())))))
+    with pydump.open(tmp_path / "in") as opened:
+        assert opened.read(1 << 20, len(RAM)) == RAM
+    command = [sys.executable, "-m", "pydump", "read", "-", str(1 << 20), "64"]
+    with subprocess.Popen(["cat", tmp_path / "in"], stdout=subprocess.PIPE) as cat:
+        said = subprocess.run(command, stdin=cat.stdout, capture_output=True, timeout=60)
+    assert said.stdout == RAM[:64], said.stderr
+
+
+def test_a_cut_flattened_stream_around_a_compressed_file_is_said_to_be_cut(vmcore: Path, tmp_path: Path) -> None:
+    whole = flat(PACK["zstd without its size"](vmcore.read_bytes()))
+    (tmp_path / "in").write_bytes(whole[:-16])
+    with pydump.open(tmp_path / "in") as opened:
+        assert any("without its end mark" in line for line in opened.source.warnings())
+        assert opened.read(1 << 20, len(RAM)) == RAM
+
+
+@pytest.mark.parametrize("wrap", [flat, gzip.compress], ids=["flat", "gzip"])
+def test_wrapping_has_a_bound(wrap: Pack, tmp_path: Path) -> None:
+    data = b"\x7fELF"
+    for _ in range(6):
+        data = wrap(data)
+    (tmp_path / "in").write_bytes(data)
+    with pytest.raises(SourceError, match="more than (3 times|4 deep); unpack it first"):
+        pydump.open(tmp_path / "in")
+
+
+def test_nothing_stays_open_where_the_inner_file_is_of_no_use(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(flat(gzip.compress(b"nothing that anybody knows")))
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FormatError, match="no installed format reads it"):
+        pydump.open(tmp_path / "in")
+    assert os.listdir("/proc/self/fd") == before

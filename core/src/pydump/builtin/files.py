@@ -190,7 +190,7 @@ def unpacked(
         raise
     backing.close()
     opened = FileBacking(backing.path, spooled.fd)
-    opened.warnings = spooled.warnings
+    opened.warnings = backing.warnings + spooled.warnings
     return opened
 
 

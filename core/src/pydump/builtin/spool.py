@@ -123,6 +123,8 @@ def spool(
         head, pieces = _headed(_unpacked(pieces, packing, warnings))
         if not head:
             raise SourceError(f"{label} cannot be unpacked: {'; '.join(warnings) or 'there is nothing in it'}")
+    if packing_of(head, packings) is not None:
+        raise SourceError(f"{label} is compressed more than {MAX_LAYERS} times", hint="unpack it first")
     if accept is not None:
         accept(head)
     directory = os.environ.get("TMPDIR", SPOOL_DIRECTORY)

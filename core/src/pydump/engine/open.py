@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydump.builtin.files import unpacked, unpacked_part
-from pydump.builtin.flattened import FlattenedBacking, is_flattened
+from pydump.builtin.files import unpacked_part
+from pydump.builtin.flattened import is_flattened
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing
 from pydump.builtin.storages import DescriptorStorage, FileStorage
+from pydump.builtin.wrapped import unwrapped
 from pydump.catalog import known_file
 from pydump.engine.live import Input
 from pydump.engine.locate import Named, Stored, find_source, find_stored
@@ -133,14 +134,8 @@ def _open_backing(
     if issubclass(storage, FileStorage | DescriptorStorage):  # what flows is looked at before it is copied
         backing = storage.reader(url, chosen, accept=accept or known, packings=packed)
     else:
-        backing = unpacked(storage.reader(url, chosen), accept or known, packed)
-    if is_flattened(_head(backing)):
-        try:
-            return FlattenedBacking(backing)
-        except BaseException:
-            backing.close()
-            raise
-    return backing
+        backing = storage.reader(url, chosen)
+    return unwrapped(backing, accept or known, packed)
 
 
 def open_kernel(path: str, registry: Registry) -> KernelFile:
