@@ -136,7 +136,7 @@ class FileBacking(Backing):
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._name:
             raise TypeError(f"{self.path} has no name that another process could open")
-        return _reopen, (self._name, self.path)
+        return _reopen, (self._name, self.path, self.size, os.fstat(self.fd).st_mtime_ns)
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -161,9 +161,16 @@ def _open_file(path: str) -> int:
     return fd
 
 
-def _reopen(name: str, label: str) -> FileBacking:
-    """The file ``name``, as another process opened it."""
+def _reopen(name: str, label: str, size: int, mtime: int) -> FileBacking:
+    """The file ``name``, as another process opened it when it had this size in bytes, and was changed at ``mtime``.
+
+    Raises:
+        SourceError: It cannot be opened, or has changed since.
+    """
     opened = FileBacking.open(name, packings=())
+    if (opened.size, os.fstat(opened.fd).st_mtime_ns) != (size, mtime):
+        opened.close()
+        raise SourceError(f"{name} has changed since it was opened", hint="start again, and leave the file alone")
     opened.path = label
     return opened
 

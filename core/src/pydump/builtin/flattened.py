@@ -88,6 +88,9 @@ class FlattenedBacking(Backing):
         #: What is there, records that touch taken together.
         self._runs = np.stack([self._starts[first], self._ends[np.append(first[1:], True)[: len(first)]]], axis=1)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FlattenedBacking, (self._inner,)
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         import numpy as np
 

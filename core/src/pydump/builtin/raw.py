@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
 from pydump.builtin.files import FileBacking
@@ -12,8 +14,8 @@ from pydump.builtin.spool import HEAD_SIZE, PACKINGS
 from pydump.catalog import known_file
 from pydump.errors import PlanError, ReadError, SourceError
 from pydump.interfaces.arch import SMALLEST_PAGE
-from pydump.interfaces.backing import Backing
-from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.backing import Backing, recipe_of
+from pydump.interfaces.image import MemoryImage, Reopen
 from pydump.interfaces.source import Source
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, RamBlock
@@ -126,9 +128,41 @@ class RawImage(MemoryImage):
             ),
         )
 
+    def reopen(self) -> Reopen | None:
+        files = [recipe_of(file) for file in self._files]
+        places = [(p.paddr, self._files.index(p.backing), p.offset, p.size) for p in self._pieces]
+        named = tuple(file for file in files if file is not None)
+        return ReopenRaw(named, tuple(places), self._placed) if len(named) == len(files) else None
+
     def close(self) -> None:
         for backing in self._files:
             backing.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenRaw(Reopen):
+    """Files of bare RAM.
+
+    Attributes:
+        files: Each as it is pickled.
+        pieces: ``(paddr, index into files, offset in the file, size)``.
+        placed: Whether somebody says where RAM lies.
+    """
+
+    files: tuple[bytes, ...]
+    pieces: tuple[tuple[int, int, int, int], ...]
+    placed: bool
+
+    def open(self) -> RawImage:
+        files: list[Backing] = []
+        try:
+            files += map(pickle.loads, self.files)
+            pieces = [_Piece(paddr, files[index], offset, size) for paddr, index, offset, size in self.pieces]
+            return RawImage(pieces, placed=self.placed)
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
 
 
 def _piece(text: str, argument: str) -> tuple[_Piece, bool]:

@@ -13,6 +13,7 @@ from pydump.builtin.wrapped import unwrapped
 from pydump.catalog import known_file
 from pydump.engine.live import Input
 from pydump.engine.locate import Named, Stored, find_source, find_stored
+from pydump.engine.reopen import ReopenFiles
 from pydump.engine.unused import refuse_options
 from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
@@ -77,6 +78,9 @@ def _open(
         registry: What is installed.
         options: Options by plugin name, then by field.
     """
+    files = tuple(backings)
+    siblings: dict[str, Backing] = {}
+    copies: list[Backing] = []
 
     def sibling(name: str) -> Backing | None:
         beside = first.beside(name)
@@ -86,20 +90,24 @@ def _open(
             backings.append(_open_backing(beside, registry, options, lambda head: None))
         except SourceError:
             return None
+        siblings[name] = backings[-1]
         return backings[-1]
 
     def unpacked_from(file: Backing, offset: int) -> Backing:
         backings.append(unpacked_part(file, offset, packings(registry)))
+        copies.append(backings[-1])
         return backings[-1]
 
     reading = chosen_options(format_.name, format_.ReaderOptions, options)
     try:
-        return format_.open(Opened(tuple(backings), sibling, registry.decompressors(), unpacked_from, reading))
+        image = format_.open(Opened(files, sibling, registry.decompressors(), unpacked_from, reading))
     except FormatError:
         seen = known_file(_head(backings[0]))
         if seen is None or not seen.name:
             raise
         raise FormatError(backings[0].path, f"it is {seen.name}, which is not read", hint=seen.hint) from None
+    image.recipe = None if copies else ReopenFiles.of(format_, files, siblings, reading)
+    return image
 
 
 def _refuse_unused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, Self
@@ -82,6 +83,14 @@ class Backing(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def recipe_of(backing: Backing) -> bytes | None:
+    """``backing`` pickled, so that another process can open it; None where it has no name to open it by."""
+    try:
+        return pickle.dumps(backing)
+    except (TypeError, AttributeError, pickle.PicklingError):
+        return None
 
 
 def data_of(fd: int, offset: int, size: int) -> Iterator[tuple[int, int]]:

@@ -17,11 +17,26 @@ if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
 
 
+class Reopen(ABC):
+    """How another process, perhaps on another host, opens the same memory. It is small, and can be pickled."""
+
+    @abstractmethod
+    def open(self) -> MemoryImage:
+        """Open the memory again.
+
+        Raises:
+            PydumpError: It cannot be opened here, or has changed since.
+        """
+
+
 class MemoryImage(ABC):
     """Guest memory that does not change, and what is known of the guest: an open dump, or a guest that was captured.
 
     Reading must be safe from forked processes: use positioned reads, never a shared file position.
     """
+
+    #: What :meth:`reopen` returns; whoever opens the image sets it. For a format's image that is done for it.
+    recipe: Reopen | None = None
 
     @abstractmethod
     def guest(self) -> Guest:
@@ -77,6 +92,15 @@ class MemoryImage(ABC):
         known when all has been read.
         """
         return ()
+
+    def reopen(self) -> Reopen | None:
+        """How another process opens the same memory.
+
+        Returns:
+            None where it cannot: memory of a live guest, or of this process; a file that came through a pipe or was
+            unpacked.
+        """
+        return self.recipe
 
     def close(self) -> None:
         """Close files and connections. Reading afterwards is an error."""

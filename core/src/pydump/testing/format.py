@@ -60,6 +60,7 @@ from pydump.testing.forks import faults_in_forks
 from pydump.testing.fresh import native_modules
 from pydump.testing.pipes import slow_reader
 from pydump.testing.readers import Contents, unflatten
+from pydump.testing.reopen import faults_of_reopening
 from pydump.testing.sources import (
     GUESTS,
     MACHINE,
@@ -193,6 +194,16 @@ class FormatTests:
         for other in self.registry.formats():
             if other is not self.format:
                 assert not other.detect(own[:4096]), f"{other.name} claims it"
+
+    def test_another_process_reads_the_same(self, tmp_path: Path) -> None:
+        self.needs(read=True)
+        found = self.example(tmp_path)
+        if found is None:
+            self.sample("64-bit, little-endian", tmp_path)
+        with self.open(found[0] if found else tmp_path / "sample") as back:
+            if back.reopen() is None:
+                pytest.skip("the example is unpacked when it is opened")
+            assert faults_of_reopening(back) == []
 
     def test_the_example_holds_its_memory(self, tmp_path: Path) -> None:
         found = self.example(tmp_path)

@@ -28,6 +28,7 @@ from pydump.options import with_values
 from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.forks import faults_in_forks
 from pydump.testing.fresh import native_modules
+from pydump.testing.reopen import faults_of_reopening
 
 
 class SourceTests:
@@ -114,6 +115,13 @@ class SourceTests:
         source, memory = self.opened(tmp_path)
         source.close()
         assert faults_in_forks(lambda: self.opened(tmp_path)[0], memory) == []
+
+    def test_another_process_reads_the_same(self, tmp_path: Path) -> None:
+        source, _ = self.opened(tmp_path)
+        with source:
+            if source.reopen() is None:
+                pytest.skip("no other process can open it: it has no recipe")
+            assert faults_of_reopening(source) == []
 
     def test_what_is_no_ram_is_an_error(self, tmp_path: Path) -> None:
         source, _ = self.opened(tmp_path)
