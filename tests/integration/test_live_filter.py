@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judges import require_drgn
 from lab.boot import BOOT_TIMEOUT, MACHINES, Guest, Qmp, running
 
 import pydump as api
@@ -165,6 +166,27 @@ def test_every_way_leaves_pages_out(linux: Linux, tmp_path: Path, pydump: Pydump
     found = json.loads(pydump("info", "--json", tmp_path / "vmcore").stdout)
     assert found["dump_level"] == 31
     assert pydump("dmesg", tmp_path / "vmcore").stdout.startswith("[    0.000000] Linux version")
+
+
+def test_drgn_reads_the_guest_while_it_runs(
+    linux: Linux, guest: Callable[[str], Guest], pydump: Pydump, tmp_path: Path
+) -> None:
+    require_drgn()
+    script = tmp_path / "script.py"
+    script.write_text("from drgn.helpers.linux import for_each_task\nprint(len(list(for_each_task(prog))))")
+    vmlinux = guest("x86_64").vmlinux
+    linux.qmp.stops()
+    assert int(pydump("shell", linux.source, script, "--vmlinux", vmlinux).stdout) > 40
+    assert linux.state == "running"
+
+
+@pytest.mark.parametrize("access", ACCESS)
+def test_many_reads_do_not_pause_the_guest(linux: Linux, access: str) -> None:
+    with api.open(linux.source, options={"qmp": {"access": access}}) as live:
+        linux.qmp.stops()
+        assert any(any(live.read(0x1000000 + 0x1000 * number, 4096)) for number in range(200))
+        assert linux.qmp.stops() == 0
+    assert linux.state == "running"
 
 
 def test_the_log_is_followed_past_a_reset_and_the_guest_is_not_paused(linux: Linux) -> None:

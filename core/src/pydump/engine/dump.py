@@ -242,7 +242,7 @@ class Dump:
         from pydump.engine.program import drgn_program
 
         kernel = self._kernel_memory()
-        program = drgn_program(kernel, self._physical_memory(), self._searched().guest)
+        program = drgn_program(kernel, self._physical_memory(), self._searched().guest, changes=self._live)
         if vmlinux is not None:
             try:
                 program.load_debug_info([os.fspath(vmlinux)])

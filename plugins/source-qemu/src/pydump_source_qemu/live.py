@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from functools import cached_property
 from types import TracebackType
 
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest
-from pydump.model.memory import MemoryMap
+from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import ProgressCallback
 from pydump_source_qemu.capture import capture
+from pydump_source_qemu.captured import Captured, Readable
 from pydump_source_qemu.dump import peek, read_facts
+from pydump_source_qemu.host import Region
 from pydump_source_qemu.options import QemuOptions
+from pydump_source_qemu.process import ImpossibleError
 from pydump_source_qemu.session import Session
+from pydump_source_qemu.this_host import ThisHost
+
+_log = logging.getLogger("pydump.qmp")
 
 
 class QemuGuest(LiveGuest):
@@ -26,7 +35,7 @@ class QemuGuest(LiveGuest):
     def __init__(self, session: Session, options: QemuOptions) -> None:
         self._session = session
         self._options = options
-        self._view = QemuView(session, read_facts(session).guest)
+        self._view = QemuView(session, options, read_facts(session).guest)
 
     def view(self) -> QemuView:
         return self._view
@@ -45,23 +54,58 @@ class QemuGuest(LiveGuest):
 
 
 class QemuView(MemoryImage):
-    """The facts of when the guest was opened, and memory as QEMU sends it now."""
+    """The facts of when the guest was opened, and memory as it is now.
 
-    def __init__(self, session: Session, guest: Guest) -> None:
+    Memory is read where it lies on this host, as far as that can be done; QEMU sends the rest.
+    """
+
+    def __init__(self, session: Session, options: QemuOptions, guest: Guest) -> None:
         self._session = session
+        self._options = options
         self._guest = guest
 
     def guest(self) -> Guest:
         return self._guest
 
     def read_into(self, paddr: int, buffer: memoryview) -> None:
-        peek(self._session, paddr, buffer)
+        self._memory.read_into(paddr, buffer)
+
+    @cached_property
+    def _memory(self) -> Captured:
+        """All of memory, each part with who reads it."""
+        regions: list[Region] = []
+        if self._options.access != "stream":
+            try:
+                layout = ThisHost(self._session, self._options, self._guest.memory, self._guest).layout()
+                regions = [region for region in layout.regions if not region.allocates]
+            except ImpossibleError as error:
+                _log.info("QEMU has to send memory: %s", error.message)
+        here = Ranges.of((region.paddr, region.end) for region in regions)
+        pieces: list[tuple[int, int, Readable]] = [(region.paddr, region.end, region) for region in regions]
+        sent = _Sent(self._session)
+        pieces += [(start, end, sent) for start, end in self._guest.memory.ranges().subtract(here)]
+        return Captured(self._guest, pieces)
 
     def warnings(self) -> tuple[str, ...]:
         return tuple(self._session.warnings)
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         return self._session.describe()
+
+
+class _Sent:
+    """Memory that QEMU sends, for which it pauses the guest for about a millisecond."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``paddr`` on."""
+        peek(self._session, paddr, buffer)
+
+    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
+        """All of the range."""
+        yield paddr, paddr + size
 
 
 class QemuCapture(Capture):
