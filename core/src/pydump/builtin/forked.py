@@ -14,8 +14,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 from pydump.builtin.courier import Courier, Inbox, Message, Post, shared_memory
 from pydump.builtin.workers import Claims, Worker, forked, messages
 from pydump.errors import PydumpError
-from pydump.interfaces.executor import Job, Outcome, Spec, Tally, Task, in_pieces
-from pydump.interfaces.writer import Encoded
+from pydump.interfaces.executor import Job, Outcome, Spec, Tally, Task, in_pieces, placed
+from pydump.interfaces.writer import Encoded, Placer
 
 R = TypeVar("R")
 _Encoded: TypeAlias = Encoded[Any]
@@ -66,7 +66,8 @@ def run_forked(job: Job, count: int) -> Outcome:
     """
     claims = Claims()
     tally = Tally(job.writer)
-    turns: _Turns = _AtParent(tally) if tally.has_placer else _InLine(job.writer.start)
+    in_line = tally.placer is None or tally.placer.shared
+    turns: _Turns = _InLine(job.writer.start, tally.placer) if in_line else _AtParent(tally)
     memories = [None if job.sink.shared else shared_memory() for _ in range(count)]
     inbox = Inbox(job.sink)
 
@@ -123,11 +124,12 @@ class _Turns(ABC):
 
 
 class _InLine(_Turns):
-    """Payloads lie end to end: workers find their places among themselves, by numbers that all of them see."""
+    """Workers find their places among themselves: what that takes lies in memory that all of them share."""
 
     TICKET, OFFSET, DONE, ZERO, TAKEN, LOST, FIRST_LOST = range(7)
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, placer: Placer[Any, Any] | None) -> None:
+        self._placer = placer
         context = get_context("fork")
         self._turn = context.Condition(context.Lock())
         self._map = mmap.mmap(-1, mmap.PAGESIZE)
@@ -146,7 +148,8 @@ class _InLine(_Turns):
                     return None
                 self._turn.wait()
             start = numbers[self.OFFSET]
-            numbers[self.OFFSET] = start + encoded.payload_size
+            size, answer = placed(self._placer, encoded, start)
+            numbers[self.OFFSET] = start + size
             numbers[self.TICKET] = index + 1
             numbers[self.DONE] += encoded.size
             numbers[self.ZERO] += encoded.zero_size
@@ -155,7 +158,7 @@ class _InLine(_Turns):
                 numbers[self.FIRST_LOST] = encoded.first_lost
             numbers[self.LOST] += encoded.lost_size
             self._turn.notify_all()
-            return start, None
+            return start, answer
 
     def outcome(self) -> Outcome:
         numbers = self._numbers

@@ -126,27 +126,21 @@ class Tally:
         writer: Whose batches they are.
 
     Attributes:
+        placer: The writer's.
         done: Bytes of guest memory so far.
     """
 
     def __init__(self, writer: Writer) -> None:
-        self._placer: Placer[Any, Any] | None = writer.placer()
+        self.placer: Placer[Any, Any] | None = writer.placer()
         self._end = writer.start
         self._zero = self._taken = self._lost = 0
         self._first_lost: int | None = None
         self.done = 0
 
-    @property
-    def has_placer(self) -> bool:
-        """Whether places depend on more than the sizes of the payloads before."""
-        return self._placer is not None
-
     def place(self, encoded: Encoded[Any]) -> tuple[int, Any]:
         """Where the next batch's payload begins, and what the placer says of it: None where it is not asked."""
         start = self._end
-        size, answer = encoded.payload_size, None
-        if self._placer is not None and encoded.summary is not None:
-            size, answer = self._placer.place(encoded.summary, start)
+        size, answer = placed(self.placer, encoded, start)
         self._end = start + size
         self.done += encoded.size
         self._zero += encoded.zero_size
@@ -227,6 +221,13 @@ class Executor(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def placed(placer: Placer[Any, Any] | None, encoded: Encoded[Any], start: int) -> tuple[int, Any]:
+    """Bytes of a batch's payload, which begins at ``start``, and what the placer says of it, or None."""
+    if placer is None or encoded.summary is None:
+        return encoded.payload_size, None
+    return placer.place(encoded.summary, start)
 
 
 def in_pieces(extents: Iterable[Extent | Hole]) -> Iterator[Extent | Hole]:

@@ -111,6 +111,10 @@ class Placer(ABC, Generic[_S, _A]):
     worker waits for it, so it is quick.
     """
 
+    #: Whether all that changes in it lies in memory that forked processes share. Then forked workers call it
+    #: themselves, one at a time and in order, which saves a message for each batch.
+    shared: ClassVar[bool] = False
+
     @abstractmethod
     def place(self, summary: _S, start: int) -> tuple[int, _A]:
         """Decide what is written of a batch.

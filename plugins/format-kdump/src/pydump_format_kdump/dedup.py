@@ -6,7 +6,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -247,6 +247,8 @@ class DedupPlacer(Placer[_Summary, _Answer]):
     Args:
         written: Where what is written is noted.
     """
+
+    shared: ClassVar[bool] = True
 
     def __init__(self, written: WrittenPages) -> None:
         self._written = written
