@@ -11,7 +11,7 @@ from pydump.hookspecs import hookimpl
 from pydump.interfaces.format import Format, Opened
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole
-from pydump.interfaces.writer import Batch, Encoded, Writer
+from pydump.interfaces.writer import Batch, Encoded, Encoder, Writer
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.plan import Plan
@@ -52,6 +52,16 @@ class TapeFormat(Format):
         return TapeImage(opened)
 
 
+@dataclass(frozen=True, slots=True)
+class PlainEncoder(Encoder[None]):
+    def encode(self, batch: Batch) -> Encoded[None]:
+        return Encoded(batch.position, 0, batch.data, None, batch.size, 0)
+
+    def extents(self, encoded: Encoded[None], start: int, answer: None = None) -> Iterator[Extent | Hole]:
+        if encoded.payload is not None:
+            yield Extent(encoded.position, encoded.payload)
+
+
 class PlainWriter(Writer):
     """All of RAM end to end, with zeros for what is not there."""
 
@@ -63,15 +73,11 @@ class PlainWriter(Writer):
         self.start = 0
         self.size_limit = self.stored.size
 
-    def layout(self) -> Iterator[Extent | Hole]:
+    def headers(self) -> Iterator[Extent | Hole]:
         return iter(())
 
-    def encode(self, batch: Batch) -> Encoded:
-        return Encoded(batch.position, 0, batch.data, None, batch.size, 0)
-
-    def extents(self, encoded: Encoded, start: int) -> Iterator[Extent | Hole]:
-        if encoded.payload is not None:
-            yield Extent(encoded.position, encoded.payload)
+    def encoder(self) -> Encoder[Any]:
+        return PlainEncoder()
 
     def size(self, end: int) -> int:
         return self.size_limit

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import BytesImage
 from pydump.engine.open import open_source
 from pydump.engine.outputs import Output
@@ -210,7 +211,9 @@ def test_unreadable_memory_is_named(tmp_path: Path) -> None:
     assert warnings_of(source, REGISTRY)[-1] == (
         "8192 bytes that are unreadable are zero in the output: plain cannot say which"
     )
-    report = run_dump(source, "torn", Output(str(tmp_path / "out")), Request(format="plain"), REGISTRY, workers=1)
+    report = run_dump(
+        source, "torn", Output(str(tmp_path / "out")), Request(format="plain"), REGISTRY, executor=LocalExecutor(1)
+    )
     assert not report.complete
 
 

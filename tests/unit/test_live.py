@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import pydump
+from pydump.builtin.local import LocalExecutor
 from pydump.engine.outputs import Output
 from pydump.engine.request import Request
 from pydump.engine.run import run_dump
@@ -87,7 +88,7 @@ class RecordedCapture(Capture):
 def dump(live: Recorded, registry: Registry, target: Path, *, split: int | None = None, **wanted: Any) -> DumpReport:
     request = Request(format="dummy", compression="dummy", arch="dummy", **wanted)
     output = Output(str(target), split=split)
-    return run_dump(live, "live", output, request, registry, workers=1, reached=live.events.append)
+    return run_dump(live, "live", output, request, registry, executor=LocalExecutor(1), reached=live.events.append)
 
 
 @pytest.mark.parametrize("holds", [True, False], ids=["read in place", "copied"])

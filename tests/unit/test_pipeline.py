@@ -18,6 +18,7 @@ import pytest
 
 from pydump import builtin
 from pydump.builtin import workers as workers_module
+from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import BytesImage
 from pydump.engine.facts import complete
 from pydump.engine.open import open_source
@@ -61,7 +62,7 @@ def written(registry: Registry, path: Path, *, workers: int, batch_size: int = 2
         Output(str(path), **output),
         REQUEST,
         registry,
-        workers=workers,
+        executor=LocalExecutor(workers),
         batch_size=batch_size,
     )
     assert report.workers == workers
@@ -77,7 +78,7 @@ def test_any_number_of_workers_writes_the_same_bytes(registry: Registry, tmp_pat
 
 
 def test_there_are_no_more_workers_than_batches(registry: Registry, tmp_path: Path) -> None:
-    report = run_dump(guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, workers=16)
+    report = run_dump(guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, executor=LocalExecutor(16))
     assert report.workers == 3  # 3070 pages in batches of 4 MiB
 
 
@@ -98,7 +99,7 @@ def test_a_payload_may_be_larger_than_its_batch(
     for workers in (1, 2, 4):
         with slow_reader(tmp_path / "out") as fd:
             output = Output(f"fd:{fd}", flatten=flatten)
-            run_dump(guest_source(), "t", output, REQUEST, registry, workers=workers)
+            run_dump(guest_source(), "t", output, REQUEST, registry, executor=LocalExecutor(workers))
         digests.add(hashlib.sha256((tmp_path / "out").read_bytes()).digest())
     assert len(digests) == 1
 
@@ -164,7 +165,15 @@ def test_a_batch_is_written_before_its_buffer_is_used_again(
     for workers in (1, 2, 5, 5, 5):
         with open_source(f"raw:{ram}@0", registry) as source:
             out = tmp_path / "out"
-            run_dump(source, "t", Output(str(out), force=True), REQUEST, registry, workers=workers, batch_size=64 << 10)
+            run_dump(
+                source,
+                "t",
+                Output(str(out), force=True),
+                REQUEST,
+                registry,
+                executor=LocalExecutor(workers),
+                batch_size=64 << 10,
+            )
         assert out.read_bytes()[4096:] == ram.read_bytes()
 
 
@@ -215,7 +224,9 @@ def test_what_was_written_reads_back(registry: Registry, tmp_path: Path) -> None
     source = guest_source()
     for name, flatten in (("plain", False), ("flat", True)):
         path = tmp_path / name
-        report = run_dump(source, "test", Output(str(path), flatten=flatten), REQUEST, registry, workers=2)
+        report = run_dump(
+            source, "test", Output(str(path), flatten=flatten), REQUEST, registry, executor=LocalExecutor(2)
+        )
         assert report.output_size == path.stat().st_size or flatten
         assert report.complete
         assert report.flattened == flatten
@@ -318,7 +329,7 @@ def test_a_plugin_that_fails_fails_the_dump_and_is_named(
     monkeypatch.setitem(registry._classes["compressor"], "dummy", FailingCompressor)
     source = BytesImage(Guest(MemoryMap(), byte_order="little"), {0x40000000: guests.text_page(1) * 4096})
     with pytest.raises(PluginError, match=r"ZeroDivisionError.*at paddr 0x4[0-9a-f]+"):
-        run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=workers)
+        run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, executor=LocalExecutor(workers))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -328,7 +339,14 @@ def test_a_worker_that_dies_fails_the_dump(
 ) -> None:
     monkeypatch.setitem(registry._classes["compressor"], "dummy", DyingCompressor)
     with pytest.raises(PydumpError, match="SIGKILL"):
-        run_dump(guest_source(), "test", Output(str(tmp_path / "out"), flatten=flatten), REQUEST, registry, workers=2)
+        run_dump(
+            guest_source(),
+            "test",
+            Output(str(tmp_path / "out"), flatten=flatten),
+            REQUEST,
+            registry,
+            executor=LocalExecutor(2),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -343,7 +361,7 @@ def test_a_worker_that_is_stopped_is_named(registry: Registry, tmp_path: Path, m
     monkeypatch.setattr(workers_module, "LOOKS", 3)
     monkeypatch.setitem(registry._classes["compressor"], "dummy", StoppedCompressor)
     with pytest.raises(PydumpError, match=r"^worker process \d+ was stopped by SIGSTOP and did not continue"):
-        run_dump(guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=2)
+        run_dump(guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, executor=LocalExecutor(2))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -379,7 +397,7 @@ def test_a_read_error_reaches_the_caller_with_its_facts(registry: Registry, tmp_
     good = guest_source()
     source = UnreadableSource(good.guest(), good._contents)
     with pytest.raises(ReadError, match="on fire") as caught:
-        run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=workers)
+        run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, executor=LocalExecutor(workers))
     assert caught.value.paddr == 1 << 32
     assert caught.value.hint == "leave the building"
     assert list(tmp_path.iterdir()) == []
@@ -398,7 +416,7 @@ def test_whatever_a_worker_meets_is_one_error(
     says = "^out of memory$" if isinstance(error, MemoryError) else "^a worker process failed: ValueError: what"
     request = replace(REQUEST, no_vmcoreinfo=True)
     with pytest.raises(PydumpError, match=says):
-        run_dump(source, "test", Output(str(tmp_path / "out")), request, registry, workers=2)
+        run_dump(source, "test", Output(str(tmp_path / "out")), request, registry, executor=LocalExecutor(2))
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().err == ""
 
@@ -413,7 +431,9 @@ def test_memory_that_runs_short_is_no_fault_of_a_plugin(
 
     monkeypatch.setitem(registry._classes["compressor"], "dummy", Hungry)
     with pytest.raises((MemoryError, PydumpError)) as caught:
-        run_dump(guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, workers=workers)
+        run_dump(
+            guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, executor=LocalExecutor(workers)
+        )
     assert not isinstance(caught.value, PluginError)
 
 
@@ -425,7 +445,7 @@ def test_progress_ends_at_the_total(registry: Registry, tmp_path: Path) -> None:
         Output(str(tmp_path / "o")),
         REQUEST,
         registry,
-        workers=2,
+        executor=LocalExecutor(2),
         progress=lambda p: seen.append(p),
     )
     assert seen[-1].done == seen[-1].total == guest_source().guest().memory.size
@@ -461,7 +481,7 @@ def test_holes_of_a_sparse_file_are_never_read(registry: Registry, tmp_path: Pat
             real(paddr, buffer)
 
         source.read_into = counted  # type: ignore[method-assign]
-        run_dump(source, "t", Output(str(tmp_path / "o")), REQUEST, registry, workers=1)
+        run_dump(source, "t", Output(str(tmp_path / "o")), REQUEST, registry, executor=LocalExecutor(1))
     assert 0 < sum(reads) < 8 << 20
 
 
@@ -480,6 +500,7 @@ import os, sys, time
 from pydump import builtin
 from pydump.registry import registry_of
 from pydump.testing import dummy
+from pydump.builtin.local import LocalExecutor
 from pydump.engine.outputs import Output
 from pydump.engine.run import run_dump
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -489,7 +510,7 @@ class Slow(dummy.DummyCompressor):
         os.write(1, b"%d\\n" % os.getpid()); time.sleep(60); return b""
 registry = registry_of([("core", builtin), ("dummy", dummy)])
 registry._classes["compressor"]["dummy"] = Slow
-run_dump(guest_source(), "t", Output({str(tmp_path / "out")!r}), REQUEST, registry, workers=2)
+run_dump(guest_source(), "t", Output({str(tmp_path / "out")!r}), REQUEST, registry, executor=LocalExecutor(2))
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
@@ -514,7 +535,9 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(registry: Registry, tmp_pat
     try:
         for workers in (1, 2):
             with pytest.raises(SinkError, match="nothing was left there"):
-                run_dump(guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, workers=workers)
+                run_dump(
+                    guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, executor=LocalExecutor(workers)
+                )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import pydump
+from pydump.builtin.local import LocalExecutor
 from pydump.engine.open import open_source
 from pydump.engine.outputs import Output
 from pydump.engine.request import Request
@@ -73,7 +74,9 @@ def test_the_same_bytes_whoever_writes_them(guest: str, form: str, flatten: bool
         out = tmp_path / str(workers)
         output = Output(str(out), flatten=flatten, sync=False)
         with open_source(booted, installed()) if guest == "booted" else synthetic() as source:
-            report = run_dump(source, "", output, request, installed(), workers=workers, batch_size=64 * PAGE)
+            report = run_dump(
+                source, "", output, request, installed(), executor=LocalExecutor(workers), batch_size=64 * PAGE
+            )
         assert report.workers == workers
         files[workers] = out.read_bytes()
     assert files[1] == files[2] == files[5]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pydump.api import Dump
+from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import BytesImage
 from pydump.engine import compare, exclude, survey, verify, vmcoreinfo
 from pydump.engine.batches import LEAST_HOLE
@@ -66,7 +67,7 @@ def test_pieces_come_in_order_and_hold_all_of_memory(workers: int, piece_size: i
     contents = memory()
     source = source_of(contents)
     ranges = source.guest().memory.ranges().subtract(Ranges.of([(0x9800, 0x70001)]))
-    found = list(scan(source, ranges, Copy(), workers=workers, piece_size=piece_size))
+    found = list(scan(source, ranges, Copy(), executor=LocalExecutor(workers), piece_size=piece_size))
     assert Ranges.of(run for runs, _ in found for run in runs) == ranges
     runs = [run for runs, _ in found for run in runs]
     assert runs == sorted(runs)
@@ -88,7 +89,9 @@ class Holes:
 def test_a_hole_is_one_piece_of_any_length(workers: int) -> None:
     contents = {0: guests.random_page(1, 1 << 20) + bytes(9 << 20) + guests.random_page(2, 1 << 20)}
     source = source_of(contents, Holed)
-    found = list(scan(source, source.guest().memory.ranges(), Holes(), workers=workers, piece_size=1 << 20))
+    found = list(
+        scan(source, source.guest().memory.ranges(), Holes(), executor=LocalExecutor(workers), piece_size=1 << 20)
+    )
     assert [runs for runs, hole in found if hole] == [((1 << 20, 10 << 20),)]
 
 
@@ -96,26 +99,41 @@ def test_a_hole_is_one_piece_of_any_length(workers: int) -> None:
 def test_what_lies_outside_of_the_ranges_is_zero_in_whole_pages(workers: int) -> None:
     contents = {0x1800: b"x" * 0x3000}
     ((runs, data),) = scan(
-        source_of(contents), Ranges.of([(0x1800, 0x4800)]), Copy(), unit=PAGE, workers=workers, piece_size=0x10000
+        source_of(contents),
+        Ranges.of([(0x1800, 0x4800)]),
+        Copy(),
+        unit=PAGE,
+        executor=LocalExecutor(workers),
+        piece_size=0x10000,
     )
     assert (runs, data) == (((0x1000, 0x5000),), bytes(0x800) + b"x" * 0x3000 + bytes(0x800))
 
 
 @WORKERS
 def test_nothing_to_look_at_gives_nothing(workers: int) -> None:
-    assert list(scan(source_of({}), Ranges.empty(), Copy(), workers=workers)) == []
+    assert list(scan(source_of({}), Ranges.empty(), Copy(), executor=LocalExecutor(workers))) == []
 
 
 def test_no_workers_are_refused() -> None:
     with pytest.raises(PlanError, match="at least 1"):
-        list(scan(source_of({0: bytes(PAGE)}), Ranges.of([(0, PAGE)]), Copy(), workers=0))
+        list(scan(source_of({0: bytes(PAGE)}), Ranges.of([(0, PAGE)]), Copy(), executor=LocalExecutor(0)))
 
 
 @WORKERS
 def test_progress_rises_and_ends_at_the_total(workers: int) -> None:
     source, seen = source_of(memory()), list[Progress]()
     ranges = source.guest().memory.ranges()
-    list(scan(source, ranges, Holes(), workers=workers, piece_size=12288, phase="look", progress=seen.append))
+    list(
+        scan(
+            source,
+            ranges,
+            Holes(),
+            executor=LocalExecutor(workers),
+            piece_size=12288,
+            phase="look",
+            progress=seen.append,
+        )
+    )
     assert {(p.phase, p.total) for p in seen} == {("look", ranges.size)}
     done = [p.done for p in seen]
     assert done == sorted(done)
@@ -139,14 +157,22 @@ class Refuses:
 def test_the_first_error_in_memory_ends_the_scan_after_what_came_before(workers: int) -> None:
     source, seen = source_of({0: bytes(1 << 20)}), list[int]()
     with pytest.raises(ReadError, match="on fire") as caught:
-        seen.extend(scan(source, Ranges.of([(0, 1 << 20)]), Refuses(0x50000), workers=workers, piece_size=1 << 16))
+        seen.extend(
+            scan(
+                source, Ranges.of([(0, 1 << 20)]), Refuses(0x50000), executor=LocalExecutor(workers), piece_size=1 << 16
+            )
+        )
     assert (caught.value.paddr, caught.value.hint) == (0x50000, "leave the building")
 
 
 @WORKERS
 def test_results_before_an_error_are_given(workers: int) -> None:
     found = scan(
-        source_of({0: bytes(1 << 20)}), Ranges.of([(0, 1 << 20)]), Refuses(0x30000), workers=workers, piece_size=1 << 16
+        source_of({0: bytes(1 << 20)}),
+        Ranges.of([(0, 1 << 20)]),
+        Refuses(0x30000),
+        executor=LocalExecutor(workers),
+        piece_size=1 << 16,
     )
     assert [next(found), next(found), next(found)] == [0, 0x10000, 0x20000]
     with pytest.raises(ReadError):
@@ -175,14 +201,22 @@ class Ends:
     ],
 )
 def test_a_worker_that_fails_ends_the_scan_and_leaves_no_process(how: str, says: str) -> None:
-    found = scan(source_of({0: bytes(1 << 20)}), Ranges.of([(0, 1 << 20)]), Ends(how), workers=2, piece_size=1 << 16)
+    found = scan(
+        source_of({0: bytes(1 << 20)}),
+        Ranges.of([(0, 1 << 20)]),
+        Ends(how),
+        executor=LocalExecutor(2),
+        piece_size=1 << 16,
+    )
     with pytest.raises(PydumpError, match=says):
         list(found)
     assert multiprocessing.active_children() == []
 
 
 def test_a_scan_that_is_left_early_leaves_no_process() -> None:
-    found = scan(source_of({0: bytes(1 << 20)}), Ranges.of([(0, 1 << 20)]), Copy(), workers=2, piece_size=1 << 12)
+    found = scan(
+        source_of({0: bytes(1 << 20)}), Ranges.of([(0, 1 << 20)]), Copy(), executor=LocalExecutor(2), piece_size=1 << 12
+    )
     next(found)
     assert len(multiprocessing.active_children()) == 2
     assert isinstance(found, Iterator)
@@ -231,7 +265,7 @@ class TestWhatScansFindDependsOnMemoryAlone:
             changed[at] ^= 1
         right[1 << 33] = bytes(changed)
         right[0x40000800] = right[0x40000800][:0x900] + b"!" + right[0x40000800][0x901:]
-        report = run_compare(source_of(left), source_of(right), ("a", "b"), registry, workers=workers)
+        report = run_compare(source_of(left), source_of(right), ("a", "b"), registry, executor=LocalExecutor(workers))
         assert tuple((d.paddr, d.offset) for d in report.differences) == (
             (0x40001000, 0x100),
             (0x200000000, 0x0),
@@ -243,7 +277,7 @@ class TestWhatScansFindDependsOnMemoryAlone:
 
     def test_verify(self, workers: int, registry: Registry) -> None:
         torn = Torn(Guest(MemoryMap(), byte_order="little", elf_class=64, page_size=PAGE), dict(memory()))
-        report = run_verify(torn, "torn", registry, workers=workers)
+        report = run_verify(torn, "torn", registry, executor=LocalExecutor(workers))
         found = [line for line in report.faults if "on fire" in line]
         assert [str(ReadError(paddr, PAGE, "the disk is on fire")) for paddr in BAD] == found
         assert not report.intact
@@ -257,12 +291,14 @@ class TestWhatScansFindDependsOnMemoryAlone:
             if not any(data[at : at + PAGE])
         ]
         source = source_of(contents)
-        assert zero_ranges(source, source.guest().memory.ranges(), PAGE, workers=workers) == Ranges.of(want)
+        assert zero_ranges(source, source.guest().memory.ranges(), PAGE, executor=LocalExecutor(workers)) == Ranges.of(
+            want
+        )
 
     def test_map(self, workers: int) -> None:
         contents = memory()
         source = source_of(contents)
-        cells = run_survey(source, "a", source.guest(), 64, workers=workers).cells
+        cells = run_survey(source, "a", source.guest(), 64, executor=LocalExecutor(workers)).cells
         want = dict.fromkeys((cell.paddr for cell in cells), 0)
         for paddr, data in contents.items():
             data = bytes(paddr % PAGE) + data + bytes(-(paddr + len(data)) % PAGE)
@@ -277,7 +313,7 @@ class TestWhatScansFindDependsOnMemoryAlone:
         for at, text in ((0x50000, TEXT), (0x90000, TEXT + b"X=1\n"), (0x91000, TEXT)):
             ram[at : at + PAGE] = text.ljust(PAGE, b"\0")
         source = source_of({**contents, 0x1000: bytes(ram)})
-        found = find_vmcoreinfo(source, source.guest().memory, "little", workers=workers)
+        found = find_vmcoreinfo(source, source.guest().memory, "little", executor=LocalExecutor(workers))
         assert [info.text for info in found] == [TEXT + b"X=1\n", TEXT]
 
 
@@ -286,7 +322,7 @@ def test_a_hole_of_one_side_is_compared_with_what_the_other_has(workers: int, re
     data = bytearray(12 << 20)
     data[5 << 20] = 1
     zero = source_of({0: bytes(12 << 20)}, Holed)
-    report = run_compare(zero, source_of({0: bytes(data)}), ("a", "b"), registry, workers=workers)
+    report = run_compare(zero, source_of({0: bytes(data)}), ("a", "b"), registry, executor=LocalExecutor(workers))
     assert tuple((d.paddr, d.offset) for d in report.differences) == ((0x500000, 0x0),)
 
 
@@ -315,7 +351,7 @@ class Running(LiveGuest):
 def test_a_guest_that_is_not_captured_is_read_by_one_process(registry: Registry) -> None:
     live = Running()
     with pytest.raises(ReadError, match="another process"):
-        find_vmcoreinfo(live.view(), live.view().guest().memory, "little", workers=2)
+        find_vmcoreinfo(live.view(), live.view().guest().memory, "little", executor=LocalExecutor(2))
     assert Dump(live, registry, arch="dummy").look_up(0x2000).paddr == 0x2000
     with pytest.raises(PydumpError, match="VMCOREINFO|page tables"):
         Dump(live, registry, arch="dummy").read_virtual(0x2000, 1)
@@ -348,5 +384,7 @@ class TestPages:
 
         top = (1 << 64) - 2 * PAGE
         source = source_of({PAGE: bytes(2 * PAGE), top: bytes(PAGE)})
-        assert list(scan(source, source.guest().memory.ranges(), Pages(), workers=1)) == [[PAGE, 2 * PAGE, top]]
+        assert list(scan(source, source.guest().memory.ranges(), Pages(), executor=LocalExecutor(1))) == [
+            [PAGE, 2 * PAGE, top]
+        ]
         assert np.uint64(top) == top

@@ -8,9 +8,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import replace
 from typing import Any, Literal
 
+from pydump.builtin.local import LocalExecutor
 from pydump.engine import hashes
 from pydump.engine.dump import Dump as Dump
 from pydump.engine.exclude import classes_of_level
+from pydump.engine.executors import open_executor, refuse_live
 from pydump.engine.live import Input, captured
 from pydump.engine.open import open_source
 from pydump.engine.outputs import Output
@@ -18,6 +20,7 @@ from pydump.engine.request import Request
 from pydump.engine.run import run_dump
 from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError
+from pydump.interfaces.executor import Executor
 from pydump.kernel.log import Record
 from pydump.model.guest import Cpu
 from pydump.model.plan import Compat
@@ -70,18 +73,18 @@ def _label(source: Path | Input) -> str:
 @contextlib.contextmanager
 def _captured(
     source: Path | Input,
+    executor: Executor,
     *,
     arch: str | None = None,
     options: Options | None = None,
     shared: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Iterator[Dump]:
-    """A vmcore that forked workers can read: a live guest is captured first, as its monitor serves one process."""
-    with (
-        _opened(source, options, shared=shared) as opened,
-        captured(opened, lambda view: view.guest().memory, progress) as image,
-    ):
-        yield Dump(image, installed(), arch=arch)
+    """A vmcore that workers can read: a live guest is captured first, as its monitor serves one process."""
+    with _opened(source, options, shared=shared) as opened:
+        refuse_live(opened, executor)
+        with captured(opened, lambda view: view.guest().memory, progress) as image:
+            yield Dump(image, installed(), arch=arch)
 
 
 def dump(
@@ -109,6 +112,7 @@ def dump(
     force: bool = False,
     sync: bool = True,
     workers: int | None = None,
+    executor: str | None = None,
     dry_run: bool = False,
     options: Options | None = None,
     progress: ProgressCallback | None = None,
@@ -143,6 +147,7 @@ def dump(
         force: Replace an existing output.
         sync: Wait until the data is on the disk.
         workers: Processes that encode; default: the CPUs this process may use.
+        executor: Which executor's workers encode, as ``NAME[:ARGUMENT]``; default: local ones.
         dry_run: Plan only, write nothing.
         options: Plugin options: ``{"zlib": {"level": 6}}``.
         progress: Told how far the run is.
@@ -174,18 +179,19 @@ def dump(
         refuse_options(request.options, "source", registry.sources(), "the source is open already")
     opened = _opened(source, options if named else None)
     try:
-        return run_dump(
-            opened,
-            _label(source),
-            Output(os.fspath(output), flatten, force, sync, split, hash),
-            request,
-            registry,
-            workers=workers,
-            hash_memory=(hash or "sha256") if hash_memory else None,
-            dry_run=dry_run,
-            progress=progress,
-            reached=reached,
-        )
+        with open_executor(executor, workers, registry, options) as running:
+            return run_dump(
+                opened,
+                _label(source),
+                Output(os.fspath(output), flatten, force, sync, split, hash),
+                request,
+                registry,
+                executor=running,
+                hash_memory=(hash or "sha256") if hash_memory else None,
+                dry_run=dry_run,
+                progress=progress,
+                reached=reached,
+            )
     finally:
         if named:
             opened.close()
@@ -198,6 +204,7 @@ def verify(
     options: Options | None = None,
     hash_memory: bool = False,
     workers: int | None = None,
+    executor: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> VerifyReport:
     """Check every structure and every page of a vmcore.
@@ -208,6 +215,7 @@ def verify(
         options: Options of the plugin that reads it.
         hash_memory: Hash guest memory with SHA-256, as :func:`dump` does.
         workers: Processes that read; default: the CPUs this process may use.
+        executor: Which executor's workers read, as ``NAME[:ARGUMENT]``; default: local ones.
         progress: Told how far the run is.
 
     Raises:
@@ -215,14 +223,17 @@ def verify(
     """
     from pydump.engine.verify import run_verify
 
-    with _captured(path, arch=arch, options=options, progress=progress) as opened:
-        report = run_verify(opened.source, os.fspath(path), installed(), arch=arch, workers=workers, progress=progress)
+    with (
+        open_executor(executor, workers, installed(), options) as running,
+        _captured(path, running, arch=arch, options=options, progress=progress) as opened,
+    ):
+        report = run_verify(opened.source, os.fspath(path), installed(), arch=arch, executor=running, progress=progress)
         if not hash_memory:
             return report
         image, guest = opened.source, opened.known
         held = guest.memory.ranges().subtract(image.excluded()).subtract(image.unreadable())
         page_size = guest.page_size or hashes.PAGE
-        digest = hashes.hash_memory(image, held, "sha256", page_size=page_size, workers=workers, progress=progress)
+        digest = hashes.hash_memory(image, held, "sha256", page_size=page_size, executor=running, progress=progress)
         return replace(report, memory_hash=digest)
 
 
@@ -234,6 +245,7 @@ def survey(
     max_cells: int = 4096,
     by_class: bool = False,
     workers: int | None = None,
+    executor: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> MapReport:
     """What guest memory is made of, cell by cell: zeros, data and how well it compresses, what was left out.
@@ -245,6 +257,7 @@ def survey(
         max_cells: The map has at most so many cells.
         by_class: Sort pages into classes, such as free and cache, as filters know them.
         workers: Processes that look; default: the CPUs this process may use.
+        executor: Which executor's workers look, as ``NAME[:ARGUMENT]``; default: local ones.
         progress: Told how far the run is.
 
     Raises:
@@ -252,11 +265,16 @@ def survey(
     """
     from pydump.engine.survey import run_survey
 
-    with _captured(source, arch=arch, options=options, progress=progress) as opened:
+    with (
+        open_executor(executor, workers, installed(), options) as running,
+        _captured(source, running, arch=arch, options=options, progress=progress) as opened,
+    ):
         guest = opened.known
         label = _label(source)
         classes = opened.classes() if by_class else None
-        report = run_survey(opened.source, label, guest, max_cells, classes=classes, workers=workers, progress=progress)
+        report = run_survey(
+            opened.source, label, guest, max_cells, classes=classes, executor=running, progress=progress
+        )
         return replace(report, warnings=opened.source.warnings())
 
 
@@ -268,6 +286,7 @@ def compare(
     options: Options | None = None,
     ignore_excluded: bool = False,
     workers: int | None = None,
+    executor: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> CompareReport:
     """Compare two vmcores: are they the same guest memory and notes?
@@ -279,6 +298,7 @@ def compare(
         options: Options of the plugins that read them. Each takes its own.
         ignore_excluded: Do not count what one of them left out by choice: is a filtered dump else the same?
         workers: Processes that compare; default: the CPUs this process may use.
+        executor: Which executor's workers compare, as ``NAME[:ARGUMENT]``; default: local ones.
         progress: Told how far the run is.
 
     Raises:
@@ -287,8 +307,9 @@ def compare(
     from pydump.engine.compare import run_compare
 
     with (
-        _captured(left, options=options, shared=True, progress=progress) as a,
-        _captured(right, options=options, shared=True, progress=progress) as b,
+        open_executor(executor, workers, installed(), options) as running,
+        _captured(left, running, options=options, shared=True, progress=progress) as a,
+        _captured(right, running, options=options, shared=True, progress=progress) as b,
     ):
         report = run_compare(
             a.source,
@@ -297,7 +318,7 @@ def compare(
             installed(),
             arch=arch,
             ignore_excluded=ignore_excluded,
-            workers=workers,
+            executor=running,
             progress=progress,
         )
         sides = ((os.fspath(left), a), (os.fspath(right), b))
@@ -340,6 +361,6 @@ def sizes(source: Path | Input, *, arch: str | None = None, options: Options | N
 
     registry = installed()
     label = _label(source)
-    with _captured(source, arch=arch, options=options) as opened:
+    with _captured(source, LocalExecutor(), arch=arch, options=options) as opened:
         guest, known, _ = opened._searched()
         return run_sizes(opened.source, label, guest, known, registry)

@@ -49,7 +49,7 @@ class UnknownPluginError(PlanError):
     """A name that no installed plugin has registered.
 
     Attributes:
-        role: "arch", "format", "compressor", "source" or "storage".
+        role: "arch", "format", "compressor", "executor", "source" or "storage".
         name: What was asked for.
         known: The names that are registered.
     """

@@ -14,6 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.executor import Executor
     from pydump.interfaces.filter import Filter
     from pydump.interfaces.format import Format
     from pydump.interfaces.source import Source
@@ -53,3 +54,8 @@ def pydump_register_storages() -> Sequence[type[Storage]]:  # type: ignore[empty
 @hookspec
 def pydump_register_filters() -> Sequence[type[Filter]]:  # type: ignore[empty-body]
     """Filters: which pages of a guest a dump can leave out."""
+
+
+@hookspec
+def pydump_register_executors() -> Sequence[type[Executor]]:  # type: ignore[empty-body]
+    """Executors: which processes, on which hosts, read and encode."""

@@ -17,6 +17,7 @@ import pydump.hookspecs
 from pydump.errors import PluginError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.filter import Filter
 from pydump.interfaces.format import CARRIES, Format
 from pydump.interfaces.source import Source
@@ -29,8 +30,8 @@ CORE = "pydump-core"
 
 #: The flags of ``pydump dump``, and those that stand before any command or after it.
 DUMP_FLAGS = (
-    "--arch --begin --compat --compression --cpus --detach --dry-run --dump-level --exclude --filter-anyway --flatten "
-    "--force --format --hash --hash-memory --help --json --length --ram-only --split "
+    "--arch --begin --compat --compression --cpus --detach --dry-run --dump-level --exclude --executor --filter-anyway "
+    "--flatten --force --format --hash --hash-memory --help --json --length --ram-only --split "
     "--no-sync --no-vmcoreinfo --paging --progress --quiet --verbose --vmcoreinfo --workers"
 )
 
@@ -45,6 +46,7 @@ ROLES: dict[str, tuple[str, type]] = {
     "source": ("pydump_register_sources", Source),
     "storage": ("pydump_register_storages", Storage),
     "filter": ("pydump_register_filters", Filter),
+    "executor": ("pydump_register_executors", Executor),
 }
 
 

@@ -11,6 +11,7 @@ from pydump.catalog import distribution_of
 from pydump.errors import PlanError, UnknownPluginError
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.filter import Filter
 from pydump.interfaces.format import Decompressors, Format
 from pydump.interfaces.source import Source
@@ -150,13 +151,26 @@ class Registry:
         cls: type[Storage] = self._get("storage", name)
         return cls
 
+    def executors(self) -> tuple[type[Executor], ...]:
+        """All executors."""
+        return tuple(self._classes.get("executor", {}).values())
+
+    def executor(self, name: str) -> type[Executor]:
+        """The executor called ``name``.
+
+        Raises:
+            UnknownPluginError: No plugin has it.
+        """
+        cls: type[Executor] = self._get("executor", name)
+        return cls
+
     def check_options(self, options: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse options that no plugin has.
 
         Raises:
-            PlanError: No compressor, format, source or storage has that name, or none of them has that option.
+            PlanError: No plugin whose options are known has that name, or none of them has that option.
         """
-        roles = ("compressor", "format", "source", "storage")
+        roles = ("compressor", "executor", "format", "source", "storage")
         known = {name for role in roles for name in self.names(role)}
         unknown = sorted(set(options) - known)
         if unknown:

@@ -1,4 +1,4 @@
-"""What works without any plugin: raw and in-memory sources, files and descriptors, flattened streams.
+"""What works without any plugin: raw and in-memory sources, files and descriptors, flattened streams, local workers.
 
 The room is itself a plugin, registered by core before all others.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import RawSource
 from pydump.builtin.storages import DescriptorStorage, FileStorage
 from pydump.hookspecs import hookimpl
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.source import Source
 from pydump.interfaces.storage import Storage
 
@@ -24,3 +26,9 @@ def pydump_register_sources() -> Sequence[type[Source]]:
 def pydump_register_storages() -> Sequence[type[Storage]]:
     """A path, ``-``, and ``fd:N``."""
     return [FileStorage, DescriptorStorage]
+
+
+@hookimpl
+def pydump_register_executors() -> Sequence[type[Executor]]:
+    """``local:N``."""
+    return [LocalExecutor]

@@ -53,6 +53,15 @@ Arch = Annotated[
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 Style = Annotated[ProgressStyle, Option("--progress", help="How to show progress on standard error.")]
 Workers = Annotated[int | None, Option("--workers", metavar="N", help="Worker processes. Default: the CPUs.")]
+Executor = Annotated[
+    str | None,
+    Option(
+        "--executor",
+        metavar="NAME",
+        help="Which workers do the work: local, local:N, or what a plugin offers, such as dask:local.",
+        autocompletion=completes("executor"),
+    ),
+]
 SourceArg = Annotated[
     str,
     Argument(

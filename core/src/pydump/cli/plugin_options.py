@@ -13,6 +13,7 @@ from pydump.options import option_fields
 
 if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
+    from pydump.interfaces.executor import Executor
     from pydump.interfaces.format import Format
     from pydump.interfaces.source import Source
     from pydump.interfaces.storage import Storage
@@ -48,11 +49,12 @@ def of_readers(registry: Registry) -> list[Any]:
 
 
 def parameters(registry: Registry) -> list[Any]:
-    """A parameter for each option of each source, storage, format and compressor, and of each format's reader half."""
-    classes: dict[str, tuple[type[Source | Storage | Format | Compressor], ...]] = {
+    """A parameter for each option of each plugin but filters and architectures, and of each format's reader half."""
+    classes: dict[str, tuple[type[Source | Storage | Format | Compressor | Executor], ...]] = {
         "Live guest": registry.sources(),
         "Format and compression": (*registry.formats(), *registry.compressors()),
         "Output": registry.storages(),
+        "Running": registry.executors(),
     }
     return of_readers(registry) + [
         _parameter(cls.name, declared, panel)

@@ -16,6 +16,7 @@ from pydump.engine.facts import complete, with_registers, with_vmcoreinfo
 from pydump.engine.findings import Findings
 from pydump.engine.salvage import filled, read_salvaged
 from pydump.engine.scan import Piece, scan
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
@@ -38,7 +39,7 @@ def run_compare(
     *,
     arch: str | None = None,
     ignore_excluded: bool = False,
-    workers: int | None = None,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
 ) -> CompareReport:
     """Compare two guests by what they are, not by how their files say it.
@@ -54,7 +55,7 @@ def run_compare(
         registry: What is installed.
         arch: An architecture's name, for a side that says none.
         ignore_excluded: Do not count what one side left out by choice.
-        workers: Processes that compare; default: the CPUs this process may use.
+        executor: Whose workers compare; default: as many local ones as there are CPUs.
         progress: Told how far the run is.
     """
     began = time.monotonic()
@@ -64,13 +65,13 @@ def run_compare(
     for i, source in enumerate((left, right)):
         # The side without VMCOREINFO holds it in its memory, if it is the same guest.
         if not bare and stated[i].vmcoreinfo is None and stated[1 - i].vmcoreinfo is not None:
-            stated[i] = with_vmcoreinfo(source, stated[i], arch, registry, workers=workers)
+            stated[i] = with_vmcoreinfo(source, stated[i], arch, registry, executor=executor)
     a, b = (_completed(source, guest, arch, registry) for source, guest in zip((left, right), stated, strict=True))
     both_state = [name for name in STATED_FACTS if all(_states(guest, name) for guest in stated)]
     _compare_facts(a, b, (*FACTS, *both_state), findings)
     if not bare:
         _compare_notes(a, b, findings)
-    compared = _compare_memory(left, right, a, b, findings, workers, progress, ignore_excluded=ignore_excluded)
+    compared = _compare_memory(left, right, a, b, findings, executor, progress, ignore_excluded=ignore_excluded)
     return CompareReport(*labels, compared, findings.kept, findings.count, time.monotonic() - began)
 
 
@@ -128,7 +129,7 @@ def _compare_memory(
     a: Guest,
     b: Guest,
     findings: Findings[Difference],
-    workers: int | None,
+    executor: Executor | None,
     progress: ProgressCallback | None,
     *,
     ignore_excluded: bool,
@@ -157,7 +158,7 @@ def _compare_memory(
     task = _Differences(right, min(a.page_size or 4096, b.page_size or 4096))
     last = None
     damaged: tuple[list[tuple[int, int]], ...] = ([], [])
-    for pages, *lost in scan(left, both, task, workers=workers, phase="compare", progress=progress):
+    for pages, *lost in scan(left, both, task, executor=executor, phase="compare", progress=progress):
         for paddr, at in pages:
             if paddr != last:  # two pieces may have a part of one page each
                 findings.add(Difference("contents", paddr=paddr, size=task.page_size, offset=at))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pydump.builtin.local import LocalExecutor
 from pydump.engine.facts import Facts, complete, is_unknown, with_registers, with_utsname, with_vmcoreinfo
 from pydump.engine.generic import GenericArch
 from pydump.engine.live import Input, is_live, view_of
@@ -120,8 +121,8 @@ class Dump:
             return self.stated
         if self._found is None:  # it takes a look at all of memory
             # Only the process that opened a live guest can read it.
-            workers = 1 if self._live else None
-            self._found = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry, workers=workers)
+            executor = LocalExecutor(1 if self._live else None)
+            self._found = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry, executor=executor)
         return self._found
 
     def _searched(self) -> Facts:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from pydump.engine.salvage import filled
 from pydump.engine.scan import Piece, data_pages, scan
 from pydump.errors import PlanError, PydumpError
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.filter import Classified, Filter
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import Check
@@ -106,7 +107,7 @@ def exclude(
     read_zeros: bool,
     least: int,
     anyway: bool,
-    workers: int | None = None,
+    executor: Executor | None = None,
     left_out: LeftOut | None = None,
 ) -> Exclusion:
     """What leaving out ``classes`` leaves out of a guest.
@@ -120,7 +121,7 @@ def exclude(
         read_zeros: Must zero pages be looked for? Formats that store all of them as one need not know them.
         least: Runs shorter than this many bytes are kept.
         anyway: Leave pages out even where a check failed.
-        workers: Processes that look for zero pages; default: the CPUs this process may use.
+        executor: Whose workers look; default: as many local ones as there are CPUs.
         left_out: What was left out when the guest was captured; then nothing is classified again.
 
     Raises:
@@ -152,7 +153,7 @@ def exclude(
     if ZERO in classes and read_zeros:
         page_size = guest.page_size or 4096
         looked_at = filled(source, page_size, 0xFF)  # a damaged page is not one of zeros
-        chosen[ZERO] = zero_ranges(looked_at, held.subtract(excluded), page_size, workers=workers)
+        chosen[ZERO] = zero_ranges(looked_at, held.subtract(excluded), page_size, executor=executor)
         excluded = excluded.union(chosen[ZERO])
     excluded = excluded.intersect(held)
     excluded = Ranges(excluded.array[excluded.array[:, 1] - excluded.array[:, 0] >= least])
@@ -215,13 +216,13 @@ class _ZeroPages:
         return Ranges.of_array(np.stack([starts, starts + np.uint64(self.page_size)], axis=1)).array
 
 
-def zero_ranges(source: MemoryImage, ranges: Ranges, page_size: int, *, workers: int | None = None) -> Ranges:
+def zero_ranges(source: MemoryImage, ranges: Ranges, page_size: int, *, executor: Executor | None = None) -> Ranges:
     """The zero pages that lie within ``ranges`` as a whole; holes that the source knows are not read."""
     import numpy as np
 
     pages = ranges.whole_pages(page_size)
     data = data_pages(source, pages, page_size)
-    found = list(scan(source, data, _ZeroPages(page_size), unit=page_size, workers=workers))
+    found = list(scan(source, data, _ZeroPages(page_size), unit=page_size, executor=executor))
     zeros = Ranges.of_array(np.concatenate(found)) if found else Ranges.empty()
     return zeros.union(pages.subtract(data))
 

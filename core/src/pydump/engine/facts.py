@@ -10,6 +10,7 @@ from pydump.engine.request import Request
 from pydump.engine.salvage import filled
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.arch import SMALLEST_PAGE, Arch
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import KnowsRegisters, MemoryImage
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.utsname import read_utsname
@@ -141,7 +142,7 @@ def stated_facts(guest: Guest, request: Request, registry: Registry, *, needed: 
 
 
 def searched_facts(
-    image: MemoryImage, request: Request, registry: Registry, *, workers: int | None = None, needed: bool = True
+    image: MemoryImage, request: Request, registry: Registry, *, executor: Executor | None = None, needed: bool = True
 ) -> Facts:
     """The facts, and what is not stated from memory: VMCOREINFO and the kernel's names.
 
@@ -149,7 +150,7 @@ def searched_facts(
         image: The guest.
         request: What the user asks for.
         registry: What is installed.
-        workers: Processes that search; default: the CPUs this process may use.
+        executor: Whose workers search; default: as many local ones as there are CPUs.
         needed: Whether the architecture must be known. Where it need not and is not, nothing is searched.
 
     Raises:
@@ -160,7 +161,7 @@ def searched_facts(
     if not needed and not in_memory and is_unknown(guest, request.arch, registry):
         return complete(guest, request.arch, registry, needed=False)
     if guest.vmcoreinfo is None and not request.no_vmcoreinfo and (request.compat is None or in_memory):
-        guest = with_vmcoreinfo(image, guest, request.arch, registry, workers=workers)
+        guest = with_vmcoreinfo(image, guest, request.arch, registry, executor=executor)
     if in_memory and guest.vmcoreinfo is None:
         raise PlanError("guest memory holds no VMCOREINFO", hint="leave --vmcoreinfo memory out")
     guest, arch, warnings = with_registers(image, complete(guest, request.arch, registry))
@@ -221,7 +222,7 @@ def _check_registers(arch: type[Arch], kinds: tuple[NoteKind, ...], cpus: tuple[
 
 
 def with_vmcoreinfo(
-    image: MemoryImage, guest: Guest, arch: str | None, registry: Registry, *, workers: int | None = None
+    image: MemoryImage, guest: Guest, arch: str | None, registry: Registry, *, executor: Executor | None = None
 ) -> Guest:
     """``guest`` with the VMCOREINFO that lies in its RAM, if there is one.
 
@@ -230,8 +231,7 @@ def with_vmcoreinfo(
         guest: What the image states.
         arch: An architecture's name, which overrides what the image states, or None.
         registry: What is installed.
-        workers: Processes that search; default: the CPUs this process may use. Only the process that opened a live
-            guest can read it before it is captured: that takes 1.
+        executor: Whose workers search; default: as many local ones as there are CPUs.
     """
     from pydump.engine.vmcoreinfo import find_vmcoreinfo
 
@@ -241,7 +241,7 @@ def with_vmcoreinfo(
     readable = filled(image, completed.page_size or SMALLEST_PAGE)
     found = [
         replace(guest, vmcoreinfo=candidate)
-        for candidate in find_vmcoreinfo(readable, guest.memory, completed.byte_order or "little", workers=workers)
+        for candidate in find_vmcoreinfo(readable, guest.memory, completed.byte_order or "little", executor=executor)
     ]
     if len(found) > 1:
         found.sort(key=lambda one: not _is_running(image, *complete(one, arch, registry)[:2]))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from pydump.builtin.local import LocalExecutor
 from pydump.engine.facts import complete
 from pydump.engine.live import Input, is_live
 from pydump.engine.open import open_source
@@ -125,7 +126,7 @@ def _kernels(image: MemoryImage, arch: str | None, registry: Registry, last: Rec
     else:
         facts = complete(stated, arch, registry)
         readable = filled(image, facts.guest.page_size or SMALLEST_PAGE)
-        found = find_vmcoreinfo(readable, stated.memory, facts.guest.byte_order or "little", workers=1)
+        found = find_vmcoreinfo(readable, stated.memory, facts.guest.byte_order or "little", executor=LocalExecutor(1))
         guests = [replace(stated, vmcoreinfo=info) for info in found]
     for guest in guests:
         completed = complete(guest, arch, registry)

@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Literal
 
 from pydump.engine.scan import Piece, scan
 from pydump.interfaces.backing import Backing
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole, Placement, Sink
 from pydump.layout.zero import zero_pages
@@ -108,7 +109,7 @@ def hash_memory(
     algorithm: Algorithm,
     *,
     page_size: int,
-    workers: int | None = None,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
 ) -> str:
     """The hash of guest memory, in hexadecimal: the same whatever file holds the guest.
@@ -121,7 +122,7 @@ def hash_memory(
         ranges: What is hashed.
         algorithm: How.
         page_size: Of the guest, in bytes: a page that is damaged is zeros.
-        workers: Processes that hash; default: the CPUs this process may use.
+        executor: Whose workers hash; default: as many local ones as there are CPUs.
         progress: Told how far it is.
 
     Raises:
@@ -129,7 +130,7 @@ def hash_memory(
     """
     state = hashlib.new(algorithm)
     task = _PageHashes(algorithm, page_size)
-    for records in scan(image, ranges, task, unit=PAGE, workers=workers, phase="hash", progress=progress):
+    for records in scan(image, ranges, task, unit=PAGE, executor=executor, phase="hash", progress=progress):
         state.update(records)
     return state.hexdigest()
 

@@ -16,6 +16,7 @@ from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError, SourceError, UnsupportedError
 from pydump.interfaces.arch import SMALLEST_PAGE, Arch
 from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.format import Format
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.writer import Writer
@@ -113,7 +114,7 @@ def make_plan(
     chosen: Chosen,
     registry: Registry,
     *,
-    workers: int | None = None,
+    executor: Executor | None = None,
     left_out: LeftOut | None = None,
     trusted: bool = False,
 ) -> Planned:
@@ -123,7 +124,7 @@ def make_plan(
         image: What is read.
         chosen: What the request decides by itself.
         registry: What is installed.
-        workers: Processes that search memory for what is not stated; default: the CPUs this process may use.
+        executor: Whose workers search; default: as many local ones as there are CPUs.
         left_out: What was left out when the guest was captured.
         trusted: Whether the map of RAM cannot be damaged, because a running guest has it.
 
@@ -131,7 +132,7 @@ def make_plan(
         PlanError: The request cannot be carried out; nothing was written.
     """
     request = chosen.request
-    facts = searched_facts(image, request, registry, workers=workers, needed=_needs_arch(chosen))
+    facts = searched_facts(image, request, registry, executor=executor, needed=_needs_arch(chosen))
     guest, arch, warnings = facts
     exclusion = Exclusion()
     if request.exclude or (request.dump_level is not None and not request.compat):
@@ -144,7 +145,7 @@ def make_plan(
             read_zeros=not chosen.format.shares_zero_pages,
             least=chosen.format.least_hole,
             anyway=request.filter_anyway,
-            workers=workers,
+            executor=executor,
             left_out=left_out,
         )
         level = request.dump_level if exclusion.trusted and request.dump_level is not None else exclusion.level

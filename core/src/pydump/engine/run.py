@@ -11,13 +11,14 @@ from pydump.builtin.local import LocalExecutor
 from pydump.engine import hashes
 from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.exclude import ZERO
+from pydump.engine.executors import refuse_live
 from pydump.engine.live import Input, captured, is_live, view_of
 from pydump.engine.narrow import Narrowing
 from pydump.engine.outputs import Output, Outputs, targets
 from pydump.engine.parts import Files
 from pydump.engine.planner import Planned, choose, make_plan, outline
 from pydump.engine.request import Request
-from pydump.interfaces.executor import Outcome
+from pydump.interfaces.executor import Executor, Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.writer import Writer
 from pydump.model.memory import MemoryMap
@@ -33,7 +34,7 @@ def run_dump(
     request: Request,
     registry: Registry,
     *,
-    workers: int | None = None,
+    executor: Executor | None = None,
     batch_size: int = BATCH_SIZE,
     hash_memory: hashes.Algorithm | None = None,
     dry_run: bool = False,
@@ -48,7 +49,7 @@ def run_dump(
         output: Where to.
         request: In which form.
         registry: What is installed.
-        workers: Processes that encode; default: the CPUs this process may use, and no more than there is work for.
+        executor: Whose workers read and encode; default: as many local ones as there are CPUs.
         batch_size: Bytes of guest memory that are encoded at once.
         hash_memory: How guest memory is hashed, or None.
         dry_run: Plan only.
@@ -60,11 +61,12 @@ def run_dump(
     """
     began = time.monotonic()
     chosen = choose(request, registry)
-    executor = LocalExecutor(workers)
+    executor = executor or LocalExecutor()
+    refuse_live(opened, executor)
     outputs = Outputs(output, request, registry)
     if dry_run:
         image = view_of(opened)
-        make = outline if is_live(opened) else partial(make_plan, workers=workers)
+        make = outline if is_live(opened) else partial(make_plan, executor=executor)
         planned = make(image, chosen, registry)
         files = Files(image, planned, chosen, output.split, batch_size)
         count, size = executor.workers_for(files.n_pieces), files.size_limit
@@ -84,7 +86,7 @@ def run_dump(
         capture = captured(opened, wanted, progress, narrowing if request.exclude - {ZERO} else None)
         with capture as image:
             live, left_out = is_live(opened), narrowing.left_out
-            planned = make_plan(image, chosen, registry, workers=workers, left_out=left_out, trusted=live)
+            planned = make_plan(image, chosen, registry, executor=executor, left_out=left_out, trusted=live)
             files = Files(image, planned, chosen, output.split, batch_size)
             count = executor.workers_for(files.n_pieces)
             flattened = outputs.flattens(files.writers)
@@ -93,7 +95,7 @@ def run_dump(
             if not held:
                 tell("captured")
             outcome = files.write(executor, sinks, progress)
-            memory_hash = _memory_hash(image, planned, hash_memory, workers, progress)
+            memory_hash = _memory_hash(image, planned, hash_memory, executor, progress)
         if held:
             tell("captured")
         sizes = files.finish(sinks)
@@ -119,7 +121,7 @@ def _memory_hash(
     image: MemoryImage,
     planned: Planned,
     algorithm: hashes.Algorithm | None,
-    workers: int | None,
+    executor: Executor,
     progress: ProgressCallback | None,
 ) -> str:
     """The hash of the memory that the dump holds, or nothing where none is wanted."""
@@ -127,7 +129,7 @@ def _memory_hash(
         return ""
     page_size = planned.plan.guest.page_size or hashes.PAGE
     readable = planned.plan.readable()
-    return hashes.hash_memory(image, readable, algorithm, page_size=page_size, workers=workers, progress=progress)
+    return hashes.hash_memory(image, readable, algorithm, page_size=page_size, executor=executor, progress=progress)
 
 
 def _report(

@@ -10,7 +10,7 @@ from pydump.engine.batches import BATCH_SIZE, LEAST_HOLE, Batches
 from pydump.engine.salvage import read_salvaged
 from pydump.errors import DamagedPageError
 from pydump.interfaces import executor as running
-from pydump.interfaces.executor import Spec
+from pydump.interfaces.executor import Executor, Spec
 from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.model.memory import Ranges
 from pydump.model.report import Progress, ProgressCallback
@@ -102,7 +102,7 @@ def scan(
     task: Task[R],
     *,
     unit: int = 1,
-    workers: int | None = None,
+    executor: Executor | None = None,
     piece_size: int = BATCH_SIZE,
     phase: str = "scan",
     progress: ProgressCallback | None = None,
@@ -117,7 +117,7 @@ def scan(
         ranges: What to look at.
         task: What to do with each piece.
         unit: Runs begin and end at multiples of this; what of that lies outside of ``ranges`` is zero.
-        workers: Processes that look; default: the CPUs this process may use.
+        executor: Whose workers look; default: as many local ones as there are CPUs.
         piece_size: Bytes of a piece that is no hole, at most; a multiple of ``unit``.
         phase: What this is called in ``progress``.
         progress: Told how far the scan is.
@@ -133,7 +133,7 @@ def scan(
         if progress is not None:
             progress(Progress(phase, done, batches.total))
 
-    for size, result in LocalExecutor(workers).map(_Scan(source, batches, task, phase)):
+    for size, result in (executor or LocalExecutor()).map(_Scan(source, batches, task, phase)):
         done += size
         tell()
         yield result

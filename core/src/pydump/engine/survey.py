@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pydump.engine.scan import Piece, scan
 from pydump.errors import PlanError
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import MemoryImage
 from pydump.layout.zero import zero_pages
 from pydump.model.guest import Guest
@@ -35,7 +36,7 @@ def run_survey(
     max_cells: int,
     *,
     classes: Mapping[str, Ranges] | None = None,
-    workers: int | None = None,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
 ) -> MapReport:
     """Look at all of guest memory.
@@ -46,7 +47,7 @@ def run_survey(
         guest: Its facts, settled.
         max_cells: The map has at most so many cells with RAM.
         classes: Classes of pages whose bytes are counted too, or None.
-        workers: Processes that look; default: the CPUs this process may use.
+        executor: Whose workers look; default: as many local ones as there are CPUs.
         progress: Told how far the run is.
 
     Raises:
@@ -59,7 +60,7 @@ def run_survey(
     readable = ram.subtract(excluded).subtract(lost)
     task = _Counts(page_size, cell_size)
     counts: dict[int, NDArray[np.int64]] = {}
-    for found in scan(source, readable, task, unit=page_size, workers=workers, phase="map", progress=progress):
+    for found in scan(source, readable, task, unit=page_size, executor=executor, phase="map", progress=progress):
         for cell, *numbers in found.tolist():
             counts[cell] = counts.get(cell, 0) + np.array(numbers)
     cells = []

@@ -12,6 +12,7 @@ from pydump.engine.facts import complete
 from pydump.engine.findings import Findings
 from pydump.engine.scan import Piece, scan
 from pydump.errors import FormatError, PlanError, ReadError
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import MemoryImage, Verifiable
 from pydump.model.report import ProgressCallback, VerifyReport
 from pydump.registry import Registry
@@ -23,7 +24,7 @@ def run_verify(
     registry: Registry,
     *,
     arch: str | None = None,
-    workers: int | None = None,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
 ) -> VerifyReport:
     """Read all of a dump back.
@@ -33,7 +34,7 @@ def run_verify(
         label: What the user called it.
         registry: What is installed.
         arch: An architecture's name, in place of what the dump says.
-        workers: Processes that read; default: the CPUs this process may use.
+        executor: Whose workers read; default: as many local ones as there are CPUs.
         progress: Told how far the run is.
     """
     began = time.monotonic()
@@ -53,7 +54,7 @@ def run_verify(
         findings.add(f"paddr {start:#x}..{end:#x}: the dump says that it is lost")
     readable = guest.memory.ranges().subtract(source.excluded()).subtract(lost)
     task = _Readable(guest.page_size or 4096)
-    for faults in scan(source, readable, task, workers=workers, phase="verify", progress=progress):
+    for faults in scan(source, readable, task, executor=executor, phase="verify", progress=progress):
         for fault in faults:
             findings.add(fault)
     return VerifyReport(

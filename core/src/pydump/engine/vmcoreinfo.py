@@ -14,6 +14,7 @@ from typing import Final
 
 from pydump.engine.scan import Piece, data_pages, scan
 from pydump.errors import PlanError
+from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import MemoryImage
 from pydump.layout.elf import Nhdr
 from pydump.layout.struct import U16, U32, U64, Bytes8, Layout
@@ -73,7 +74,7 @@ class _Memory:
 
 
 def find_vmcoreinfo(
-    source: MemoryImage, memory: MemoryMap, byte_order: ByteOrder, *, workers: int | None = None
+    source: MemoryImage, memory: MemoryMap, byte_order: ByteOrder, *, executor: Executor | None = None
 ) -> tuple[Vmcoreinfo, ...]:
     """What may be the guest kernel's VMCOREINFO, the likeliest first; nothing where RAM holds none that makes sense.
 
@@ -84,7 +85,7 @@ def find_vmcoreinfo(
         source: Reads the memory.
         memory: Where to look.
         byte_order: The guest's.
-        workers: Processes that search; default: the CPUs this process may use.
+        executor: Whose workers search; default: as many local ones as there are CPUs.
 
     Raises:
         ReadError: The source cannot read its own memory.
@@ -96,7 +97,7 @@ def find_vmcoreinfo(
     found: dict[bytes, tuple[bool, int, int, Vmcoreinfo]] = {}
     left = {True: MAX_PLACES, False: MAX_PLACES}
     pages = data_pages(source, memory.ranges().whole_pages(ALIGNMENT), ALIGNMENT)
-    heads = scan(source, pages, _Heads(), unit=ALIGNMENT, workers=workers)
+    heads = scan(source, pages, _Heads(), unit=ALIGNMENT, executor=executor)
     for paddr, is_note in chain.from_iterable(heads):
         left[is_note] -= 1
         if left[is_note] < 0:

@@ -140,7 +140,7 @@ class FormatTests:
     ) -> bytes:
         """Write a dump of ``source`` and give its bytes."""
         output = Output(str(path), flatten=flatten, force=True, sync=False)
-        run_dump(source, "the guest", output, self.request(**wanted), self.registry, workers=workers)
+        run_dump(source, "the guest", output, self.request(**wanted), self.registry, executor=LocalExecutor(workers))
         return path.read_bytes()
 
     def open(self, path: Path) -> MemoryImage:
@@ -308,7 +308,7 @@ class FormatTests:
         for workers in (1, 2, 3):
             with slow_reader(tmp_path / "out") as fd:
                 output, request = Output(f"fd:{fd}"), self.request(compression=self.compressions()[0])
-                run_dump(source, "the guest", output, request, self.registry, workers=workers)
+                run_dump(source, "the guest", output, request, self.registry, executor=LocalExecutor(workers))
             digests.add(hashlib.sha256((tmp_path / "out").read_bytes()).digest())
         assert len(digests) == 1, "what comes out of a pipe depends on the number of workers"
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from pydump.cli.arguments import Arch, Json, ProgressStyle, SourcesArg, Style, Workers
+from pydump.cli.arguments import Arch, Executor, Json, ProgressStyle, SourcesArg, Style, Workers
 from pydump.cli.console import warn
 from pydump.cli.ending import EXIT_DIFFERS
 from pydump.cli.program import ReadingCommand as Command  # noqa: F401  (what each function here becomes)
@@ -23,6 +23,7 @@ def verify(
         bool, Option("--hash-memory", help="Hash guest memory: the same hash whatever the format.")
     ] = False,
     workers: Workers = None,
+    executor: Executor = None,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
@@ -46,6 +47,7 @@ def verify(
                 options=given(context),
                 hash_memory=hash_memory,
                 workers=workers,
+                executor=executor,
                 progress=tell,
             )
         if not as_json:
@@ -67,6 +69,7 @@ def compare(
         Option("--ignore-excluded", help="Do not count what one of them left out, as a filtered dump does."),
     ] = False,
     workers: Workers = None,
+    executor: Executor = None,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
@@ -87,6 +90,7 @@ def compare(
             options=given(context),
             ignore_excluded=ignore_excluded,
             workers=workers,
+            executor=executor,
             progress=tell,
         )
     warn(report.warnings)

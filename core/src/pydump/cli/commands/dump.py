@@ -15,7 +15,7 @@ import typer
 from typer import Argument, Option
 
 from pydump.cli import program
-from pydump.cli.arguments import Arch, Json, ProgressStyle, SourceArg, Style, Workers, completes
+from pydump.cli.arguments import Arch, Executor, Json, ProgressStyle, SourceArg, Style, Workers, completes
 from pydump.cli.console import afterwards, talk, warn
 from pydump.cli.ending import EXIT_INCOMPLETE, fail
 from pydump.cli.session import session
@@ -34,7 +34,7 @@ PANELS: Final = {
     "Filter": ("dump_level", "exclude", "filter_anyway"),
     "Format and compression": ("format_", "compression", "flatten", "compat"),
     "Live guest": (),
-    "Running": ("workers", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
+    "Running": ("workers", "executor", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
     "Output": ("split", "hash_", "hash_memory", "force", "no_sync", "as_json"),
 }
 
@@ -99,6 +99,7 @@ def dump(
     begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Start at this address.")] = None,
     length: Annotated[str | None, Option("--length", metavar="SIZE", help="Write this many bytes.")] = None,
     workers: Workers = None,
+    executor: Executor = None,
     vmcoreinfo: Annotated[
         Path | None,
         Option(
@@ -191,6 +192,7 @@ def dump(
             force=force,
             sync=not no_sync,
             workers=workers,
+            executor=executor,
             dry_run=dry_run,
             options=plugin_options_of(context),
             progress=tell,

@@ -10,7 +10,18 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from pydump.cli.arguments import Arch, Json, MapBy, ProgressStyle, SourceArg, SourcesArg, Style, Vmlinux, Workers
+from pydump.cli.arguments import (
+    Arch,
+    Executor,
+    Json,
+    MapBy,
+    ProgressStyle,
+    SourceArg,
+    SourcesArg,
+    Style,
+    Vmlinux,
+    Workers,
+)
 from pydump.cli.console import warn
 from pydump.cli.program import ReadingCommand as Command  # noqa: F401  (what each function here becomes)
 from pydump.cli.session import session
@@ -176,6 +187,7 @@ def map_(
     ] = MapBy.content,
     force: Annotated[bool, Option("--force", help="Replace an existing picture.")] = False,
     workers: Workers = None,
+    executor: Executor = None,
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
@@ -197,6 +209,7 @@ def map_(
             max_cells=cells,
             by_class=by is MapBy.page_class,
             workers=workers,
+            executor=executor,
             progress=tell,
         )
     warn(report.warnings)
