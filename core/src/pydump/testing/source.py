@@ -75,7 +75,7 @@ class SourceTests:
     @pytest.mark.parametrize(
         "argument", ["", "/nowhere/at all", "\n", "x" * 5000, "@", "@@@,,,", "0", "-", "a\0b", "\udc80"]
     )
-    def test_what_leads_nowhere_is_an_error_of_pydumps(self, argument: str) -> None:
+    def test_open_rejects_an_invalid_argument(self, argument: str) -> None:
         with pytest.raises(PydumpError) as caught:
             self.source.open(argument).close()
         said = str(caught.value)
@@ -85,7 +85,7 @@ class SourceTests:
 
     # --- memory ---
 
-    def test_its_memory_is_what_it_should_be(self, tmp_path: Path) -> None:
+    def test_memory_is_that_of_the_example(self, tmp_path: Path) -> None:
         source, memory = self.opened(tmp_path)
         with source:
             ram = source.guest().memory.ranges()
@@ -123,12 +123,12 @@ class SourceTests:
                 pytest.skip("no other process can open it: it has no recipe")
             assert faults_of_reopening(source) == []
 
-    def test_what_is_no_ram_is_an_error(self, tmp_path: Path) -> None:
+    def test_reading_beyond_ram_is_an_error(self, tmp_path: Path) -> None:
         source, _ = self.opened(tmp_path)
         with source, pytest.raises(PydumpError):
             source.read_into(source.guest().memory.end, memoryview(bytearray(1)))
 
-    def test_its_holes_are_zero(self, tmp_path: Path) -> None:
+    def test_holes_read_as_zeros(self, tmp_path: Path) -> None:
         source, _ = self.opened(tmp_path)
         with source:
             if not isinstance(source, KnowsHoles):
