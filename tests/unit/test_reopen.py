@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pydump
+from pydump.builtin.raw import ReopenRaw
 from pydump.engine.live import view_of
 from pydump.engine.open import open_source
 from pydump.errors import SourceError
@@ -139,3 +140,16 @@ def test_a_file_beside_the_first_is_reopened(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "ram").write_bytes(RAM[:4096])
     with pytest.raises(SourceError, match="ram has changed"):
         recipe.open()
+
+
+def test_a_recipe_for_other_memory_is_found_by_the_kit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(RAM)
+    (tmp_path / "b").write_bytes(RAM[::-1])
+    with opened(f"raw:{tmp_path / 'a'}") as one, opened(f"raw:{tmp_path / 'b'}") as other:
+        image = pydump.BytesImage(one.guest(), {0: RAM})
+        image.recipe = other.reopen()
+        assert faults_of_reopening(image) == ["another process sees other facts or memory"]
+        image.recipe = ReopenRaw((), (), placed=False)
+        assert faults_of_reopening(image) == [
+            "it cannot be reopened: pydump.errors.SourceError: raw: the files are empty"
+        ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pydump.builtin.local import LocalExecutor
@@ -16,7 +16,7 @@ from pydump.engine.live import Input, captured, is_live, view_of
 from pydump.engine.narrow import Narrowing
 from pydump.engine.outputs import Output, Outputs, targets
 from pydump.engine.parts import Files
-from pydump.engine.planner import Planned, choose, make_plan, outline
+from pydump.engine.planner import Chosen, Planned, choose, make_plan, outline
 from pydump.engine.request import Request
 from pydump.interfaces.executor import Executor, Outcome
 from pydump.interfaces.image import MemoryImage
@@ -59,62 +59,91 @@ def run_dump(
     Raises:
         PydumpError: It failed; nothing is left at the output.
     """
-    began = time.monotonic()
     chosen = choose(request, registry)
     executor = executor or LocalExecutor()
     refuse_live(opened, executor)
-    outputs = Outputs(output, request, registry)
-    if dry_run:
+    run = _Run(label, output, chosen, registry, executor, batch_size, hash_memory)
+    return run.plan(opened) if dry_run else run.write(opened, progress, reached or (lambda _: None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run, from what was opened to the output. The fields are the arguments of :func:`run_dump`."""
+
+    label: str
+    output: Output
+    chosen: Chosen
+    registry: Registry
+    executor: Executor
+    batch_size: int
+    hash_memory: hashes.Algorithm | None
+    began: float = field(default_factory=time.monotonic)
+
+    def plan(self, opened: Input) -> DumpReport:
+        """Plan only. Of a live guest no memory is read."""
         image = view_of(opened)
-        make = outline if is_live(opened) else partial(make_plan, executor=executor)
-        planned = make(image, chosen, registry)
-        files = Files(image, planned, chosen, output.split, batch_size)
-        count, size = executor.workers_for(files.n_pieces), files.size_limit
+        make = outline if is_live(opened) else partial(make_plan, executor=self.executor)
+        planned = make(image, self.chosen, self.registry)
+        files = self._files(image, planned)
+        outputs = Outputs(self.output, self.chosen.request, self.registry)
         outputs.check()  # what speaks against the output is said now
         flattened = outputs.flattens(files.writers)
-        return _report(planned, label, output, count, began, Outcome(0), size, flattened=flattened, dry=True)
-    tell = reached or (lambda _: None)
-    with outputs:
-        outputs.open()  # before a guest is paused
-        narrowing = Narrowing(request, registry)
+        return self._report(planned, files, Outcome(0), files.size_limit, flattened=flattened, dry=True)
 
-        def wanted(view: MemoryImage) -> MemoryMap:
-            planned = outline(view, chosen, registry)
-            Files(view, planned, chosen, output.split, batch_size)  # a dump that cannot be split is refused now
-            return planned.plan.guest.memory
+    def write(
+        self, opened: Input, progress: ProgressCallback | None, reached: Callable[[Milestone], None]
+    ) -> DumpReport:
+        """Write. The output is open, and what cannot be done is refused, before a live guest is paused."""
+        request, registry, executor = self.chosen.request, self.registry, self.executor
+        with Outputs(self.output, request, registry) as outputs:
+            outputs.open()
+            narrowing = Narrowing(request, registry)
+            narrow = narrowing if request.exclude - {ZERO} else None
+            with (capture := captured(opened, self._wanted, progress, narrow)) as image:
+                live, left_out = is_live(opened), narrowing.left_out
+                planned = make_plan(image, self.chosen, registry, executor=executor, left_out=left_out, trusted=live)
+                files = self._files(image, planned)
+                flattened = outputs.flattens(files.writers)
+                sinks = outputs.sinks(flatten=flattened)
+                held = capture.holds
+                if not held:
+                    reached("captured")
+                outcome = files.write(executor, sinks, progress)
+                memory_hash = _memory_hash(image, planned, self.hash_memory, executor, progress)
+            if held:
+                reached("captured")
+            sizes = files.finish(sinks)
+            outputs.complete(sizes, progress)
+            with put_off():
+                outputs.commit()
+                reached("written")
+            outputs.read_back(progress)
+        report = self._report(planned, files, outcome, sum(sizes), flattened=flattened)
+        return replace(
+            report,
+            warnings=(*report.warnings, *image.warnings()),
+            paused_seconds=capture.paused_seconds,
+            consistent=capture.consistent,
+            hash=self.output.hash or self.hash_memory or "",
+            hashes=outputs.digests,
+            hashed=outputs.hashed,
+            memory_hash=memory_hash,
+        )
 
-        capture = captured(opened, wanted, progress, narrowing if request.exclude - {ZERO} else None)
-        with capture as image:
-            live, left_out = is_live(opened), narrowing.left_out
-            planned = make_plan(image, chosen, registry, executor=executor, left_out=left_out, trusted=live)
-            files = Files(image, planned, chosen, output.split, batch_size)
-            count = executor.workers_for(files.n_pieces)
-            flattened = outputs.flattens(files.writers)
-            sinks = outputs.sinks(flatten=flattened)
-            held = capture.holds
-            if not held:
-                tell("captured")
-            outcome = files.write(executor, sinks, progress)
-            memory_hash = _memory_hash(image, planned, hash_memory, executor, progress)
-        if held:
-            tell("captured")
-        sizes = files.finish(sinks)
-        outputs.complete(sizes, progress)
-        with put_off():
-            outputs.commit()
-            tell("written")
-        outputs.read_back(progress)
-    report = _report(planned, label, output, count, began, outcome, sum(sizes), flattened=flattened)
-    return replace(
-        report,
-        warnings=(*report.warnings, *image.warnings()),
-        paused_seconds=capture.paused_seconds,
-        consistent=capture.consistent,
-        hash=output.hash or hash_memory or "",
-        hashes=outputs.digests,
-        hashed=outputs.hashed,
-        memory_hash=memory_hash,
-    )
+    def _wanted(self, view: MemoryImage) -> MemoryMap:
+        """What of a live guest's memory will be read."""
+        planned = outline(view, self.chosen, self.registry)
+        self._files(view, planned)  # a dump that cannot be split is refused
+        return planned.plan.guest.memory
+
+    def _files(self, image: MemoryImage, planned: Planned) -> Files:
+        return Files(image, planned, self.chosen, self.output.split, self.batch_size)
+
+    def _report(
+        self, planned: Planned, files: Files, outcome: Outcome, size: int, *, flattened: bool, dry: bool = False
+    ) -> DumpReport:
+        count = self.executor.workers_for(files.n_pieces)
+        return _report(planned, self.label, self.output, count, self.began, outcome, size, flattened=flattened, dry=dry)
 
 
 def _memory_hash(
