@@ -265,7 +265,6 @@ BROKEN = (
         "open(path, 'x'); return SkeletonSink(path,",
     ),
     Broken("storage", "test_what_is_kept_is_read", "[buffer[done:]], offset + done", "[buffer[done:]], offset // 2"),
-    Broken("storage", "test_reading_past_the_end_is_an_error", "        self.check(offset, len(buffer))\n", ""),
     Broken("storage", "test_another_process_reopens_it", "SkeletonBacking, (self.path,)", "SkeletonBacking, ('none',)"),
     Broken(
         "storage",

@@ -7,12 +7,31 @@ A storage opens what a URL names, for reading as a :class:`~pydump.interfaces.ba
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydump.errors import UnsupportedError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.sink import Placement, Sink
 from pydump.options import NoOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a run that was killed left behind where nobody sees it.
+
+    Attributes:
+        url: What was to appear.
+        began: When it was begun, in seconds since 1970.
+        size: Bytes that are stored.
+        remove: Removes it; raises SinkError where it cannot.
+    """
+
+    url: str
+    began: float
+    size: int
+    remove: Callable[[], None]
 
 
 class Storage(ABC):
@@ -70,6 +89,15 @@ class Storage(ABC):
         sink = cls.writer(url, options, force=force)
         sink.abort()
         return sink.placement
+
+    @classmethod
+    def leftovers(cls, url: str, options: Any = None) -> Sequence[Leftover]:
+        """What runs that were killed left behind at ``url`` and below, the oldest first; here nothing is ever left.
+
+        Raises:
+            SourceError: The storage does not say.
+        """
+        return ()
 
     @classmethod
     def reads(cls) -> bool:
