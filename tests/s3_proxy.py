@@ -25,6 +25,7 @@ class Proxy:
         cutting: Part of the answers that end in the middle.
         rate: Bytes a second in either direction, at most; 0 for no limit.
         drop: Says of a request whether its answer is lost: the server has it, and the client does not know.
+        hold: Says of a request whether it is lost itself.
     """
 
     def __init__(self, server: str) -> None:
@@ -39,6 +40,7 @@ class Proxy:
         self.failing = self.cutting = 0.0
         self.rate = 0
         self.drop: Callable[[str], bool] = lambda line: False
+        self.hold: Callable[[str], bool] = lambda line: False
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -76,6 +78,8 @@ class Proxy:
             return False
         line = head.split(b"\r\n", 1)[0].decode()
         self.requests.append(line)
+        if self.hold(line):
+            return False
         fails = self._random.random() < self.failing
         if b"expect: 100-continue" in head.lower():
             if fails:
@@ -137,10 +141,8 @@ def _head(one: socket.socket) -> bytes:
 
 def _body(one: socket.socket, head: bytes):  # type: ignore[no-untyped-def]
     """The pieces of what follows a head."""
-    fields = dict(
-        (name.strip().lower(), value.strip())
-        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-    )
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    fields = {name.strip().lower(): value.strip() for name, _, value in lines}
     if b"chunked" in fields.get(b"transfer-encoding", b""):
         while True:
             size_line = b""

@@ -1,8 +1,8 @@
 """An S3 server on this machine: moto's, as a process of its own.
 
-Of the servers that could be taken it is the one that comes from the package registry that the tests need anyway, and that
-starts in seconds without a disk, a cluster or root. Requests come over a socket, as those to a real store do; what the
-proxy of these tests does to them, it does to them on the way.
+Of the servers that could be taken it is the one that comes from the package registry that the tests need anyway, and
+that starts in seconds without a disk, a cluster or root. Requests come over a socket, as those to a real store do; what
+the proxy of these tests does to them, it does to them on the way.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 
 import boto3
 import pytest
+from s3fs import S3FileSystem
+
 from s3_proxy import Proxy
 
 #: Seconds that the server may take to start, on a busy machine.
@@ -83,4 +85,6 @@ def proxy(server: str, keys: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """What stands between pydump and the server."""
     with Proxy(server) as made:
         monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
+        S3FileSystem.clear_instance_cache()  # it keeps what is connected elsewhere
         yield made
+        S3FileSystem.clear_instance_cache()

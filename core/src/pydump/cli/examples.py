@@ -58,6 +58,10 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("pydump status --wait 3", "Wait until job 3 has ended, and exit as it did"),
         ("pydump status --clear", "Forget the jobs that have ended"),
     ),
+    "storage": (
+        ("pydump storage clean s3://crash/", "List what killed dumps left in a bucket"),
+        ("pydump storage clean s3://crash/vmcore --remove", "Remove what is left of one dump"),
+    ),
     "plugins": (
         ("pydump plugins", "List what is installed"),
         ("pydump plugins --json", "Print it as JSON"),

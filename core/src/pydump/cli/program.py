@@ -30,11 +30,12 @@ COMMANDS: Final = {
     "shell": "shell:shell",
     "batch": "batch:batch",
     "status": "manage:status",
+    "storage": "storage:storage",
     "plugins": "manage:plugins",
     "new-plugin": "manage:new_plugin",
 }
 #: Commands that read no guest memory.
-LIGHT: Final = ("batch", "status", "plugins", "new-plugin")
+LIGHT: Final = ("batch", "status", "storage", "plugins", "new-plugin")
 #: Options of ``pydump`` and of each command: they may stand before its name and after it.
 LOUDNESS: Final = {("--verbose", "-v"): "Explain choices.", ("--quiet", "-q"): "Print errors only."}
 #: Bytes of address space that NumPy and its libraries take at least.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pydump.cli.console import line, talk, visible
 from pydump.interfaces.format import Format
+from pydump.interfaces.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -280,8 +281,8 @@ def plugins(registry: Registry, *, as_json: bool) -> None:
 
 
 def halves(cls: type[Any]) -> str:
-    """What pydump does with files of a format, in brackets; nothing for the class of another role."""
-    if not (isinstance(cls, type) and issubclass(cls, Format)):
+    """Whether a format or a storage reads, writes or both, in brackets; nothing for the class of another role."""
+    if not (isinstance(cls, type) and issubclass(cls, Format | Storage)):
         return ""
     done = [word for word, can in (("read", cls.reads()), ("write", cls.writes())) if can]
     return f" ({' and '.join(done)})"

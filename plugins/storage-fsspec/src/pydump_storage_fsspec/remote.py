@@ -113,6 +113,11 @@ def code_of(error: BaseException) -> str:
 
 def reason(error: BaseException) -> str:
     """Why something failed, in one line."""
+    for one in (error, error.__cause__):
+        answer = getattr(one, "response", None)
+        told = answer.get("Error", {}).get("Message") if isinstance(answer, dict) else None
+        if told and told != "Not Found":
+            return " ".join(str(told).split()).rstrip(".")
     if isinstance(error, FileNotFoundError):
         return "it is not there"
     said = " ".join(str(error.args[-1] if isinstance(error, OSError) and error.args else error).split())
