@@ -103,6 +103,7 @@ def test_core_and_one_plugin(plugin: str, environment: Environment, elf: Path, t
         "filter": a_filter,
         "format": a_format,
         "source": a_source,
+        "storage": a_storage,
     }
     cases[role](plugin, environment, elf, tmp_path)
 
@@ -174,6 +175,18 @@ def a_source(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
     assert refused.stderr.startswith(f"pydump: error: cannot connect to {tmp_path}/vm.sock: No such file or directory")
 
 
+def a_storage(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
+    """Its libraries are extras: it says which one is missing."""
+    refused = environment.pydump("info", "s3://bucket/vmcore")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "pydump: error: s3:// needs a library that is not installed; pip install 'pydump-storage-fsspec[s3]'\n"
+    )
+    assert environment.pydump("info", "memory://nothing").stderr == (
+        "pydump: error: cannot read memory://nothing: it is not there\n"
+    )
+
+
 def test_every_plugin_here_has_a_case() -> None:
     assert {
         *MACHINES,
@@ -187,6 +200,7 @@ def test_every_plugin_here_has_a_case() -> None:
         "format-vmware",
         "format-windmp",
         "source-qemu",
+        "storage-fsspec",
     } == set(PLUGINS)
 
 
