@@ -11,7 +11,7 @@ from pydump.interfaces.backing import Backing
 from pydump_storage_fsspec.remote import again, filesystem, passes, reason
 
 #: Small reads fetch and keep whole blocks of so many bytes, at most so many of them.
-BLOCK, BLOCKS = 64 << 10, 256
+BLOCK, BLOCKS = 32 << 10, 512
 #: A read from so many bytes on is not kept: who reads memory from its begin to its end comes back to nothing.
 LARGE: Final = 512 << 10
 #: A large read is cut into requests of so many bytes, which are made at once.
