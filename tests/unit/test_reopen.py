@@ -15,7 +15,8 @@ import pydump
 from pydump.builtin.raw import ReopenRaw
 from pydump.engine.live import view_of
 from pydump.engine.open import open_source
-from pydump.errors import SourceError
+from pydump.engine.salvage import filled
+from pydump.errors import SourceError, UnsupportedError
 from pydump.interfaces.format import Format, Opened
 from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
@@ -65,6 +66,22 @@ def test_a_process_that_inherits_nothing_opens_the_same(
     with opened(CASES[case](tmp_path)) as image:
         assert len(pickle.dumps(image.reopen())) < 4096
         assert faults_of_reopening(image) == []
+
+
+def test_an_image_is_pickled_as_its_recipe(tmp_path: Path) -> None:
+    (tmp_path / "ram").write_bytes(RAM)
+    with opened(f"raw:{tmp_path / 'ram'}") as image, pickle.loads(pickle.dumps(image)) as again:
+        assert again is not image and fingerprint(again) == fingerprint(image)
+        assert fingerprint(pickle.loads(pickle.dumps(filled(image, 4096)))) == fingerprint(image)
+    held = pydump.BytesImage(Guest(MemoryMap()), {0: RAM})
+    assert fingerprint(pickle.loads(pickle.dumps(held))) == fingerprint(held)
+
+
+def test_an_image_without_a_recipe_is_not_pickled(tmp_path: Path) -> None:
+    (tmp_path / "packed").write_bytes(gzip.compress(RAM))
+    refused = pytest.raises(UnsupportedError, match="no other process can open this memory; dump it to a file")
+    with opened(f"raw:{tmp_path / 'packed'}") as image, refused:
+        pickle.dumps(image)
 
 
 def test_what_is_reopened_can_be_reopened_and_closed_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import pickle
 import re
@@ -215,6 +216,9 @@ class BytesImage(MemoryImage):
 
         self._contents = dict(contents)
         self._guest = replace(guest, memory=MemoryMap.of((paddr, len(data)) for paddr, data in contents.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copyreg.__newobj__, (type(self),), self.__dict__  # type: ignore[attr-defined]  # with its memory
 
     def guest(self) -> Guest:
         return self._guest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from pydump.engine.batches import Batches
 from pydump.errors import DamagedPageError
@@ -84,6 +85,9 @@ class _Filled(MemoryImage):
         self._source = source
         self._page_size = page_size
         self._byte = bytes([byte])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._source, self._page_size, self._byte[0])
 
     def guest(self) -> Guest:
         return self._source.guest()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
+from pydump.errors import UnsupportedError
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import Ranges
 
@@ -102,6 +103,17 @@ class MemoryImage(ABC):
         """
         return self.recipe
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An image is pickled as its recipe, so that what works on it can be sent to another process.
+
+        Raises:
+            UnsupportedError: It has none.
+        """
+        recipe = self.reopen()
+        if recipe is None:
+            raise UnsupportedError("no other process can open this memory", hint="dump it to a file, and name that")
+        return _open, (recipe,)
+
     def close(self) -> None:
         """Close files and connections. Reading afterwards is an error."""
 
@@ -110,6 +122,10 @@ class MemoryImage(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _open(recipe: Reopen) -> MemoryImage:
+    return recipe.open()
 
 
 @runtime_checkable
