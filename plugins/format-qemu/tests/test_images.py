@@ -69,7 +69,8 @@ def test_memory_and_registers_are_those_of_qemus_dump(
         assert ours.guest.memory.ranges() == theirs.guest.memory.ranges()
         assert ours.guest.notes == theirs.guest.notes
         assert memory(ours) == memory(theirs)
-        assert (ours.guest.arch, ours.guest.byte_order) == (theirs.guest.arch, theirs.guest.byte_order)
+        for fact in ("arch", "byte_order", "elf_class", "page_size", "phys_base", "n_cpus"):
+            assert getattr(ours.guest, fact) == getattr(theirs.guest, fact), fact
         assert not ours.source.unreadable()
         assert not ours.source.warnings()
     found = pydump.compare(sample(name), sample(elf), options={"qemu": options})

@@ -186,6 +186,8 @@ class QemuImage(MemoryImage):
         if self._cpus is None:
             return Guest(self._memory)
         machine, elf_class = MACHINES[self._cpus.arch]
+        if self._memory.end > 0xFFFFFFFF:  # QEMU's dump is of 64 bits even if memory ends at 4 GiB
+            elf_class = 64
         return Guest(
             self._memory,
             machine=machine,

@@ -65,6 +65,7 @@ class StreamedBlock(BlockMemory):
         self._page_size = block.page_size
         self._runs = runs
         self._complete = complete
+        self._rooms: list[bytearray] = []
         self._spans = runs.spans(data=True) * block.page_size
         self.size = block.size
 
@@ -136,18 +137,25 @@ class StreamedBlock(BlockMemory):
 
         if not len(positions):
             return
-        size = self._page_size
+        size, stride = self._page_size, self._runs.stride
         step = np.diff(positions)
         breaks = np.flatnonzero((step < size) | (step > size + GAP)) + 1
         bounds = [0, *breaks.tolist(), len(positions)]
         rows = pages.view(f"V{size}")[:, 0]
         for a, b in zip(bounds, bounds[1:], strict=False):
             start = int(positions[a])
-            data = np.empty(int(positions[b - 1]) + size - start, np.uint8)
-            self._backing.read_into(start, data.data)
-            # Every place at which a page may begin, as one element each.
-            at_any = np.ndarray((len(data) - size + 1,), f"V{size}", data, strides=(1,))
-            rows[which[a:b]] = at_any[positions[a:b] - start]
+            n_bytes = int(positions[b - 1]) + size - start
+            # Memory that is used again costs no page faults. Threads may read at the same time.
+            room = self._rooms.pop() if self._rooms else bytearray()
+            if len(room) < n_bytes:
+                room = bytearray(n_bytes)
+            self._backing.read_into(start, memoryview(room)[:n_bytes])
+            if (step[a : b - 1] == stride).all():
+                rows[which[a:b]] = np.ndarray((b - a,), f"V{size}", room, strides=(stride,))
+            else:  # every place at which a page may begin, as one element each
+                at_any = np.ndarray((n_bytes - size + 1,), f"V{size}", room, strides=(1,))
+                rows[which[a:b]] = at_any[positions[a:b] - start]
+            self._rooms.append(room)
 
     def _unpacked(self, place: int) -> bytes | bytearray:
         """The content of a page that is not plain."""
