@@ -36,6 +36,8 @@ def completes(role: str) -> Callable[[str], list[str]]:
         registry = installed()
         # Aliases of architectures are for files that use them.
         offered = registry.names(role) if role == "arch" else registry.words(role)
+        if role == "format":
+            offered = tuple(word for word in offered if registry.format(word).format.writes())
         return [word for word in offered if word.startswith(incomplete)]
 
     return complete

@@ -213,7 +213,7 @@ def dump(
             render.report(report, stream)
     if not report.complete:
         if report.unreadable_size:
-            talk(f"incomplete: {report.unreadable_size} bytes of guest memory are unreadable; the output says which")
+            talk(f"incomplete: {report.unreadable_size} bytes of guest memory are unreadable")
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
