@@ -83,7 +83,7 @@ def test_help_says_what_one_needs_to_know(run: Run) -> None:
     assert commands[0] == "dump"
     told = " ".join(run("dump", "--help").out.split())
     assert "qmp:SOCKET" in told
-    assert "elf, kdump, or QEMU's names, such as kdump-" in told
+    assert "elf, kdump," in told and "or QEMU's names, such as kdump-" in told
     assert "zlib, lzo, snappy, zstd or none. Default: zlib." in told
     assert "--pause, --qemu-pause <auto|copy|snapshot|full|none> qmp: " in told
     assert "--scratch, --qemu-scratch DIR qmp: " in told
