@@ -146,6 +146,10 @@ def a_format(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
         assert refused.stderr.endswith("pip install pydump-format-elf\n")
         if plugin == "format-vmware":  # read only
             return
+        if plugin == "format-raw":  # written, and read by core
+            works(environment.pydump("dump", f"raw:{elf}@0x1000", tmp_path / "out", "--format", "raw", "--raw-packed"))
+            works(environment.pydump("compare", f"raw:{elf}@0x1000", f"raw:{tmp_path}/out.map"))
+            return
         source = tmp_path / "source"
         subprocess.run([sys.executable, "-m", "pydump", "-q", "dump", elf, source, *options], check=True, timeout=120)
     if plugin == "format-kdump":

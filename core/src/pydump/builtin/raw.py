@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
 from pydump.builtin.files import FileBacking
+from pydump.builtin.memory_map import open_map
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS
 from pydump.catalog import known_file
 from pydump.errors import PlanError, ReadError, SourceError
@@ -63,13 +64,17 @@ class RawSource(Source):
     """Files of bare RAM: ``PATH[OFFSET:SIZE]@PADDR``, as many as there are, separated by commas.
 
     Without ``@PADDR`` the RAM begins at 0, without ``[OFFSET:SIZE]`` it is the whole file. Where neither a part nor an
-    address but 0 is named, the guest is not placed: a PC's memory may lie in two parts.
+    address but 0 is named, the guest is not placed: a PC's memory may lie in two parts. ``FILE.map`` alone is a map
+    of ``FILE``.
     """
 
     name: ClassVar[str] = "raw"
 
     @classmethod
-    def open(cls, argument: str, options: Any = None) -> RawImage:
+    def open(cls, argument: str, options: Any = None) -> MemoryImage:
+        mapped = open_map(argument)
+        if mapped is not None:
+            return mapped
         pieces: list[_Piece] = []
         named = 0
         try:

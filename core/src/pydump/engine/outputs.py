@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.storages import DescriptorStorage, FileStorage
 from pydump.engine.hashes import Algorithm, HashingSink, hash_backing, sum_line
-from pydump.engine.locate import find_stored
+from pydump.engine.locate import Stored, find_stored
 from pydump.engine.request import Request
 from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError, PydumpError
@@ -76,21 +76,30 @@ class Outputs:
         #: By the number of the output, the file beside it that states its hash.
         self._sums: dict[int, Sink] = {}
         self._hashing: list[HashingSink] = []
+        #: Small files beside the first output, by what stands after its name, and their sizes.
+        self._beside: dict[str, Sink] = {}
+        self._sizes_beside: dict[str, int] = {}
         self._committed = False
         self.digests: tuple[str, ...] = ()
         self.hashed: Literal["", "while writing", "read back"] = ""
 
-    def check(self) -> None:
+    def check(self, beside: Iterable[str] = ()) -> None:
         """Refuse what cannot be written, and leave no trace.
 
+        Args:
+            beside: What stands after the output's name in the names of small files beside it.
+
         Raises:
-            PydumpError: As :meth:`open` does.
+            PydumpError: As :meth:`open` and :meth:`open_beside` do.
         """
         force = self._output.force
         self._placements = [one.storage.check(one.url, options, force=force) for one, options in self._opened]
         for i, (one, options) in enumerate(self._opened):
             if self._has_sum(i):
                 one.storage.check(f"{one.url}.{self._output.hash}", options, force=force)
+        for suffix in beside:
+            stored, options = self._beside_first(suffix)
+            stored.storage.check(stored.url, options, force=force)
 
     def open(self) -> None:
         """Open all of them for writing.
@@ -113,6 +122,42 @@ class Outputs:
         flows = self._placements[i] == "ascending"
         storage = self._opened[i][0].storage
         return self._output.hash is not None and not (flows and issubclass(storage, FileStorage | DescriptorStorage))
+
+    def open_beside(self, suffixes: Iterable[str]) -> None:
+        """Open small files beside the first output, unless they are open.
+
+        Args:
+            suffixes: What stands after the output's name in theirs.
+
+        Raises:
+            PlanError: The output is not a file, or one of them exists.
+            SinkError: One cannot be opened.
+        """
+        force, sync = self._output.force, self._output.sync
+        for suffix in suffixes:
+            if suffix not in self._beside:
+                one, options = self._beside_first(suffix)
+                self._beside[suffix] = one.storage.writer(one.url, options, force=force, sync=sync)
+
+    def write_beside(self, files: Mapping[str, bytes]) -> None:
+        """Write the small files, which appear with the output.
+
+        Args:
+            files: What stands after the output's name in theirs, and their content.
+
+        Raises:
+            PydumpError: As :meth:`open_beside` does; or SinkError, where one cannot be written.
+        """
+        self.open_beside(files)
+        for suffix, data in files.items():
+            self._beside[suffix].write(Extent(0, data))
+            self._sizes_beside[suffix] = len(data)
+
+    def _beside_first(self, suffix: str) -> tuple[Stored, Any]:
+        one, options = self._opened[0]
+        if self._placements[0] == "ascending":
+            raise PlanError(f"a {suffix} file goes beside the output, which is a pipe", hint="write to a file")
+        return Stored(one.storage, one.url + suffix), options
 
     def flattens(self, writers: Sequence[Writer]) -> bool:
         """Whether flattened streams are written: where it is asked for, or an output cannot seek."""
@@ -143,6 +188,8 @@ class Outputs:
         self._sizes = list(sizes)
         for sink, size in zip(self._sinks, sizes, strict=True):
             sink.prepare(size)
+        for suffix, sink in self._beside.items():
+            sink.prepare(self._sizes_beside[suffix])
         if self._hashing:
             self.digests, self.hashed = tuple(sink.digest for sink in self._hashing), "while writing"
         elif self._output.hash is not None:
@@ -160,6 +207,7 @@ class Outputs:
         ready = [*zip(self._sinks, self._sizes, strict=True)]
         if self.digests:
             ready += [(sink, len(self._sum_line(i))) for i, sink in self._sums.items()]
+        ready += [(sink, self._sizes_beside[suffix]) for suffix, sink in self._beside.items()]
         done: list[Sink] = []
         try:
             for sink, size in ready:
@@ -221,7 +269,7 @@ class Outputs:
 
     def __exit__(self, *exc: object) -> None:
         if not self._committed:
-            for sink in (*self._sinks, *self._sums.values()):
+            for sink in (*self._sinks, *self._sums.values(), *self._beside.values()):
                 sink.abort()
 
 

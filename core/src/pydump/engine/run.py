@@ -86,7 +86,7 @@ class _Run:
         planned = make(image, self.chosen, self.registry)
         files = self._files(image, planned)
         outputs = Outputs(self.output, self.chosen.request, self.registry)
-        outputs.check()  # what speaks against the output is said now
+        outputs.check(planned.writer.beside())  # what speaks against the output is said now
         flattened = outputs.flattens(files.writers)
         return self._report(planned, files, Outcome(0), files.size_limit, flattened=flattened, dry=True)
 
@@ -99,11 +99,12 @@ class _Run:
             outputs.open()
             narrowing = Narrowing(request, registry)
             narrow = narrowing if request.exclude - {ZERO} else None
-            with (capture := captured(opened, self._wanted, progress, narrow)) as image:
+            with (capture := captured(opened, partial(self._wanted, outputs), progress, narrow)) as image:
                 live, left_out = is_live(opened), narrowing.left_out
                 planned = make_plan(image, self.chosen, registry, executor=executor, left_out=left_out, trusted=live)
                 files = self._files(image, planned)
                 flattened = outputs.flattens(files.writers)
+                outputs.write_beside(planned.writer.beside())
                 sinks = outputs.sinks(flatten=flattened)
                 held = capture.holds
                 if not held:
@@ -130,9 +131,10 @@ class _Run:
             memory_hash=memory_hash,
         )
 
-    def _wanted(self, view: MemoryImage) -> MemoryMap:
-        """What of a live guest's memory will be read."""
+    def _wanted(self, outputs: Outputs, view: MemoryImage) -> MemoryMap:
+        """What of a live guest's memory will be read. Small files beside the outputs are open when this is known."""
         planned = outline(view, self.chosen, self.registry)
+        outputs.open_beside(planned.writer.beside())
         self._files(view, planned)  # a dump that cannot be split is refused
         return planned.plan.guest.memory
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -174,6 +174,10 @@ class Writer(ABC):
     def finish(self, end: int) -> Iterator[Extent | Hole]:
         """What comes after the last payload, which ends at ``end``."""
         return iter(())
+
+    def beside(self) -> Mapping[str, bytes]:
+        """Small files to write beside the output: what is put after its name, and their content."""
+        return {}
 
     def size(self, end: int) -> int:
         """The output's length in bytes when the last payload ends at ``end``."""
