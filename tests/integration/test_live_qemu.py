@@ -361,6 +361,35 @@ def test_a_full_disk(guest: Live, pydump: Pydump, pause: str) -> None:
     assert not guest.leftovers()
 
 
+@pytest.mark.parametrize(
+    "how",
+    [("--pause", "copy"), ("--pause", "full"), ("--pause", "snapshot"), ("--qemu-access", "stream")],
+    ids=lambda how: how[-1],
+)
+def test_a_pause_that_is_too_long_is_given_up(
+    guest: Live, pydump: Pydump, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    if how[-1] == "snapshot":
+        require_snapshots()
+    output = tmp_path / "vmcore"
+    done = pydump("dump", *how, "--timeout", "0.001", guest.source, output, expect=1)
+    assert done.stderr.splitlines()[-1].startswith("pydump: error: the guest was paused for 0.001 s")
+    assert not output.exists()
+    assert guest.is_running()
+    assert not guest.leftovers()
+    pydump("dump", *how, "--timeout", "60", guest.source, output)
+    assert guest.is_running()
+
+
+def test_a_copy_takes_no_more_memory_than_it_may(guest: Live, pydump: Pydump, tmp_path: Path) -> None:
+    output = tmp_path / "vmcore"
+    done = pydump("dump", "--pause", "copy", "--memory-limit", "1", guest.source, output, expect=1)
+    assert "and --memory-limit is 1" in done.stderr
+    done = pydump("dump", "--memory-limit", "1", guest.source, output)
+    assert "the guest stays paused for the whole dump" in done.stderr
+    assert guest.is_running()
+
+
 def test_qemu_dies(tmp_path: Path) -> None:
     with live_guest(tmp_path, memory=512) as live:
         output = tmp_path / "vmcore"

@@ -31,11 +31,11 @@ class OptionField:
 
     Attributes:
         name: The field's name.
-        type: ``int``, ``str`` or ``bool``.
+        type: ``int``, ``float``, ``str`` or ``bool``.
         default: Its value when nothing is said; None where the plugin then decides by itself.
         help: One line for ``--help``.
-        low: The least value of an int, or None.
-        high: The greatest value of an int, or None.
+        low: The least value of a number, or None.
+        high: The greatest value of a number, or None.
         choices: The values a str may have; empty for any.
         alias: A short flag beside ``--<owner>-<field>``, such as ``--pause``; of a bool that can be denied both ways,
             such as ``--dedup/--no-dedup``. None for no alias.
@@ -47,8 +47,8 @@ class OptionField:
     type: type
     default: Any
     help: str
-    low: int | None
-    high: int | None
+    low: float | None
+    high: float | None
     choices: tuple[str, ...]
     alias: str | None
     owner: str | None = None
@@ -70,8 +70,8 @@ def option(
     default: Any,
     *,
     help: str,
-    low: int | None = None,
-    high: int | None = None,
+    low: float | None = None,
+    high: float | None = None,
     choices: tuple[str, ...] = (),
     alias: str | None = None,
     metavar: str | None = None,
@@ -150,7 +150,7 @@ def chosen_options(owner: str, options: type, values: Mapping[str, Mapping[str, 
 def _fits(value: Any, known: OptionField) -> bool:
     if value is None:
         return known.default is None
-    typed = type(value) is known.type
+    typed = type(value) is known.type or (known.type is float and type(value) is int)
     return (
         typed
         and (known.low is None or value >= known.low)
@@ -162,7 +162,12 @@ def _fits(value: Any, known: OptionField) -> bool:
 def _wanted(known: OptionField) -> str:
     if known.choices:
         return f"one of {', '.join(known.choices)}"
-    if known.type is int:
+    if known.type in (int, float):
         bounds = (("from", known.low), ("to", known.high))
-        return " ".join(["a whole number", *(f"{word} {bound}" for word, bound in bounds if bound is not None)])
+        return " ".join(
+            [
+                "a whole number" if known.type is int else "a number",
+                *(f"{word} {bound}" for word, bound in bounds if bound is not None),
+            ]
+        )
     return "true or false" if known.type is bool else "text"

@@ -12,6 +12,18 @@ from pydump.errors import Cancelled
 
 #: Source: sys/prctl.h.
 PR_SET_PDEATHSIG: Final = 1
+#: The number of ioprio_set by machine, as uname names it.
+IOPRIO_SET: Final = {
+    "x86_64": 251,
+    "i686": 289,
+    "aarch64": 30,
+    "riscv64": 30,
+    "armv7l": 314,
+    "ppc64le": 273,
+    "s390x": 282,
+}
+IOPRIO_WHO_PROCESS: Final = 1
+IOPRIO_CLASS_IDLE: Final = 3 << 13
 
 
 def die_with_parent(parent: int, number: signal.Signals) -> None:
@@ -32,6 +44,17 @@ def die_with_parent(parent: int, number: signal.Signals) -> None:
 def outlive_parent() -> None:
     """Undo :func:`die_with_parent`."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+
+
+def be_nice() -> None:
+    """From now on this process, and those it starts, take CPUs and disks only when nobody else wants them.
+
+    Source: ioprio_set(2), and the system call's number in arch/*/entry/syscalls/*.tbl of the Linux kernel.
+    """
+    os.nice(19)
+    number = IOPRIO_SET.get(os.uname().machine)
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE)
 
 
 def start_time(pid: int) -> int | None:

@@ -7,12 +7,12 @@ import signal
 import threading
 from collections.abc import Iterator
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
 @contextlib.contextmanager
 def put_off() -> Iterator[None]:
-    """Put off SIGINT, SIGTERM and SIGHUP to the end of the block.
+    """Put off SIGINT, SIGTERM, SIGHUP and SIGALRM to the end of the block.
 
     Masking them would not do: another thread may get them, and the handler runs in the main one all the same.
     """

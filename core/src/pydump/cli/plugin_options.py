@@ -84,7 +84,7 @@ def _parameter(owner: str, declared: OptionField, panel: str) -> Any:
 
     # The choices are shown, checked and completed as those of the command line's own options are.
     kind: Any = Literal[declared.choices] if declared.choices else declared.type
-    metavar = None if declared.choices else declared.metavar or {int: "N", str: "TEXT"}.get(declared.type)
+    metavar = None if declared.choices else declared.metavar or {int: "N", float: "N", str: "TEXT"}.get(declared.type)
     shown = Option(
         None,
         *declared.flags_of(owner),

@@ -11,6 +11,7 @@ from pydump.model.report import Progress, ProgressCallback
 from pydump_source_qemu.captured import Captured
 from pydump_source_qemu.choose import choose
 from pydump_source_qemu.options import QemuOptions
+from pydump_source_qemu.pause_limit import PauseLimit
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.this_host import ThisHost
 from pydump_source_qemu.ways.copy import copy
@@ -50,6 +51,7 @@ def capture(
         if progress is not None:
             progress(Progress("capture", min(done, wanted.size), wanted.size))
 
+    session.pause_limit = PauseLimit(options.timeout)
     running = session.begin()
     host = ThisHost(session, options, wanted, guest, narrow)
     choice = choose(options, running, host)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from types import TracebackType
 
+from pydump.errors import SourceError
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest
@@ -17,6 +18,7 @@ from pydump_source_qemu.captured import Captured, Readable
 from pydump_source_qemu.dump import peek, read_facts
 from pydump_source_qemu.host import Region
 from pydump_source_qemu.options import QemuOptions
+from pydump_source_qemu.pause_limit import PauseTooLongError
 from pydump_source_qemu.process import ImpossibleError
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.this_host import ThisHost
@@ -130,6 +132,9 @@ class QemuCapture(Capture):
     def __enter__(self) -> MemoryImage:
         try:
             return capture(self._session, self._options, self._wanted, self._guest, self._progress, self._narrow)
+        except PauseTooLongError:
+            self._session.hang_up()
+            raise self._too_long() from None
         except BaseException:
             self._session.hang_up()
             raise
@@ -141,6 +146,14 @@ class QemuCapture(Capture):
             self._session.release()
         else:
             self._session.hang_up()
+        if kind is not None and issubclass(kind, PauseTooLongError):
+            raise self._too_long() from None
+
+    def _too_long(self) -> SourceError:
+        return SourceError(
+            f"the guest was paused for {self._options.timeout:g} s, and its memory was not captured: it runs again",
+            hint="raise --timeout, or take --pause snapshot",
+        )
 
     @property
     def holds(self) -> bool:

@@ -29,6 +29,17 @@ class QemuOptions:
     scratch: str = option(
         "", help="keep the copy of guest memory in DIR instead of RAM", alias="--scratch", metavar="DIR"
     )
+    timeout: float | None = option(
+        None,
+        help="give up if the guest would be paused for longer",
+        low=0.001,
+        high=86400,
+        alias="--timeout",
+        metavar="SECONDS",
+    )
+    memory_limit: int | None = option(
+        None, help="the copy may take so much memory", low=1, alias="--memory-limit", metavar="MIB"
+    )
     connect_timeout: int = option(
         10,
         help="seconds to wait for the monitor",

@@ -13,6 +13,7 @@ from pydump_source_qemu.libvirt import caution
 from pydump_source_qemu.limits import LIMITS, Limits
 from pydump_source_qemu.mark import UNMARK, mark
 from pydump_source_qemu.monitor import CommandError, Monitor
+from pydump_source_qemu.pause_limit import PauseLimit
 from pydump_source_qemu.pipe import await_resumed
 from pydump_source_qemu.watchdog import MIGRATED, PAUSE, STOPPED, ForeignError, Resumed, resume
 
@@ -49,6 +50,8 @@ class Session:
         self._watched = False
         self._resumes = 0
         self._paused = 0.0
+        #: Ends the capture if the guest is paused for too long.
+        self.pause_limit = PauseLimit(None)
 
     @classmethod
     def connect(cls, address: str, timeout: float, limits: Limits = LIMITS) -> Self:
@@ -128,6 +131,7 @@ class Session:
         """Pause the guest, if it runs, for no longer than this process lives. Nobody may let it run meanwhile."""
         if self._ran:
             self.arm(CONT)
+            self.pause_limit.start()
             self.monitor.command("stop")
             self.stopped = True
         self._watch()
@@ -136,6 +140,7 @@ class Session:
         """QEMU pauses the guest for what comes next, and lets it run by itself unless something comes between."""
         if self._ran:
             self.arm(CONT)
+            self.pause_limit.start()
             self.stopped = True
         else:
             self._watch()
@@ -167,6 +172,7 @@ class Session:
         Raises:
             SourceError: QEMU is gone, or the guest does not run though it ran before.
         """
+        self.pause_limit.stop()
         if self._guard is None:
             return
         done = self._let_run() if self._ran else self._stays()
@@ -237,6 +243,7 @@ class Session:
         Args:
             wait: Wait until the watchdog has undone what is left to undo.
         """
+        self.pause_limit.stop()
         if self._guard is None:
             return
         self._paused = self.monitor.paused_seconds

@@ -39,6 +39,7 @@ class ThisHost:
         self.store: Store | None = None
         self._session = session
         self._access = options.access
+        self._limit = None if options.memory_limit is None else options.memory_limit << 20
         self._guest = guest
         self._narrow = narrow
         self._host: Host | None = None
@@ -87,6 +88,8 @@ class ThisHost:
 
     def why_no_room(self, size: int) -> str | None:
         """Why there is no room for a copy of ``size`` bytes, or None where there is. It is taken then."""
+        if self._limit is not None and not self.scratch and size > self._limit:
+            return f"it takes {size >> 20} MiB, and --memory-limit is {self._limit >> 20}"
         if why_not := room_for(size, self.scratch):
             return why_not
         try:

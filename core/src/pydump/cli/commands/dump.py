@@ -34,7 +34,7 @@ PANELS: Final = {
     "Filter": ("dump_level", "exclude", "filter_anyway"),
     "Format and compression": ("format_", "compression", "flatten", "compat"),
     "Live guest": (),
-    "Running": ("workers", "executor", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
+    "Running": ("workers", "executor", "nice", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
     "Output": ("split", "hash_", "hash_memory", "force", "no_sync", "as_json"),
 }
 
@@ -100,6 +100,9 @@ def dump(
     length: Annotated[str | None, Option("--length", metavar="SIZE", help="Write this many bytes.")] = None,
     workers: Workers = None,
     executor: Executor = None,
+    nice: Annotated[
+        bool, Option("--nice", help="Once the guest is captured, take CPUs and disks only when nobody else does.")
+    ] = False,
     vmcoreinfo: Annotated[
         Path | None,
         Option(
@@ -156,6 +159,7 @@ def dump(
     from pydump.cli.progress import shown
     from pydump.engine.cpus import read_cpus
     from pydump.engine.vmcoreinfo import read_vmcoreinfo
+    from pydump.process import be_nice
 
     session.lost = "; the output is not complete" if names_descriptor(output) else "; nothing was left at the output"
     given: Vmcoreinfo | Literal["memory"] | None = None
@@ -165,6 +169,8 @@ def dump(
     def work(tell: ProgressCallback | None, captured: Callable[[], None] | None = None) -> DumpReport:
         def reached(milestone: Milestone) -> None:
             session.written = milestone == "written"
+            if nice and milestone == "captured":
+                be_nice()
             if captured is not None and milestone == "captured":
                 captured()
 

@@ -95,6 +95,7 @@ def _snapped(
         hint = next((hint for words, hint in NO_SNAPSHOT.items() if words in error.why), "take --pause copy")
         raise SourceError(f"QEMU cannot take a snapshot of this guest: {error.why}", hint=hint) from None
     monitor.command("migrate-set-parameters", max_bandwidth=BANDWIDTH)
+    session.pause_limit.start()
     monitor.command("stop")
     head = read_facts(session)
     memory, head = head.guest.memory.ranges(), within(head, host.wanted)
@@ -108,7 +109,7 @@ def _snapped(
             head.guest.memory.ranges(),
             store.write,
             tell,
-            lambda: _go_on(monitor),
+            lambda: _go_on(session),
             most_ram(memory),
         ).read()
         pipe.drain(session.limits.tail)
@@ -119,7 +120,7 @@ def _snapped(
     return head
 
 
-def _go_on(monitor: Monitor) -> None:
+def _go_on(session: Session) -> None:
     """Let the guest run while the snapshot is sent.
 
     QEMU 7.2 starts it by itself; later versions put back the state from before, which is our pause. What does that
@@ -128,8 +129,9 @@ def _go_on(monitor: Monitor) -> None:
 
     Source: bg_migration_thread in migration/migration.c; monitor_qmp_dispatcher_co in monitor/qmp.c.
     """
-    monitor.post("query-status")
-    monitor.post("cont")
+    session.monitor.post("query-status")
+    session.monitor.post("cont")
+    session.pause_limit.stop()
 
 
 def _migration_error(monitor: Monitor) -> str:
