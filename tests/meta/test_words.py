@@ -32,7 +32,7 @@ RETIRED: Final = {
     r"\bwhatever becomes\b": "even if",
     r"\bsay --": "add --, use --",
     r"\b(whence|hence|thereof|therein|wherein|lest)\b": "plain words",
-    r"\bflaws?\b": "defect",
+    r"\bflaws?\b(?!`)": "defect",
     r"\bit is (all )?in vain\b|\bin vain\b": "without success",
     r"\bput right\b": "fix, correct",
     r"\bvouch(es|ed)?\b": "guarantee",

@@ -92,7 +92,7 @@ def passes(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error tells of, or None."""
+    """The HTTP status that an error shows, or None."""
     for one in (error, error.__cause__):
         answer = getattr(one, "response", None)
         found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
