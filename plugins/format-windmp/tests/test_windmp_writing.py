@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
+import time
 from functools import partial
 from pathlib import Path
 
@@ -267,3 +269,56 @@ def test_only_the_contexts_are_not_the_guests_memory(tmp_path: Path) -> None:
     pages = {guest.paddr(vaddr + at) & ~0xFFF for vaddr in guest.contexts for at in (0, 1231)}
     assert {d.paddr for d in report.differences if d.kind == "contents"} == pages
     assert {d.kind for d in report.differences} <= {"contents", "note"}
+
+
+def test_contexts_are_written_where_zero_pages_are_left_out(tmp_path: Path) -> None:
+    guest = WindowsGuest(64)
+    for vaddr in guest.contexts:
+        guest.write(vaddr, bytes(1232))
+    dump(elf(guest, tmp_path / "in", guest.header()), str(tmp_path / "out"), format="windmp", exclude=["zero"])
+    with pydump.open(str(tmp_path / "out")) as opened:
+        assert opened.source.excluded()
+        for cpu in opened.cpus:
+            assert {name: cpu.registers[name] for name in guest.registers(cpu.index)} == guest.registers(cpu.index)
+        assert len(opened.cpus) == 2
+
+
+def test_qemu_compatibility_takes_the_guests_own_header(tmp_path: Path) -> None:
+    source = elf(WindowsGuest(64), tmp_path / "in", None)
+    with pytest.raises(PlanError, match="--compat"):
+        dump(source, str(tmp_path / "out"), format="windmp", compat="qemu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_kdump_of_a_windows_guest_keeps_the_header_as_a_note_and_not_as_a_text(tmp_path: Path) -> None:
+    guest = WindowsGuest(64)
+    dump(elf(guest, tmp_path / "in", guest.header()), str(tmp_path / "out"), format="kdump")
+    data = (tmp_path / "out").read_bytes()
+    assert struct.unpack_from("<QQ", data, 4096 + 32) == (0, 0)  # offset_vmcoreinfo and size_vmcoreinfo
+    assert b"Windows" in data[:512]  # utsname.sysname
+    with pydump.open(str(tmp_path / "out")) as opened:
+        assert opened.vmcoreinfo is None
+        assert opened.known.windows is not None
+        assert opened.known.windows.header == guest.header()
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["header", "made"])
+@pytest.mark.parametrize(("bits", "pae"), KINDS)
+def test_damaged_guest_gives_a_dump_of_all_of_its_memory(bits: int, pae: bool, given: bool, tmp_path: Path) -> None:
+    """Page tables, image, data block and pointers are the guest's word."""
+    seeded = random.Random(bits + pae)
+    guest = WindowsGuest(bits, pae, encode=not given)
+    with pydump.open(elf(guest, tmp_path / "in", guest.header() if given else None)) as opened:
+        facts = opened.stated
+    targets = [paddr for paddr in range(0x101000, guest.next_page, PAGE) if any(guest.ram[paddr : paddr + PAGE])]
+    for _ in range(12):
+        ram = bytearray(guest.ram)
+        for _ in range(seeded.randrange(1, 12)):
+            at = seeded.choice(targets) + seeded.randrange(0, PAGE, 4)
+            ram[at : at + 8] = seeded.choice([bytes(8), b"\xff" * 8, seeded.randbytes(8), struct.pack("<Q", 0x101003)])
+        image = BytesImage(facts, {start: bytes(ram[start : start + size]) for start, size in BLOCKS})
+        began = time.monotonic()
+        dump(image, str(tmp_path / "out"), format="windmp", force=True)
+        assert time.monotonic() - began < 5
+        with pydump.open(str(tmp_path / "out")) as opened:
+            assert opened.stated.memory.size == sum(size for _, size in BLOCKS)

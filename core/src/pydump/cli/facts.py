@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
     from pydump.model.guest import Guest
     from pydump.model.report import AddressReport
+    from pydump.model.windows import WindowsFacts
     from pydump.registry import Registry
 
 
@@ -110,6 +111,16 @@ def _file_size(path: str) -> int | None:
     return sum(one.st_size for one in found) if all(stat.S_ISREG(one.st_mode) for one in found) else None
 
 
+def _windows_json(facts: WindowsFacts) -> dict[str, Any]:
+    return {
+        "bits": facts.bits,
+        "build": facts.build,
+        "directory_table_base": facts.directory_table_base,
+        "kd_debugger_data_block": facts.kd_debugger_data_block,
+        "bugcheck": list(facts.bugcheck),
+    }
+
+
 def info_json(opened: Dump, path: str, symbols: Symbols | None, *, notes: bool) -> dict[str, Any]:
     """What a vmcore is, for a program."""
     guest = opened.known
@@ -129,6 +140,7 @@ def info_json(opened: Dump, path: str, symbols: Symbols | None, *, notes: bool) 
         },
         "build_id": guest.vmcoreinfo.get("BUILD-ID") if guest.vmcoreinfo else None,
         "kernel_offset": guest.vmcoreinfo.hexadecimal("KERNELOFFSET") if guest.vmcoreinfo else None,
+        "windows": _windows_json(guest.windows) if guest.windows else None,
         "n_cpus": guest.n_cpus,
         "memory": [{"paddr": block.paddr, "size": block.size} for block in guest.memory],
         "excluded_size": opened.source.excluded().size,

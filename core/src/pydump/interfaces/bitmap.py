@@ -18,6 +18,7 @@ CHUNK_BITS: Final = 1 << 23
 HOLE_BITS: Final = 4096 * 8
 #: Bytes of bitmap whose set bits are counted together.
 PIECE_BYTES: Final = 512
+#: The same in bits.
 PIECE_BITS: Final = PIECE_BYTES * 8
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 #: What the headers of all crash dumps begin with, and what Windows fills unused parts of them with.
 SIGNATURE: Final = b"PAGE"
-#: The second word of a 64-bit header, and of a 32-bit one.
+#: The second word of a 64-bit header.
 VALID_DUMP_64: Final = b"DU64"
+#: The second word of a 32-bit header.
 VALID_DUMP_32: Final = b"DUMP"
 #: A number that nobody has set: the filling.
 UNSET: Final = int.from_bytes(SIGNATURE, "little")
@@ -119,7 +120,9 @@ class DumpHeader32(Layout):
     reserved2: Annotated[bytes, "56s"] = b""
 
 
+#: The header of either.
 DumpHeader: TypeAlias = DumpHeader64 | DumpHeader32
+#: The header by bits.
 HEADERS: Final[dict[int, type[DumpHeader64] | type[DumpHeader32]]] = {64: DumpHeader64, 32: DumpHeader32}
 
 

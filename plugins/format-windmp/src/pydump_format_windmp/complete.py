@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from pydump.errors import PlanError
 from pydump.layout.windows import HEADERS, windows_facts
+from pydump.model.memory import Ranges
 from pydump.model.windows import WindowsFacts
 from pydump_format_windmp.contexts import find_contexts, pack_context, unpack_context
 from pydump_format_windmp.facts import X86, Found, find_facts
+from pydump_format_windmp.layout import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,6 +57,7 @@ def complete(plan: Plan, image: MemoryImage, arch: type[Arch]) -> Plan:
     return replace(
         plan,
         guest=replace(plan.guest, windows=facts),
+        excluded=plan.excluded.subtract(_held_pages(image, overlays)),
         overlays=tuple(overlays),
         warnings=plan.warnings + warnings,
     )
@@ -78,20 +81,26 @@ def read_header(path: str) -> WindowsFacts:
     return facts
 
 
+def _held_pages(image: MemoryImage, overlays: Sequence[tuple[int, bytes]]) -> Ranges:
+    """The pages that are written otherwise than the guest has them: no filter leaves them out."""
+    pages = Ranges.of((paddr, paddr + len(data)) for paddr, data in overlays).page_aligned(PAGE_SIZE)
+    return pages.subtract(image.excluded())
+
+
 def _overlays(found: Found, cpus: Sequence[Cpu]) -> tuple[list[tuple[int, bytes]], tuple[int, ...]]:
     """What the dump holds in place of memory, ``(paddr, bytes)`` each, and the CPUs that have no place."""
     kernel, kdbg, facts = found.kernel, found.kdbg, found.facts
     if kernel is None or kdbg is None:
         return [], tuple(cpu.index for cpu in cpus)
     overlays = [*_pieces(kernel, kdbg.vaddr, kdbg.data)] if kdbg.encoded else []
-    places = find_contexts(kernel, kdbg, facts.bits, min(len(cpus), facts.n_cpus or len(cpus)))
+    contexts = find_contexts(kernel, kdbg, facts.bits, min(len(cpus), facts.n_cpus or len(cpus)))
     lost = []
     for i, cpu in enumerate(cpus):
-        place = places[i] if i < len(places) else None
-        if place is None:
+        vaddr = contexts[i] if i < len(contexts) else None
+        if vaddr is None:
             lost.append(cpu.index)
         else:
-            overlays += _pieces(kernel, place.vaddr, pack_context(cpu, facts.bits))
+            overlays += _pieces(kernel, vaddr, pack_context(cpu, facts.bits))
     return overlays, tuple(lost)
 
 

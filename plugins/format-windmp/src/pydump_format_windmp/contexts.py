@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pydump.errors import PydumpError
@@ -20,21 +19,8 @@ if TYPE_CHECKING:
 MAX_CPUS: Final = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the context of a CPU lies.
-
-    Attributes:
-        vaddr: Its address.
-        runs: ``(paddr, size)`` of the pieces that its bytes lie in, in order.
-    """
-
-    vaddr: int
-    runs: tuple[tuple[int, int], ...]
-
-
-def find_contexts(kernel: KernelMemory, kdbg: Kdbg, bits: int, n_cpus: int) -> tuple[Place | None, ...]:
-    """Where the context of each of the first ``n_cpus`` processors lies; None for one that cannot be found.
+def find_contexts(kernel: KernelMemory, kdbg: Kdbg, bits: int, n_cpus: int) -> tuple[int | None, ...]:
+    """The vaddr of the context of each of the first ``n_cpus`` processors; None for one that cannot be read.
 
     Source: QEMU's dump/win_dump.c, patch_and_save_context.
     """
@@ -49,14 +35,14 @@ def find_contexts(kernel: KernelMemory, kdbg: Kdbg, bits: int, n_cpus: int) -> t
     )
 
 
-def _place(kernel: KernelMemory, pointer: int, offset: int, size: int) -> Place | None:
-    """Where a context lies, by the address of the pointer to its processor's control block."""
+def _place(kernel: KernelMemory, pointer: int, offset: int, size: int) -> int | None:
+    """The vaddr of a context, by the address of the pointer to its processor's control block."""
     try:
         vaddr = kernel.read_word(kernel.read_word(pointer) + offset)
         kernel.check(vaddr, size)
     except PydumpError:
         return None
-    return Place(vaddr, tuple((run.paddr, run.size) for run in kernel.runs(vaddr, size)))
+    return vaddr
 
 
 def pack_context(cpu: Cpu, bits: int) -> bytes:
@@ -74,13 +60,13 @@ def unpack_context(data: bytes, bits: int) -> dict[str, int] | None:
     return registers
 
 
-def read_contexts(kernel: KernelMemory, places: Sequence[Place | None], bits: int) -> tuple[Cpu, ...]:
+def read_contexts(kernel: KernelMemory, vaddrs: Sequence[int | None], bits: int) -> tuple[Cpu, ...]:
     """The CPUs whose contexts can be read and hold registers."""
     size = CONTEXTS[bits].size or 0
     cpus = []
-    for index, place in enumerate(places):
+    for index, vaddr in enumerate(vaddrs):
         try:
-            registers = unpack_context(kernel.read(place.vaddr, size), bits) if place else None
+            registers = None if vaddr is None else unpack_context(kernel.read(vaddr, size), bits)
         except PydumpError:
             registers = None
         if registers is not None:

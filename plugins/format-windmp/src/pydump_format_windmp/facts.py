@@ -72,8 +72,11 @@ def find_block(kernel: KernelMemory, facts: WindowsFacts, cpus: Sequence[Cpu]) -
         found = read_kdbg(kernel, vaddr) if vaddr else None
         if found is not None:
             return found
-    for idt_base in {cpu.registers.get("idt_base", 0) for cpu in cpus} - {0}:
-        image = find_image(kernel, idt_base, facts.bits)
+    for idt_base in sorted({cpu.registers.get("idt_base", 0) for cpu in cpus} - {0}):
+        try:
+            image = find_image(kernel, idt_base, facts.bits)
+        except PydumpError:  # the page tables have no end
+            return None
         found = find_kdbg(image) if image else None
         if found is not None:
             return found
