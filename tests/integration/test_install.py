@@ -144,7 +144,10 @@ def a_format(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
     if plugin != "format-elf":
         refused = environment.pydump("info", elf)
         assert refused.stderr.endswith("pip install pydump-format-elf\n")
-        if plugin == "format-vmware":  # read only
+        if plugin in ("format-qemu", "format-vmware"):  # read only
+            if plugin == "format-qemu":
+                saved = Path(__file__).parents[1] / "data/containers/running-xz.save"
+                assert "libvirt save image" in works(environment.pydump("info", saved))
             return
         if plugin == "format-raw":  # written, and read by core
             works(environment.pydump("dump", f"raw:{elf}@0x1000", tmp_path / "out", "--format", "raw", "--raw-packed"))

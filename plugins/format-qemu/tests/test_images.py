@@ -297,3 +297,14 @@ def test_devices_that_cannot_be_read_are_warned_of(old: bytes, new: bytes, why: 
         assert re.search(why, " ".join(dump.source.warnings()))
         assert dump.cpus == ()
         assert not dump.source.unreadable()
+
+
+def test_many_runs_are_what_each_of_them_is(sample: Sample) -> None:
+    """Whole pages, parts of pages, and runs over the border of two pieces."""
+    runs = [(0, 4096), (8192, 12288), (12288, 12300), (0x9F000, 0xC1000), (0xC2000, 0xE1000), (0x3FF000, 0x400000)]
+    runs += [(0xFFFC0000, 0xFFFC1000), (0xFFFFF000, 1 << 32)]
+    for name in ("x86_64-7.stream", "x86_64-7-compress.stream", "x86_64-10-mappedram"):
+        with pydump.open(sample(name)) as dump:
+            buffer = bytearray(sum(end - start for start, end in runs))
+            dump.source.read_runs(runs, memoryview(buffer))
+            assert bytes(buffer) == b"".join(read(dump, start, end - start) for start, end in runs)

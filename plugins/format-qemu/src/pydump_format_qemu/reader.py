@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pydump.errors import DamagedPageError, FormatError, PlanError, PydumpError, ReadError, UnsupportedError
@@ -36,6 +37,26 @@ ARCHES: Final = {
     "s390.ram": "s390x",
     "ppc_spapr.ram": "ppc64",
 }
+
+
+@contextlib.contextmanager
+def _at(shift: int, block: str) -> Iterator[None]:
+    """A page that is damaged has a paddr, which is ``shift`` more than its offset in the block."""
+    try:
+        yield
+    except DamagedPageError as error:
+        raise DamagedPageError(error.paddr + shift, error.size, f"block {block}: {error.message}") from None
+
+
+def _whole_pages(piece: Piece, page_size: int, runs: Sequence[tuple[int, int]], i: int) -> list[tuple[int, int]]:
+    """The runs from the ``i``-th on that are whole pages of one piece, as pages of its block."""
+    found, shift, end = [], piece.paddr - piece.offset, piece.paddr + piece.size
+    for j in range(i, len(runs)):
+        start, stop = runs[j]
+        if start < piece.paddr or stop > end or (start - shift) % page_size or (stop - shift) % page_size:
+            break
+        found.append(((start - shift) // page_size, (stop - shift) // page_size))
+    return found
 
 
 def open_image(opened: Opened) -> QemuImage:
@@ -217,15 +238,28 @@ class QemuImage(MemoryImage):
             if start > at:
                 break
             shift = piece.paddr - piece.offset
-            try:
+            with _at(shift, piece.block):
                 self._memories[piece.block].read_into(start - shift, buffer[start - paddr : stop - paddr])
-            except DamagedPageError as error:
-                raise DamagedPageError(
-                    error.paddr + shift, error.size, f"block {piece.block}: {error.message}"
-                ) from None
             at = stop
         if at < paddr + len(buffer):
             raise ReadError(paddr, len(buffer), f"there is no RAM at {at:#x}")
+
+    def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        """Runs of whole pages that a piece of streamed memory holds are read together."""
+        at = i = 0
+        while i < len(runs):
+            piece = self._pieces[max(0, bisect_right(self._starts, runs[i][0]) - 1)]
+            memory, shift = self._memories[piece.block], piece.paddr - piece.offset
+            if isinstance(memory, StreamedBlock) and (pages := _whole_pages(piece, memory.page_size, runs, i)):
+                i += len(pages)
+                size = sum(last - first for first, last in pages) * memory.page_size
+                with _at(shift, piece.block):
+                    memory.read_pages(pages, buffer[at : at + size])
+            else:
+                start, end = runs[i]
+                i, size = i + 1, end - start
+                self.read_into(start, buffer[at : at + size])
+            at += size
 
     def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
         """What is not zero, as far as the stream says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pydump.errors import DamagedPageError, PydumpError
@@ -62,7 +62,7 @@ class StreamedBlock(BlockMemory):
 
     def __init__(self, backing: Backing, block: Block, runs: Runs, *, complete: bool) -> None:
         self._backing = backing
-        self._page_size = block.page_size
+        self.page_size = self._page_size = block.page_size
         self._runs = runs
         self._complete = complete
         self._rooms: list[bytearray] = []
@@ -101,15 +101,26 @@ class StreamedBlock(BlockMemory):
         # A batch's last page may be a part of one, or a small read lie within one.
         pages = np.frombuffer(buffer if whole else bytearray((last - first) * page_size), np.uint8)
         pages = pages.reshape(-1, page_size)
-        self._read_pages(first, pages)
+        self._read_pages([(first, last)], pages)
         if not whole:
             start = offset - first * page_size
             buffer[:] = pages.reshape(-1)[start : start + size].data
 
-    def _read_pages(self, first: int, pages: NDArray[np.uint8]) -> None:
+    def read_pages(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill ``buffer`` with many runs of whole pages, end to end; raises as :meth:`read_into`.
+
+        Args:
+            runs: The first page of each, and one past its last.
+            buffer: As long as all of them.
+        """
         import numpy as np
 
-        places = self._runs.places(first, len(pages))
+        self._read_pages(runs, np.frombuffer(buffer, np.uint8).reshape(-1, self._page_size))
+
+    def _read_pages(self, runs: Sequence[tuple[int, int]], pages: NDArray[np.uint8]) -> None:
+        import numpy as np
+
+        places = np.concatenate([self._runs.places(first, last - first) for first, last in runs])
         kinds = places >> KIND_SHIFT
         plain = np.flatnonzero(kinds == PLAIN)
         self._gather(places[plain], plain, pages)
@@ -122,7 +133,8 @@ class StreamedBlock(BlockMemory):
             try:
                 pages[i] = np.frombuffer(self._unpacked(int(places[i])), np.uint8)
             except (PydumpError, zlib.error) as error:
-                where = (first + i) * self._page_size
+                number = np.concatenate([np.arange(first, last) for first, last in runs])[i]
+                where = int(number) * self._page_size
                 raise DamagedPageError(where, self._page_size, str(error)) from None
 
     def _gather(self, positions: NDArray[np.int64], which: NDArray[np.int64], pages: NDArray[np.uint8]) -> None:
