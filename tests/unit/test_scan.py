@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pydump.api import Dump
 from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import BytesImage
 from pydump.engine import compare, exclude, survey, verify, vmcoreinfo
 from pydump.engine.batches import LEAST_HOLE
 from pydump.engine.compare import run_compare
+from pydump.engine.dump import Dump
 from pydump.engine.exclude import _ZeroPages, zero_ranges
 from pydump.engine.scan import Piece, data_pages, scan
 from pydump.engine.survey import _Counts, run_survey

@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydump.api import Dump, compare, dump, follow, open, sizes, survey, verify
+    from pydump.api import compare, dump, follow, open, sizes, survey, verify
     from pydump.builtin.raw import BytesImage
+    from pydump.engine.dump import Dump
     from pydump.errors import PydumpError
     from pydump.hookspecs import hookimpl
 
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 
 # Loaded at first use: a plugin imports rooms of this package, and must not pull in the engine with them.
 _HOMES = {
-    "Dump": "pydump.api",
+    "Dump": "pydump.engine.dump",
     "BytesImage": "pydump.builtin.raw",
     "PydumpError": "pydump.errors",
     "compare": "pydump.api",

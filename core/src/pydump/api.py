@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydump.builtin.local import LocalExecutor
 from pydump.engine import hashes
-from pydump.engine.dump import Dump as Dump
+from pydump.engine.dump import Dump
 from pydump.engine.exclude import classes_of_level
 from pydump.engine.executors import open_executor, refuse_live
 from pydump.engine.live import Input, captured

@@ -13,7 +13,7 @@ from pydump.layout.windows import LIVE_SYSTEM_DUMP
 from pydump.registry import installed
 
 if TYPE_CHECKING:
-    from pydump.api import Dump
+    from pydump.engine.dump import Dump
     from pydump.engine.symbols import Symbols
     from pydump.interfaces.arch import Arch
     from pydump.model.guest import Guest

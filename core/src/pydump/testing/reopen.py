@@ -15,7 +15,8 @@ from pydump.interfaces.image import MemoryImage
 MOST = 64 << 20
 #: Seconds after which a process is given up.
 PATIENCE = 120
-PROGRAM = "import sys; from pydump.testing.reopen import main; main()"
+#: What the other process runs; its arguments are where it finds modules.
+PROGRAM = "import sys; sys.path[:0] = sys.argv[1:]; from pydump.testing.reopen import main; main()"
 
 
 def fingerprint(image: MemoryImage) -> str:
@@ -39,14 +40,12 @@ def faults_of_reopening(image: MemoryImage) -> list[str]:
     Args:
         image: An image whose :meth:`~pydump.interfaces.image.MemoryImage.reopen` gives a recipe.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, *map(os.path.abspath, sys.path)],
         input=pickle.dumps(image.reopen()),
         capture_output=True,
         timeout=PATIENCE,
         cwd="/",
-        env=environment,
         check=False,
     )
     if done.returncode:

@@ -15,7 +15,7 @@ from pydump.cli.session import session
 from pydump.errors import PydumpError
 
 if TYPE_CHECKING:
-    from pydump.api import Dump
+    from pydump.engine.dump import Dump
 
 
 def shell(
