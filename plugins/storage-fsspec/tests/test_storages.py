@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import socket
+import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from pydump.errors import SourceError
 from pydump.interfaces.storage import Storage
 from pydump.testing.storage import StorageTests
-from pydump_storage_fsspec import MemoryStorage, S3Storage
+from pydump_storage_fsspec import HttpStorage, MemoryStorage, S3Storage
 
 NUMBERS = itertools.count()
 
@@ -44,3 +48,49 @@ class TestMemory(StorageTests):
 
     def example(self, tmp_path: Path) -> str:
         return f"memory://vmcore-{next(NUMBERS)}"
+
+
+class TestHttp(StorageTests):
+    """The S3 server is a web server, too."""
+
+    storage: ClassVar[type[Storage]] = HttpStorage
+
+    @pytest.fixture(autouse=True)
+    def store(self, boto: Any, bucket: str, server: str) -> None:
+        self.boto, self.bucket, self.server = boto, bucket, server
+
+    def example(self, tmp_path: Path) -> str:
+        return f"{self.server}/{self.bucket}/vmcore-{next(NUMBERS)}"
+
+    def kept(self, tmp_path: Path, data: bytes) -> str:
+        url = self.example(tmp_path)
+        self.boto.put_object(Bucket=self.bucket, Key=url.rpartition("/")[2], Body=data, ACL="public-read")
+        return url
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (
+            "Content-Length: 9000000",
+            "the server sends the whole file where a part is asked for; fetch it through a pipe",
+        ),
+        ("Connection: close", "the server does not say how long it is; fetch it through a pipe"),
+    ],
+)
+def test_a_server_that_sends_no_parts_is_an_error(head: str, said: str) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/vmcore"
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        asked = client.recv(4096)
+                        body = b"" if asked.startswith(b"HEAD") else bytes(9_000_000)
+                        client.sendall(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode() + body)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(SourceError, match=f"^{url}: {said}"), HttpStorage.reader(url) as backing:
+            backing.read(0, 100)
