@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from judges import require_drgn
 from lab.boot import BOOT_TIMEOUT, MACHINES, Guest, Qmp, running
+from lab.counting import MARK, counting_guest
 
 import pydump as api
 from pydump.engine.narrow import Narrowing
@@ -220,3 +221,39 @@ def test_the_log_is_followed_past_a_reset_and_the_guest_is_not_paused(linux: Lin
         assert followed.communicate(timeout=30)[0] == ""
     assert followed.returncode == 0
     assert linux.state == "running"
+
+
+def test_two_pages_that_are_written_together_stay_in_step_in_a_filtered_copy(
+    guest: Callable[[str], Guest], tmp_path: Path
+) -> None:
+    """A program of the guest counts in both. The guest states no VMCOREINFO: it is found before the guest is paused."""
+    kernel = guest("x86_64").vmlinux.with_name("kernel")
+    with counting_guest(tmp_path, kernel, fill=32) as (_, source):
+        counted = []
+        for _ in range(5):
+            with open_source(source, installed(), {"qmp": {"pause": "copy"}}) as live:
+                assert isinstance(live, LiveGuest)
+                narrowing = Narrowing(Request(exclude=CLASSES - {"user"}), installed())
+                capture = live.capture(live.view().guest().memory, None, narrowing)
+                with capture as image:
+                    pass
+                assert capture.consistent
+                assert image.excluded().size > image.guest().memory.size // 2
+                counted.append(counters(image))
+            assert [first - second in (0, 1) for first, second in counted] == [True] * len(counted)
+        assert counted == sorted(set(counted))
+        report = api.dump(source, tmp_path / "vmcore", dump_level=31, options={"qmp": {"pause": "copy"}}, sync=False)
+        assert dict(report.excluded_classes)["cache"] > 31 << 20
+        assert report.consistent and not report.warnings
+
+
+def counters(memory: MemoryImage) -> tuple[int, int]:
+    """What the counting program has written to its two pages."""
+    found = []
+    for start, end in memory.guest().memory.ranges().subtract(memory.excluded()):
+        data = bytearray(end - start)
+        memory.read_into(start, memoryview(data))
+        found += [int.from_bytes(data[at + 16 : at + 24], "little") for at in range(0, len(data), 4096)
+                  if data.startswith(MARK, at)]  # fmt: skip
+    assert len(found) == 2
+    return max(found), min(found)

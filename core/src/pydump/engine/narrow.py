@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from pydump.builtin.local import LocalExecutor
 from pydump.engine.exclude import ZERO, LeftOut, classified, exclude
-from pydump.engine.facts import stated_facts
+from pydump.engine.facts import Facts, stated_facts, with_vmcoreinfo
 from pydump.engine.request import Request
 from pydump.errors import PydumpError
 from pydump.interfaces.image import MemoryImage
 from pydump.model.memory import Ranges
+from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry
 
 
@@ -26,6 +30,7 @@ class Narrowing:
         self._request = request
         self._registry = registry
         self.left_out: LeftOut | None = None
+        self._vmcoreinfo: Vmcoreinfo | None = None
 
     def __call__(self, image: MemoryImage, *, paused: bool) -> Ranges:
         """Choose; nothing where the guest does not say enough, or a check fails. The plan says afterwards why."""
@@ -34,7 +39,9 @@ class Narrowing:
         least = registry.format(request.format).format.least_hole
         try:
             guest, arch, _ = stated_facts(image.guest(), request, registry)
-            if not classes or guest.vmcoreinfo is None:  # to search memory for one would take too long
+            if guest.vmcoreinfo is None and not request.no_vmcoreinfo:
+                guest, arch, _ = self._searched(image, paused=paused)
+            if not classes or guest.vmcoreinfo is None:
                 return Ranges.empty()
             found = classified(image, guest, arch, classes, registry)
             exclusion = exclude(
@@ -46,3 +53,11 @@ class Narrowing:
         if paused:
             self.left_out = LeftOut(exclusion.excluded, found)
         return exclusion.excluded
+
+    def _searched(self, image: MemoryImage, *, paused: bool) -> Facts:
+        """The facts, by the VMCOREINFO in guest memory: the search takes long, so it is done while the guest runs."""
+        stated, request = image.guest(), replace(self._request, vmcoreinfo=None)
+        if not paused:
+            alone = LocalExecutor(1)  # only the process that opened a live guest can read it
+            self._vmcoreinfo = with_vmcoreinfo(image, stated, request.arch, self._registry, executor=alone).vmcoreinfo
+        return stated_facts(replace(stated, vmcoreinfo=self._vmcoreinfo), request, self._registry)
