@@ -15,6 +15,7 @@ from pydump.builtin.raw import BytesImage
 from pydump.errors import FormatError, PlanError, SinkError, SourceError
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
+from pydump.testing.reopen import faults_of_reopening
 
 PAGE = 4096
 CONTENTS = {0: b"a" * 5 * PAGE, 0x100000: b"b" * PAGE + bytes(3 << 20) + b"c" * PAGE, 1 << 32: b"d" * 2 * PAGE}
@@ -91,6 +92,12 @@ def test_padded_memory_goes_down_a_pipe_and_packed_does_not(tmp_path: Path) -> N
     refused = subprocess.run([*command, "--raw-packed"], capture_output=True, timeout=60, check=False)
     assert (refused.returncode, refused.stdout) == (2, b"")
     assert b"a .map file goes beside the output, which is a pipe" in refused.stderr
+
+
+def test_another_process_opens_memory_by_its_map(tmp_path: Path) -> None:
+    pydump.dump(source(), tmp_path / "out", format="raw", options={"raw": {"packed": True}})
+    with pydump.open(f"raw:{tmp_path}/out.map", arch="x86_64") as dump:
+        assert faults_of_reopening(dump.source) == []
 
 
 def test_a_cut_file_reads_what_is_there(tmp_path: Path) -> None:

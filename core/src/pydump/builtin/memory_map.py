@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pydump.builtin.files import FileBacking
 from pydump.errors import FormatError, SourceError
-from pydump.interfaces.backing import Backing
+from pydump.interfaces.backing import Backing, recipe_of
+from pydump.interfaces.image import Reopen
 from pydump.interfaces.pieces import PiecesImage, held_pieces
 from pydump.layout.memory_map import MAP_MARK, MAP_SUFFIX, MAX_LINE, MAX_RUNS, parse_map
 from pydump.model.guest import Guest
@@ -25,11 +29,11 @@ class MappedImage(PiecesImage):
         runs: ``(paddr, file offset, size)`` of what it holds.
     """
 
-    def __init__(self, memory: Backing, runs: list[tuple[int, int, int]]) -> None:
+    def __init__(self, memory: Backing, runs: Sequence[tuple[int, int, int]]) -> None:
         pieces, self._lost = held_pieces(memory, runs)
         ram = Ranges.of((paddr, paddr + size) for paddr, _, size in runs)
         super().__init__(memory, pieces, MemoryMap.of((start, end - start) for start, end in ram))
-        self._n_runs = len(runs)
+        self._runs = tuple(runs)
         warnings = [*memory.warnings]
         if ram.size < sum(size for _, _, size in runs):
             warnings.append("runs of the map overlap: where they do, the one that begins first is read")
@@ -44,10 +48,36 @@ class MappedImage(PiecesImage):
         return self._lost
 
     def describe(self) -> tuple[tuple[str, str], ...]:
-        return (("file", f"{self.path}, {self._n_runs} run{'' if self._n_runs == 1 else 's'} of RAM by its map"),)
+        count = len(self._runs)
+        return (("file", f"{self.path}, {count} run{'' if count == 1 else 's'} of RAM by its map"),)
 
     def warnings(self) -> tuple[str, ...]:
         return self._warnings
+
+    def reopen(self) -> Reopen | None:
+        memory = recipe_of(self._backing)
+        return ReopenMapped(memory, self._runs) if memory is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenMapped(Reopen):
+    """Bare memory, placed by a map.
+
+    Attributes:
+        memory: The file of memory as it is pickled.
+        runs: ``(paddr, file offset, size)`` of what it holds.
+    """
+
+    memory: bytes
+    runs: tuple[tuple[int, int, int], ...]
+
+    def open(self) -> MappedImage:
+        memory = pickle.loads(self.memory)
+        try:
+            return MappedImage(memory, self.runs)
+        except BaseException:
+            memory.close()
+            raise
 
 
 def open_map(path: str) -> MappedImage | None:
