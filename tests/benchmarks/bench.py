@@ -48,6 +48,11 @@ DUMPS = {
     "zlib by ISA-L, --no-dedup": ["--compression", "zlib", "--zlib-library", "isal", "--no-dedup"],
     "elf": ["--format", "elf"],
 }
+#: Each pydump dump of a Linux guest that leaves pages out, and makedumpfile's option for the same.
+FILTERED = {
+    "lzo, -d 31": (["--compression", "lzo", "-d", "31"], "-l"),
+    "zlib by ISA-L, -d 31": (["--compression", "zlib", "--zlib-library", "isal", "-d", "31"], "-c"),
+}
 
 
 @dataclass
@@ -130,6 +135,12 @@ def field_of(elf: str, directory: Path) -> Iterator[Contender]:
     for name, options in DUMPS.items():
         output = directory / re.sub(r"\W", "-", name)
         yield command(f"pydump {name}", [*pydump, *options, elf, str(output)], output)
+    linux = is_linux(elf)
+    if not linux:
+        say("without -d 31: the dump has no VMCOREINFO; set PYDUMP_BENCH_ELF to that of a Linux guest")
+    for name, (options, _) in FILTERED.items() if linux else ():
+        output = directory / re.sub(r"\W", "-", name)
+        yield command(f"pydump {name}", [*pydump, *options, elf, str(output)], output)
     for codec in CODECS:
         yield Contender(f"loop {codec}", lambda codec=codec: pages.seconds(codec))  # type: ignore[misc]
     bare = [sys.executable, str(Path(__file__).with_name("bare_process.py"))]
@@ -141,7 +152,12 @@ def field_of(elf: str, directory: Path) -> Iterator[Contender]:
     if shutil.which("makedumpfile"):
         # It does not read the layout of QEMU's ELF dumps; it reads ours.
         plain = directory / "plain.elf"
-        seconds([*pydump, "--format", "elf", elf, str(plain)])
+        seconds([*pydump, "--format", "elf", "--ram-only", elf, str(plain)] if linux else
+                [*pydump, "--format", "elf", elf, str(plain)])  # fmt: skip
+        for _, option in FILTERED.values() if linux else ():
+            output = directory / f"makedumpfile{option}-d31"
+            words = ["makedumpfile", option, "-d", "31", "--message-level", "0", str(plain), str(output)]
+            yield command(f"makedumpfile {option} -d 31", words, output)
         for option in ("-c", "-l"):
             for threads in (1, 2):
                 output = directory / f"makedumpfile{option}{threads}"
@@ -158,6 +174,16 @@ def field_of(elf: str, directory: Path) -> Iterator[Contender]:
         yield Contender("QEMU kdump-zlib", lambda: qemu.seconds(ram, output), output)
     else:
         say(f"without QEMU: {why}")
+
+
+def is_linux(elf: str) -> bool:
+    """Whether the dump has what filters need."""
+    import pydump
+
+    if not os.path.exists(elf):
+        return False
+    with pydump.open(elf) as vmcore:
+        return vmcore.vmcoreinfo is not None
 
 
 def ranges_of(elf: str) -> list[str]:

@@ -137,3 +137,14 @@ def test_a_filtered_dump_is_the_same_guest_where_that_is_asked(tmp_path: Path, r
     wrong[4096 * 200] ^= 1
     (tmp_path / "ram").write_bytes(wrong)
     assert run("compare", "raw:ram@0", "filtered", "--ignore-excluded").code == 4
+
+
+def test_vmcoreinfo_is_found_in_memory_when_it_is_asked_for(qemu: Qemu, run: Run, tmp_path: Path) -> None:
+    """A dump without a note of it, as QEMU's of most machines are; info alone does not read all of memory."""
+    whole = qemu("linux-x86_64", "elf")
+    assert run("dump", "-q", whole, "without", "--no-vmcoreinfo", "--no-sync").code == 0
+    assert run("info", "--vmcoreinfo", "without").out == run("info", "--vmcoreinfo", whole).out != ""
+    assert "none; --vmcoreinfo looks for one in memory\n" in run("info", "without").out
+    done = run("info", "--vmcoreinfo", qemu("bare-x86_64", "elf"))
+    assert (done.code, done.out) == (1, "")
+    assert "has no VMCOREINFO" in done.err

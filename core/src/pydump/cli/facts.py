@@ -53,7 +53,7 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
     rows.append(("CPUs", str(guest.n_cpus or 0)))
     rows.append(("notes", f"{len(guest.notes)}" if guest.notes else "none"))
     text = guest.vmcoreinfo
-    rows.append(("vmcoreinfo", f"{len(text.keys())} entries" if text else "none"))
+    rows.append(("vmcoreinfo", f"{len(text.keys())} entries" if text else "none; --vmcoreinfo looks for one in memory"))
     table(rows)
     if notes:
         for note in guest.notes:

@@ -125,6 +125,16 @@ class Dump:
             self._found = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry, executor=executor)
         return self._found
 
+    def find_vmcoreinfo(self) -> Vmcoreinfo | None:
+        """The guest kernel's VMCOREINFO: the source's, or else the one in guest memory, or None.
+
+        Without the source's all of memory may be read for it.
+
+        Raises:
+            PlanError: The source has none, and nobody names the guest's architecture.
+        """
+        return self._with_vmcoreinfo().vmcoreinfo
+
     def _searched(self) -> Facts:
         """The facts, by the VMCOREINFO in guest memory where the source has none."""
         return complete(self._with_vmcoreinfo(), self._arch, self._registry)

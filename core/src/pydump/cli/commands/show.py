@@ -33,7 +33,9 @@ def info(
     files: SourcesArg,
     arch: Arch = None,
     notes: Annotated[bool, Option("--notes", help="Print the notes and the registers they hold.")] = False,
-    vmcoreinfo: Annotated[bool, Option("--vmcoreinfo", help="Print the VMCOREINFO text.")] = False,
+    vmcoreinfo: Annotated[
+        bool, Option("--vmcoreinfo", help="Print the VMCOREINFO text, from memory if need be.")
+    ] = False,
     vmlinux: Vmlinux = None,
     paddr: Annotated[
         str | None, Option("--paddr", metavar="ADDR", help="What the dump has of this guest-physical address.")
@@ -66,9 +68,10 @@ def info(
                     facts.address(found)
                 return asdict(found), 0
             if vmcoreinfo:
-                if opened.vmcoreinfo is None:
+                text = opened.find_vmcoreinfo()
+                if text is None:
                     raise PydumpError(f"{file} has no VMCOREINFO")
-                raw = opened.vmcoreinfo.text.rstrip(b"\0")
+                raw = text.text.rstrip(b"\0")
                 if not as_json:
                     _print_text(raw)
                 return {"vmcoreinfo": raw.decode("utf-8", "replace")}, 0
