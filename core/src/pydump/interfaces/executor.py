@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
+from pydump.errors import PydumpError, UnsupportedError
 from pydump.interfaces.sink import Extent, Hole
 from pydump.options import NoOptions
 
@@ -79,6 +81,20 @@ class Task(ABC, Generic[_R]):
         A result may refer to that buffer, so it is valid until the next call. The call raises a PydumpError where the
         memory cannot be read, or a plugin fails.
         """
+
+
+def pickled(task: Task[Any]) -> bytes:
+    """A task for another process.
+
+    Raises:
+        UnsupportedError: Other processes cannot do it.
+    """
+    try:
+        return pickle.dumps(task)
+    except PydumpError:
+        raise
+    except Exception as error:  # whatever a plugin's class makes of it
+        raise UnsupportedError(f"no other process can {task.label} this: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

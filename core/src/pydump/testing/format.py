@@ -55,7 +55,7 @@ from pydump.registry import Registry, installed
 from pydump.testing import guests
 from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.dummy import MemorySink
-from pydump.testing.executors import CopyingExecutor
+from pydump.testing.executors import CopyingExecutor, SpawnedExecutor
 from pydump.testing.forks import faults_in_forks
 from pydump.testing.fresh import native_modules
 from pydump.testing.pipes import slow_reader
@@ -331,6 +331,17 @@ class FormatTests:
             assert len(digests) == 1, f"a copy of the encoder makes something else with {compression}"
             for size, payload_size in copying.sizes:
                 assert payload_size <= encoder.max_payload(size), "Encoder.max_payload is too small"
+
+    def test_processes_that_inherit_nothing_write_the_same_bytes(self, tmp_path: Path) -> None:
+        self.needs(write=True)
+        source = large()
+        with SpawnedExecutor() as spawned:
+            for compression in self.compressions():
+                own = self.write(source, tmp_path / "own", compression=compression)
+                output = Output(str(tmp_path / "theirs"), force=True, sync=False)
+                request = self.request(compression=compression)
+                run_dump(source, "the guest", output, request, self.registry, executor=spawned)
+                assert (tmp_path / "theirs").read_bytes() == own, compression
 
     @pytest.mark.parametrize("kind", [BytesImage, Holed], ids=["read", "holes"])
     def test_extents_keep_the_rules(self, kind: type[BytesImage]) -> None:
