@@ -34,8 +34,6 @@ class MemoryImage(ABC):
     """Guest memory that does not change, and what is known of the guest: an open dump, or a guest that was captured.
 
     Reading must be safe from forked processes: use positioned reads, never a shared file position.
-
-    What is pickled of it is the recipe of :meth:`reopen`; where there is none, pickling fails with a PydumpError.
     """
 
     #: What :meth:`reopen` returns; whoever opens the image sets it. For a format's image that is done for it.
@@ -118,14 +116,6 @@ class MemoryImage(ABC):
 
     def close(self) -> None:
         """Close files and connections. Reading afterwards is an error."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        recipe = self.reopen()
-        if recipe is None:
-            raise UnsupportedError(
-                "no other process can open this memory", hint="dump it to a file first, or leave --executor out"
-            )
-        return recipe.open, ()
 
     def __enter__(self) -> Self:
         return self

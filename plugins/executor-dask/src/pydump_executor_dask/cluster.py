@@ -1,0 +1,181 @@
+"""Has tasks done by a cluster, and bounds what is on its way."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import pickle
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final, Self, TypeVar
+
+from distributed import Client, Future, LocalCluster
+from distributed import TimeoutError as DaskTimeoutError
+
+from pydump.errors import PlanError, PydumpError
+from pydump.interfaces.executor import Spec, Task, pickled
+from pydump_executor_dask.worker import installed, keep, work
+
+_R = TypeVar("_R")
+
+#: Bytes of memory that one dask task reads, and pieces of it, at most: its results travel together.
+RUN_SIZE: Final = 16 << 20
+RUN_LENGTH: Final = 64
+#: Dask tasks of each thread that are under way: while one is done the next is ready.
+AHEAD: Final = 2
+
+
+class Cluster:
+    """A dask cluster.
+
+    Args:
+        client: Connected to its scheduler.
+        address: The scheduler's.
+        patience: Seconds to wait for workers when none is left.
+        own: The cluster, if it ends with this object.
+    """
+
+    def __init__(self, client: Client, address: str, patience: int, own: LocalCluster | None = None) -> None:
+        self._client = client
+        self._address = address
+        self._patience = patience
+        self._own = own
+
+    @classmethod
+    def open(cls, argument: str, patience: int) -> Self:
+        """Connect to the cluster of ``tcp://HOST:PORT``, or start one for ``local[:N]``.
+
+        Raises:
+            PlanError: The argument is something else, or the workers have other versions than this process.
+            PydumpError: No scheduler answers there, or it has no workers.
+        """
+        for name in [*logging.root.manager.loggerDict]:  # what goes wrong is said in one line
+            if name.split(".")[0] in ("distributed", "tornado"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        kind, _, count = argument.partition(":")
+        if kind in ("", "local"):
+            if count and not (count.isdecimal() and int(count)):
+                raise PlanError(f"dask:{argument}: {count!r} is not a number of workers", hint="dask:local:2 is two")
+            own = LocalCluster(
+                n_workers=int(count) if count else None,
+                threads_per_worker=1,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+            cluster = cls(Client(own), own.scheduler_address, patience, own)
+        elif "://" in argument:
+            try:
+                client = Client(argument, timeout=patience)
+            except (OSError, ValueError, DaskTimeoutError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise PydumpError(f"no dask scheduler answers at {argument}: {reason}") from None
+            cluster = cls(client, argument, patience)
+        else:
+            raise PlanError(f"dask:{argument} is not a cluster", hint="write dask:tcp://HOST:8786 or dask:local:N")
+        try:
+            cluster._check()
+        except BaseException:
+            cluster.close()
+            raise
+        return cluster
+
+    def _check(self) -> None:
+        """Refuse workers that are not there, or that have other versions of pydump and its plugins."""
+        try:
+            self._client.wait_for_workers(1, timeout=self._patience)
+            found: dict[str, Any] = self._client.run(installed, on_error="return")
+        except (OSError, DaskTimeoutError):
+            raise PydumpError(f"the dask scheduler at {self._address} has no workers") from None
+        ours = installed()
+        for worker, theirs in found.items():
+            if isinstance(theirs, Exception):
+                raise PlanError(f"the dask worker {worker} cannot load pydump: {theirs}", hint="install it there")
+            for name in sorted(ours.keys() | theirs.keys()):
+                here, there = ours.get(name, "missing"), theirs.get(name, "missing")
+                if here != there:
+                    raise PlanError(
+                        f"{name} is {there} on the dask worker {worker}, and {here} here",
+                        hint="install the same versions in both places",
+                    )
+
+    def n_threads(self) -> int:
+        """Threads of all workers, at least one."""
+        return max(1, sum(map(int, self._client.nthreads().values())))
+
+    def map(self, task: Task[_R]) -> Iterator[_R]:
+        """The results of a task in order, see :meth:`pydump.interfaces.executor.Executor.map`."""
+        data = pickled(task)
+        token = hashlib.sha256(data + str(time.monotonic_ns()).encode()).hexdigest()[:16]
+        running: deque[Future[Any]] = deque()
+        try:
+            # A task, not scattered data: it can be made again if the worker that has it dies.
+            shared = self._client.submit(keep, data, key=f"pydump-task-{token}")
+            for number, specs in enumerate(_runs(task.specs())):
+                key = f"pydump-{task.label.replace(' ', '-')}-{token}-{number}"
+                running.append(self._client.submit(work, shared, token, specs, key=key, priority=-number))
+                if len(running) > AHEAD * self.n_threads():
+                    yield from self._results(running.popleft())
+            while running:
+                yield from self._results(running.popleft())
+        except PydumpError:
+            raise
+        except (Exception, DaskTimeoutError) as error:
+            self._explain(error)
+        finally:
+            with contextlib.suppress(Exception):
+                self._client.cancel(list(running))
+
+    def _explain(self, error: BaseException) -> None:
+        """Raise what a user can make something of."""
+        lost = isinstance(error, (OSError, DaskTimeoutError)) or "Cancelled" in type(error).__name__
+        if lost or self._client.status != "running":
+            raise PydumpError(f"the dask scheduler at {self._address} is gone") from error
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise PydumpError(f"the dask cluster at {self._address} failed: {reason}") from error
+
+    def _results(self, future: Future[Any]) -> Iterator[Any]:
+        for data, failed in self._waited(future):
+            result = pickle.loads(data)
+            if failed:
+                raise result
+            yield result
+
+    def _waited(self, future: Future[Any]) -> list[tuple[bytes, bool]]:
+        """What a dask task returned; does not wait for ever where there are no workers."""
+        alone = None
+        while True:
+            try:
+                found: list[tuple[bytes, bool]] = future.result(timeout=1)
+            except DaskTimeoutError:
+                if self._client.nthreads():
+                    alone = None
+                    continue
+                alone = alone or time.monotonic()
+                if time.monotonic() - alone > self._patience:
+                    raise PydumpError(f"the dask scheduler at {self._address} has lost all its workers") from None
+            else:
+                return found
+
+    def close(self) -> None:
+        """Disconnect; end a cluster of our own."""
+        for one in (self._client, self._own):
+            if one is not None:
+                with contextlib.suppress(Exception):
+                    one.close()
+
+
+def _runs(specs: Iterator[Spec]) -> Iterator[list[Spec]]:
+    """Pieces that are done together."""
+    run: list[Spec] = []
+    size = 0
+    for spec in specs:
+        here = 0 if spec.hole else spec.size
+        if run and (size + here > RUN_SIZE or len(run) == RUN_LENGTH):
+            yield run
+            run, size = [], 0
+        run.append(spec)
+        size += here
+    if run:
+        yield run

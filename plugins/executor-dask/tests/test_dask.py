@@ -1,0 +1,213 @@
+"""Dumps and scans by workers in processes of their own, over TCP on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pydump
+from pydump.errors import PlanError, PydumpError
+from pydump.testing import guests
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+#: Format and compression.
+KINDS = [
+    ("elf", None), ("lime", None), ("kdump", "none"), ("kdump", "zlib"), ("kdump", "zstd"), ("kdump", "snappy"),
+    ("kdump", "lzo"), ("avml", None),
+]  # fmt: skip
+
+
+class Processes:
+    """A scheduler and its workers."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file = directory / "scheduler.json"
+        self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", self._file)
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self._until(self._file.exists)
+        self.address: str = json.loads(self._file.read_text())["address"]
+
+    def _start(self, what: str, *words: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *map(str, words), "--no-dashboard"]
+        # Workers that are somewhere else, and have only their address from this process.
+        with (self._directory / "log").open("ab") as log:
+            return subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def grow(self, count: int) -> None:
+        """Have so many workers in all."""
+        from distributed import Client
+
+        while len(self.workers) < count:
+            words = ("--scheduler-file", self._file, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1")
+            self.workers.append(self._start("worker", *words))
+        with Client(self.address, timeout=60) as client:
+            client.wait_for_workers(count, timeout=120)
+
+    def _until(self, holds: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < end, (self._directory / "log").read_text()
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+        for process in (*self.workers, self.scheduler):
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    processes = Processes(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield processes
+    finally:
+        processes.end()
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[Processes]:
+    """One that a test may damage."""
+    (tmp_path / "cluster").mkdir()
+    processes = Processes(tmp_path / "cluster")
+    try:
+        yield processes
+    finally:
+        processes.end()
+
+
+def ram(path: Path, mebibytes: int = 20) -> str:
+    """Memory in which pages are zero, random, text, and the same as others far away."""
+    part = bytes(guests.memory(1280))
+    path.write_bytes((part * (mebibytes // 5 + 1))[: mebibytes << 20])
+    return f"raw:{path}@0"
+
+
+def dump(source: str, output: Path, **options: Any) -> bytes:
+    pydump.dump(source, output, arch="x86_64", no_vmcoreinfo=True, force=True, sync=False, **options)
+    return output.read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_same_bytes_however_many_workers(cluster: Processes, tmp_path: Path, count: int) -> None:
+    source = ram(tmp_path / "ram")
+    cluster.grow(count)
+    for format, compression in KINDS:
+        for more in ({}, {"exclude": ["zero"]}):
+            if more and format == "avml":
+                continue
+            options = {"format": format, "compression": compression, **more}
+            own = dump(source, tmp_path / "own", workers=1, **options)
+            assert dump(source, tmp_path / "theirs", executor=f"dask:{cluster.address}", **options) == own, options
+
+
+def test_scans_find_the_same(cluster: Processes, tmp_path: Path) -> None:
+    cluster.grow(2)
+    dump(ram(tmp_path / "ram"), tmp_path / "a", format="elf")
+    data = bytearray((tmp_path / "ram").read_bytes())
+    data[9 << 20] ^= 1
+    (tmp_path / "other").write_bytes(data)
+    dump(f"raw:{tmp_path / 'other'}@0", tmp_path / "b", format="kdump")
+    found = []
+    for options in ({"workers": 1}, {"executor": f"dask:{cluster.address}"}):
+        compared = pydump.compare(tmp_path / "a", tmp_path / "b", **options)
+        verified = pydump.verify(tmp_path / "b", hash_memory=True, **options)
+        cells = pydump.survey(tmp_path / "a", **options).cells
+        found.append((compared.differences, replace(verified, seconds=0), cells))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 1
+
+
+def test_a_worker_that_is_killed_does_not_matter(own_cluster: Processes, tmp_path: Path) -> None:
+    own_cluster.grow(2)
+    source = ram(tmp_path / "ram", 120)
+    own = dump(source, tmp_path / "own", workers=1, compression="zlib")
+    killed: list[int] = []
+
+    def kill(progress: Any) -> None:
+        if progress.phase == "dump" and progress.done and not killed:
+            killed.append(own_cluster.workers[0].pid)
+            own_cluster.workers[0].kill()
+
+    options = {"executor": f"dask:{own_cluster.address}", "compression": "zlib", "progress": kill}
+    assert dump(source, tmp_path / "theirs", **options) == own
+    assert killed
+
+
+def test_a_scheduler_that_is_killed_leaves_nothing(own_cluster: Processes, tmp_path: Path) -> None:
+    own_cluster.grow(1)
+    source = ram(tmp_path / "ram", 120)
+
+    def kill(progress: Any) -> None:
+        if progress.phase == "dump" and progress.done:
+            own_cluster.scheduler.kill()
+
+    with pytest.raises(PydumpError, match=r"^the dask scheduler at tcp://127.0.0.1:\d+ is gone$"):
+        dump(source, tmp_path / "out", executor=f"dask:{own_cluster.address}", progress=kill)
+    assert sorted(os.listdir(tmp_path)) == ["cluster", "ram"]
+
+
+def test_other_versions_are_refused_before_work_begins(
+    cluster: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pydump_executor_dask import cluster as module
+
+    cluster.grow(1)
+    theirs = module.installed
+    versions = {**theirs(), "pydump-core": "9.9"}
+    calls: list[int] = []
+
+    def installed() -> dict[str, str]:
+        calls.append(1)
+        return versions
+
+    real = module.Client.run
+    monkeypatch.setattr(module.Client, "run", lambda self, function, **options: real(self, theirs, **options))
+    monkeypatch.setattr(module, "installed", installed)
+    with pytest.raises(PlanError, match=r"^pydump-core is .* on the dask worker tcp://.*, and 9.9 here$"):
+        dump(ram(tmp_path / "ram", 5), tmp_path / "out", executor=f"dask:{cluster.address}")
+    assert calls
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("tcp://127.0.0.1:1", "^no dask scheduler answers at tcp://127.0.0.1:1: "),
+        ("somewhere", "^dask:somewhere is not a cluster"),
+        ("local:x", "^dask:local:x: 'x' is not a number of workers"),
+        ("local:0", "^dask:local:0: '0' is not a number of workers"),
+    ],
+)
+def test_a_cluster_that_is_not_there(tmp_path: Path, argument: str, says: str) -> None:
+    options = {"dask": {"patience": 1}}
+    with pytest.raises(PydumpError, match=says):
+        dump(ram(tmp_path / "ram", 5), tmp_path / "out", executor=f"dask:{argument}", options=options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_of_its_own_end_with_it(tmp_path: Path) -> None:
+    """From the command line, in a process of its own."""
+    source = ram(tmp_path / "ram")
+    command = [sys.executable, "-m", "pydump", "dump", source, str(tmp_path / "out"), "--arch", "x86_64", "--json"]
+    done = subprocess.run([*command, "--executor", "dask:local:2"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["workers"] == 2
+    assert (tmp_path / "out").read_bytes() == dump(source, tmp_path / "own", workers=1)
+    left = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(tmp_path) in entry.read_text():
+                left.append(entry)
+    assert left == []
