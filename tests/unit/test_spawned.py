@@ -22,6 +22,7 @@ from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.registry import installed
 from pydump.testing import guests
+from pydump.testing.executor import ExecutorTests
 from pydump.testing.executors import SpawnedExecutor
 
 PAGE = 4096
@@ -78,6 +79,15 @@ def test_scans_find_the_same(image: MemoryImage, ram: Path, spawned: SpawnedExec
             )
     assert found[0] == found[1]
     assert len(found[0][0]) == 1 and len(found[0][4]) == 1
+
+
+class TestSpawned(ExecutorTests):
+    executor = SpawnedExecutor
+
+
+class TestLocal(ExecutorTests):
+    executor = LocalExecutor
+    argument = "2"
 
 
 class Own(MemoryImage):

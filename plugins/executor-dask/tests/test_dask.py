@@ -18,6 +18,8 @@ import pytest
 import pydump
 from pydump.errors import PlanError, PydumpError
 from pydump.testing import guests
+from pydump.testing.executor import ExecutorTests
+from pydump_executor_dask import DaskExecutor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 #: Format and compression.
@@ -85,6 +87,11 @@ def own_cluster(tmp_path: Path) -> Iterator[Processes]:
         yield processes
     finally:
         processes.end()
+
+
+class TestLocal(ExecutorTests):
+    executor = DaskExecutor
+    argument = "local:2"
 
 
 def ram(path: Path, mebibytes: int = 20) -> str:

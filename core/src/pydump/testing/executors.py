@@ -70,7 +70,7 @@ class SpawnedExecutor(Executor):
         return cls(int(argument or 2))
 
     def workers_for(self, n_pieces: int) -> int:
-        return self._workers
+        return min(n_pieces, self._workers)
 
     def map(self, task: Task[R]) -> Iterator[R]:
         with tempfile.NamedTemporaryFile(prefix="pydump-task-") as file:

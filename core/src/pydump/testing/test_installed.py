@@ -11,6 +11,7 @@ from pydump.registry import installed
 from pydump.testing import pytest_plugin, readers
 from pydump.testing.arch import ArchTests
 from pydump.testing.compressor import CompressorTests
+from pydump.testing.executor import ExecutorTests
 from pydump.testing.filter import FilterTests
 from pydump.testing.format import FormatTests
 from pydump.testing.source import SourceTests
@@ -19,6 +20,7 @@ from pydump.testing.storage import StorageTests
 _KITS: dict[str, type] = {
     "arch": ArchTests,
     "compressor": CompressorTests,
+    "executor": ExecutorTests,
     "filter": FilterTests,
     "format": FormatTests,
     "source": SourceTests,
