@@ -41,6 +41,8 @@ def test_the_suite_depends_on_everything() -> None:
     depends = project(ROOT)["dependencies"]
     assert isinstance(depends, list)
     names = names - {"pydump-core"} | {"pydump-core[map]"}  # it draws pictures, too
+    names -= {"pydump-executor-dask"}  # it is large: the extra dask has it
+    assert project(ROOT)["optional-dependencies"]["dask"] == [f"pydump-executor-dask=={pydump.__version__}"]  # type: ignore[index]
     assert sorted(depends) == sorted(f"{name}=={pydump.__version__}" for name in names)
 
 

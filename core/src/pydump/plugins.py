@@ -32,7 +32,7 @@ CORE = "pydump-core"
 DUMP_FLAGS = (
     "--arch --begin --compat --compression --cpus --detach --dry-run --dump-level --exclude --executor --filter-anyway "
     "--flatten --force --format --hash --hash-memory --help --json --length --ram-only --split "
-    "--no-sync --no-vmcoreinfo --paging --progress --quiet --verbose --vmcoreinfo --workers"
+    "--nice --no-sync --no-vmcoreinfo --paging --progress --quiet --verbose --vmcoreinfo --workers"
 )
 
 #: What no plugin may claim: claim to whose it is.
