@@ -13,6 +13,8 @@ import pytest
 import pydump
 from pydump.errors import FormatError, PydumpError, UnsupportedError
 from pydump.model.memory import Ranges
+from pydump.testing.format import FormatTests
+from pydump_format_vmware import VmwareFormat
 
 PAGE = 4096
 #: Source: crash, struct vmssregs64 of vmware_vmss.h.
@@ -185,3 +187,15 @@ def test_random_damage_gives_memory_or_an_error(tmp_path: Path) -> None:
         with contextlib.suppress(PydumpError), pydump.open(path, arch="x86_64") as dump:
             for start, end in dump.stated.memory.ranges().subtract(dump.source.unreadable()):
                 dump.read(start, min(end - start, 1 << 16))
+
+
+class TestVmwareFormat(FormatTests):
+    """The conformance kit, with a state made by hand: nothing writes one."""
+
+    format = VmwareFormat
+
+    def example(self, tmp_path: Path) -> tuple[Path, dict[int, bytes]]:
+        # The kit copies the file, and nothing beside it.
+        memory = block("Memory", MEMORY) + regions()
+        path = write(tmp_path, state({"cpu": cpu(0)[0] + cpu(1)[0], "memory": memory}), None)
+        return path, {paddr: MEMORY[offset : offset + size] for paddr, offset, size in REGIONS}

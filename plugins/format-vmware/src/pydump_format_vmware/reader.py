@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -56,7 +57,7 @@ def open_image(state: Backing, sibling: Callable[[str], Backing | None]) -> Vmwa
     if block is not None:
         offset, size = block
         return VmwareImage(state, state, _placed(regions, offset, size), cpus, faults)
-    name = state.path.rpartition("/")[2].rpartition(".")[0] + ".vmem"
+    name = os.path.splitext(os.path.basename(state.path))[0] + ".vmem"
     memory = sibling(name)
     if memory is None:
         raise FormatError(
