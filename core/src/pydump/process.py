@@ -22,7 +22,9 @@ IOPRIO_SET: Final = {
     "ppc64le": 273,
     "s390x": 282,
 }
+#: The number that follows is a process's.
 IOPRIO_WHO_PROCESS: Final = 1
+#: Disk time that nobody else wants. Source: linux/ioprio.h.
 IOPRIO_CLASS_IDLE: Final = 3 << 13
 
 
