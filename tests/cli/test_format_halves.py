@@ -58,4 +58,4 @@ def test_reader_options_reach_the_reader(tape: Path) -> None:
     done = run(*command, "--tape-start", str(0x1000))
     assert done.returncode == 0 and out.read_bytes() == bytes(range(256)), done.stderr
     said = " ".join(done.stderr.split())
-    assert "warning: plain has no place for the architecture (read it with --arch x86_64)" in said
+    assert "warning: plain has no place for the architecture" in said

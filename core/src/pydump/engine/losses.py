@@ -37,7 +37,9 @@ def losses(format_: type[Format], plan: Plan, writer: Writer, arch: type[Arch]) 
     if guest.vmcoreinfo is not None and "vmcoreinfo" not in carries:
         lost.append("VMCOREINFO")
     if "arch" not in carries and guest.byte_order is not None:
-        lost.append("the architecture" + (f" (read it with --arch {guest.arch})" if guest.arch else ""))
+        lost.append(
+            "the architecture" + (f" (read it with --arch {guest.arch})" if guest.arch and format_.reads() else "")
+        )
     lines = [f"{format_.name} has no place for {_listed(lost)}"] if lost else []
     if "excluded" not in carries:
         for what, ranges in (("excluded", plan.excluded), ("unreadable", plan.unreadable)):
