@@ -213,6 +213,7 @@ def test_every_plugin_here_has_a_case() -> None:
         "format-kdump",
         "format-lime",
         "format-qemu",
+        "format-raw",
         "format-vmware",
         "format-windmp",
         "source-qemu",

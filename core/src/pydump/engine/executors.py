@@ -38,7 +38,7 @@ def open_executor(
     if cls is LocalExecutor and not argument:
         return LocalExecutor(workers)
     if workers is not None:
-        raise PlanError(f"--workers is for local workers, and the executor is {name}", hint="leave one of the two out")
+        raise PlanError(f"--workers does not go with --executor {name}:{argument}", hint="leave one of the two out")
     return cls.open(argument, chosen_options(name, cls.Options, options or {}))
 
 
