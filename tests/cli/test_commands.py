@@ -522,11 +522,6 @@ def test_a_hex_dump_on_a_terminal(elf: Path, pydump_command: list[str]) -> None:
         )
 
 
-def test_no_jobs_on_a_terminal(pydump_command: list[str], tmp_path: Path) -> None:
-    lines = on_a_terminal([*pydump_command, "status"], 80, XDG_STATE_HOME=str(tmp_path))
-    assert lines == ["there are no jobs: pydump dump --detach starts one"]
-
-
 def test_names_that_are_no_text(elf: Path, run: Run, tmp_path: Path) -> None:
     """Bytes that are no UTF-8 are written out, and JSON stays what every parser takes."""
     name = os.fsdecode(b"x\xe9-\xc3\xa9\\x")

@@ -31,7 +31,8 @@ def test_there_and_back(format_: str, guest: str, qemu: Callable[[str, str], Pat
     there = pydump.dump(elf, middle, format=format_, options=OPTIONS if format_ == "raw" else {})
     (lost,) = (line for line in there.warnings if "has no place for" in line)
     assert f"{n_notes} notes" in lost
-    assert f"--arch {arch}" in lost
+    assert "the architecture" in lost
+    assert (f"--arch {arch}" in lost) == (format_ != "raw")  # no format reads it: raw: does
     pydump.dump(READ[format_].format(middle), back, format="elf", arch=arch)
     found = pydump.compare(elf, back)
     assert {difference.kind for difference in found.differences} <= {"note", "vmcoreinfo"}

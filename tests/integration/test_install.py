@@ -148,7 +148,9 @@ def a_format(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
         if plugin in ("format-qemu", "format-vmware"):  # read only
             if plugin == "format-qemu":
                 saved = Path(__file__).parents[1] / "data/containers/running-xz.save"
-                assert "libvirt save image" in works(environment.pydump("info", saved))
+                shown = environment.pydump("info", saved)
+                assert shown.returncode == 0, shown.stderr
+                assert "libvirt save image" in shown.stdout
             return
         if plugin == "format-raw":  # written, and read by core
             works(environment.pydump("dump", f"raw:{elf}@0x1000", tmp_path / "out", "--format", "raw", "--raw-packed"))

@@ -9,7 +9,7 @@ import pytest
 from pydump.engine.facts import complete, find_arch, is_unknown
 from pydump.engine.generic import GenericArch
 from pydump.errors import PlanError
-from pydump.model.guest import Guest, Utsname
+from pydump.model.guest import Cpu, Guest, Utsname
 from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
 from pydump.model.vmcoreinfo import Vmcoreinfo
@@ -33,6 +33,12 @@ def test_a_guest_without_a_plugin_gets_the_usual_values_for_what_is_not_stated()
     prstatus = tuple(Note("CORE", 1, bytes(4 * n)) for n in (10, 20))
     guest = complete(replace(STATED, notes=prstatus), None, installed()).guest
     assert (guest.arch, guest.machine, guest.page_size, guest.phys_base, guest.n_cpus) == (None, PARISC, 4096, 0, 2)
+
+
+def test_registers_of_a_guest_without_a_plugin_are_left_out() -> None:
+    guest, _, warnings = complete(replace(STATED, cpus=(Cpu(0, {"cs": 8}), Cpu(1, {"cs": 8}))), None, installed())
+    assert (guest.cpus, guest.notes, guest.n_cpus) == ((), (), 2)
+    assert "the registers of 2 CPUs are left out: no architecture plugin knows them" in warnings
 
 
 @pytest.mark.parametrize(("text", "size"), [("PAGESIZE=65536", 65536), ("PAGESIZE=512", 512), ("PAGESIZE=1000", 4096)])

@@ -100,7 +100,8 @@ def complete(guest: Guest, wanted: str | None, registry: Registry, *, needed: bo
             f"no architecture plugin knows this guest ({named}): facts are taken as the source states them; "
             "install its pydump-arch plugin to have them checked and completed"
         )
-        return Facts(arch.complete(guest), arch, (warning,))
+        guest, lacking = _with_own_cpus(guest, arch)
+        return Facts(arch.complete(guest), arch, (warning, *lacking))
     if wanted:
         _check_wanted(arch, guest, registry)
         guest = replace(guest, machine=None, utsname=replace(guest.utsname, machine=""))
@@ -194,6 +195,9 @@ def _with_own_cpus(guest: Guest, arch: type[Arch]) -> tuple[Guest, tuple[str, ..
     """``guest`` with notes of the registers that the image holds in its own form, and a warning of those it lacks."""
     if not guest.cpus:
         return guest, ()
+    if arch is GenericArch:
+        left_out = f"the registers of {len(guest.cpus)} CPUs are left out: no architecture plugin knows them"
+        return replace(guest, cpus=(), n_cpus=len(guest.cpus)), (left_out,)
     kinds = given_kinds(arch.note_kinds, guest.cpus)
     missing = list(dict.fromkeys(name for cpu in guest.cpus for name in missing_registers(kinds, cpu)))
     names = " ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
