@@ -42,7 +42,8 @@ class RamStream:
         began: Callable[[], None],
         most: int,
     ) -> None:
-        self._stream = Stream(Reader(fill), self, most, MAX_SKIPPED)
+        self._fill = fill
+        self._most = most
         self._regions = parts
         self._wanted = wanted
         self._write = write
@@ -60,11 +61,12 @@ class RamStream:
             EOFError: The stream ends before its RAM does.
             SourceError: Something in it is unknown, or a page is missing.
         """
+        stream = Stream(Reader(self._fill), self, self._most, MAX_SKIPPED)  # it refers to this, and has a large buffer
         try:
-            self._stream.read_ram()
+            stream.read_ram()
         except StreamError as error:
             raise SourceError(f"QEMU's snapshot cannot be read: {error.message}", hint="take --pause copy") from None
-        self._check()
+        self._check(stream.page_size)
 
     def blocks(self, blocks: list[Block]) -> None:
         """The blocks, of which those are kept that the guest sees."""
@@ -138,9 +140,8 @@ class RamStream:
             _, slash, name = name.partition("/")
         return name if slash else ""
 
-    def _check(self) -> None:
+    def _check(self, page_size: int) -> None:
         """Whether every wanted page has come."""
-        page_size = self._stream.page_size
         for region in self._regions.keys() - self._regions_seen:
             if any(self._wanted.clip(part.paddr, part.paddr + part.size) for part in self._regions[region]):
                 raise SourceError(f"QEMU's snapshot does not have the memory {region}", hint="take --pause copy")
