@@ -48,6 +48,9 @@ VGA_HOLE: Final = (0xA0000, 0xC0000)
 #: Below 1 MiB, ROM or RAM: pieces of 16 KiB from here on and one of 64 KiB, as the host bridge says in seven bytes.
 #: Source: hw/pci-host/pam.c; I440FX_PAM and MCH_HOST_BRIDGE_PAM0.
 SHADOW: Final = 0xC0000
+ONE_MIB: Final = 0x100000
+#: The name of a piece of which it is not known what block the guest sees there.
+UNKNOWN: Final = "RAM or firmware"
 PAM: Final = {"I440FX": 0x59, "mch": 0x90}
 PAM_READ: Final = 1
 #: An AMD guest whose RAM would reach this address has what lies above 4 GiB at 1 TiB. Source: AMD_HT_START.
@@ -262,6 +265,25 @@ def _shadowed(machine: Machine) -> list[tuple[int, int]]:
     if not machine.shadow[0] >> 4 & PAM_READ:
         pieces.append((0xF0000, 0x10000))
     return pieces
+
+
+def with_unknown(machine: Machine, pieces: Sequence[Piece]) -> list[Piece]:
+    """``pieces`` with :data:`UNKNOWN` where a PC has firmware or RAM, and the host bridge's state does not say which.
+
+    Args:
+        machine: What is known.
+        pieces: Where the guest sees its RAM, ascending.
+    """
+    is_pc = any(pattern.match(machine.name) for pattern, _, _ in PC_SPLITS)
+    if not is_pc or machine.name.startswith(("microvm", "isapc")) or len(machine.shadow) == 7:
+        return list(pieces)
+    unknown = Ranges.of([(SHADOW, ONE_MIB)])
+    found = [
+        piece._replace(paddr=start, size=end - start, offset=piece.offset + start - piece.paddr)
+        for piece in pieces
+        for start, end in Ranges.of([(piece.paddr, piece.paddr + piece.size)]).subtract(unknown)
+    ]
+    return sorted([*found, Piece(SHADOW, ONE_MIB - SHADOW, UNKNOWN, 0)])
 
 
 def _roms(machine: Machine, named: Set[str]) -> list[Piece]:

@@ -14,11 +14,12 @@ from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.vmcoreinfo import MAX_TEXT, Vmcoreinfo
 from pydump_format_qemu.libvirt import LZOP, MAGIC, PARTIAL, RAW, SPARSE, Domain, read_save_image
-from pydump_format_qemu.place import Machine, Piece, parse_places, place
+from pydump_format_qemu.place import ONE_MIB, SHADOW, UNKNOWN, Machine, Piece, parse_places, place, with_unknown
 from pydump_format_qemu.qcow2 import SnapshotBacking
 from pydump_format_qemu.state import read_devices
 from pydump_qemu_stream.blocks import BlockMemory, MappedBlock, SharedBlock, StreamedBlock
 from pydump_qemu_stream.index import Index
+from pydump_qemu_stream.ram import Block
 from pydump_qemu_stream.reader import FileReader
 from pydump_qemu_stream.records import IGNORE_SHARED, MAX_RAM
 from pydump_qemu_stream.registers import MACHINES
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.format import Opened
     from pydump_format_qemu import QemuReaderOptions
-    from pydump_qemu_stream.ram import Block
 
 #: What a machine's architecture is where its CPUs are not known, by the name of its RAM block.
 ARCHES: Final = {
@@ -114,7 +114,8 @@ class QemuImage(MemoryImage):
         index = Index()
         stream = Stream(FileReader(backing, start), index, MAX_RAM)
         warnings = list(container[1])
-        warnings += self._walk(stream, index, start)
+        cut = self._walk(stream, index, start)
+        warnings += cut
         self._machine, self._ended = stream.machine or domain.machine, stream.ended
         self._shared = IGNORE_SHARED in stream.capabilities
         devices = read_devices(backing, stream, index.list)
@@ -129,8 +130,16 @@ class QemuImage(MemoryImage):
             domain.dimms,
         )
         pieces, faults = place(machine, parse_places(options.place, index.list))
+        if cut:
+            pieces = with_unknown(machine, pieces)
         wanted = {piece.block for piece in pieces}
         self._memories = {b.name: self._memory_of(b, index) for b in index.list if b.name in wanted}
+        if UNKNOWN in wanted:
+            self._memories[UNKNOWN] = SharedBlock(None, Block(UNKNOWN, ONE_MIB - SHADOW, 4096))
+            warnings.append(
+                f"what the guest sees at {SHADOW:#x}..{ONE_MIB:#x}, RAM or firmware, is behind the cut and counts as "
+                "unreadable; RAM blocks behind it, such as the firmware below 4 GiB, are not known"
+            )
         self._pieces = [part for piece in pieces for part in self._sent(piece, devices.hotplugged.keys())]
         self._starts = [piece.paddr for piece in self._pieces]
         self._memory = MemoryMap.of((piece.paddr, piece.size) for piece in self._pieces)
@@ -139,7 +148,11 @@ class QemuImage(MemoryImage):
             for piece in self._pieces
             for a, b in self._memories[piece.block].lost().clip(piece.offset, piece.offset + piece.size)
         )
-        shared = [name for name, memory in self._memories.items() if isinstance(memory, SharedBlock) and memory.lost()]
+        shared = [
+            name
+            for name, memory in self._memories.items()
+            if isinstance(memory, SharedBlock) and memory.lost() and name != UNKNOWN
+        ]
         if shared:
             names = "+".join(f"{name}=FILE" for name in shared)
             warnings.append(f"shared RAM is not in the stream: use --qemu-backing {names}")
