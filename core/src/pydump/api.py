@@ -323,7 +323,7 @@ def compare(
         )
         sides = ((os.fspath(left), a), (os.fspath(right), b))
         warnings = (f"{path}: {line}" for path, side in sides for line in side.source.warnings())
-        return replace(report, warnings=tuple(warnings))
+        return replace(report, warnings=(*report.warnings, *warnings))
 
 
 def follow(

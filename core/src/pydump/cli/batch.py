@@ -212,11 +212,12 @@ class Journal:
             self._file: TextIO = os.fdopen(fd, "r+")
             lines = self._file.read()
         except (OSError, UnicodeDecodeError) as error:
-            raise PydumpError(f"cannot use the journal {path}: {error}") from None
+            raise PydumpError(f"cannot use the journal {path}: {getattr(error, 'strerror', error)}") from None
         if lines and not resume:
             self._file.close()
             raise PlanError(
-                f"{path} is the journal of an earlier run", hint="--resume goes on with it, or remove it to begin anew"
+                f"{path} is the journal of an earlier run",
+                hint="--resume goes on with it; --journal FILE names another; or remove it to begin anew",
             )
         if lines and not lines.endswith("\n"):  # the run was killed while it wrote
             self._file.write("\n")

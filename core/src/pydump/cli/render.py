@@ -178,8 +178,14 @@ def verify(r: VerifyReport, *, quiet: bool) -> None:
         line(f"{r.path}: the memory has SHA-256 {r.memory_hash}")
 
 
-def compare(r: CompareReport, *, quiet: bool) -> None:
-    """Where two dumps part."""
+def compare(r: CompareReport, *, quiet: bool, ignored: bool = False) -> None:
+    """Where two dumps differ.
+
+    Args:
+        r: The report.
+        quiet: Whether to print differences only.
+        ignored: Whether what one of them leaves out was not counted.
+    """
     for difference in r.differences:
         line(_difference(difference, r))
     if r.n_differences > len(r.differences):
@@ -189,7 +195,8 @@ def compare(r: CompareReport, *, quiet: bool) -> None:
     elif not r.same:
         line(f"{r.left} and {r.right} differ in {r.n_differences} place{'s' if r.n_differences != 1 else ''}")
         if all(difference.kind in ("held", "ram") for difference in r.differences):
-            line("what both hold is the same; --ignore-excluded does not count pages that one of them leaves out")
+            hint = "" if ignored else "; --ignore-excluded does not count pages that a filter left out of one of them"
+            line(f"what both hold is the same{hint}")
 
 
 def _difference(d: Difference, r: CompareReport) -> str:

@@ -72,7 +72,9 @@ def run_compare(
     if not bare:
         _compare_notes(a, b, findings)
     compared = _compare_memory(left, right, a, b, findings, executor, progress, ignore_excluded=ignore_excluded)
-    return CompareReport(*labels, compared, findings.kept, findings.count, time.monotonic() - began)
+    lost = left.unreadable().intersect(right.unreadable()).size
+    warnings = (f"{lost} bytes of memory are unreadable in both, and were not compared",) if lost else ()
+    return CompareReport(*labels, compared, findings.kept, findings.count, time.monotonic() - began, warnings)
 
 
 def _completed(source: MemoryImage, guest: Guest, arch: str | None, registry: Registry) -> Guest:

@@ -282,9 +282,13 @@ def targets(target: str, n: int | None) -> list[str]:
         n: The number of files, or None for a dump that is not split.
 
     Raises:
-        PlanError: There are not so many outputs, or two are the same.
+        PlanError: There are not so many outputs, two are the same, or ``%d`` has no use.
     """
     if n is None:
+        if "%d" in os.path.basename(target):
+            raise PlanError(
+                f"{target} has %d for the number of a file, and the dump is not split", hint="add --split N"
+            )
         return [target]
     if n < 2:
         raise PlanError(f"--split must be at least 2, not {n}")

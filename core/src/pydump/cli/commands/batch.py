@@ -54,7 +54,9 @@ def batch(
         ),
     ] = "",
     at_once: Annotated[int | None, Option("--jobs", metavar="N", help="Jobs at a time. Default: the CPUs.")] = None,
-    resume: Annotated[bool, Option("--resume", help="Skip jobs that are complete and unchanged.")] = False,
+    resume: Annotated[
+        bool, Option("--resume", help="Skip jobs that wrote their output, if it and the source are unchanged.")
+    ] = False,
     journal: Annotated[
         Path | None,
         Option("--journal", metavar="FILE", help="Where to write which jobs have ended. Default: JOBS.done."),
@@ -69,7 +71,8 @@ def batch(
 
     if pattern is None:
         if len(words) != 1 or to:
-            raise PlanError("a command for many files needs --each PATTERN", hint="or name one file with jobs")
+            hint = "or name one file with jobs, after the options of batch: pydump batch --json JOBS"
+            raise PlanError("a command for many files needs --each PATTERN", hint=hint)
         jobs = _listed(words[0])
         where = journal or (Path(f"{words[0]}.done") if words[0] != "-" else None)
     else:
@@ -85,6 +88,9 @@ def batch(
     with closing(work.Journal(where, resume=resume)) as kept:
         complete = [job for job in jobs if resume and kept.complete(job)]
         skipped = set(complete)
+        for job in complete:
+            if kept.exit_code(job) and not (as_json or session.json):
+                talk(f"skipped {ENDS[kept.exit_code(job)]}  {job.command} {job.source}: unchanged since an earlier run")
         ended = []
         try:
             left = [job for job in jobs if job not in skipped]
@@ -115,7 +121,7 @@ def _listed(name: str) -> list[BatchJob]:
         with open(name) as file:
             return read_jobs(file, name)
     except (OSError, UnicodeDecodeError) as error:
-        raise PydumpError(f"cannot read {name}: {error}") from None
+        raise PydumpError(f"cannot read {name}: {getattr(error, 'strerror', error)}") from None
 
 
 def _show(done: Done, count: int, total: int, *, as_json: bool) -> None:
@@ -136,4 +142,4 @@ def _summary(codes: Sequence[int], skipped: int) -> None:
     for how, count in sorted(Counter(ENDS.get(code, "failed") for code in codes).items()):
         line(f"{count:6}  {how}")
     if skipped:
-        line(f"{skipped:6}  of them skipped: complete and unchanged since an earlier run")
+        line(f"{skipped:6}  of them skipped: unchanged since an earlier run")

@@ -97,6 +97,6 @@ def compare(
     if as_json or session.json:
         render.print_json(asdict(report))
     else:
-        render.compare(report, quiet=session.quiet)
+        render.compare(report, quiet=session.quiet, ignored=ignore_excluded)
     if not report.same:
         raise typer.Exit(EXIT_DIFFERS)

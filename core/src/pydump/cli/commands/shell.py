@@ -66,7 +66,7 @@ def _run(script: Path, names: dict[str, Any]) -> None:
     try:
         text = script.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise PydumpError(f"cannot read {script}: {error}") from None
+        raise PydumpError(f"cannot read {script}: {getattr(error, 'strerror', error)}") from None
     try:
         exec(compile(text, str(script), "exec"), {"__name__": "__main__", "__file__": str(script), **names})
     except PydumpError:
