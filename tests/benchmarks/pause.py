@@ -132,7 +132,7 @@ def measure_filtered(directory: Path, rounds: int) -> dict[str, list[float]]:
 
 def filtered_rows(took: dict[str, list[float]]) -> list[str]:
     """The table of a guest full of page cache, in Markdown; nothing without one."""
-    lines = ["| Linux, 2 GiB, 1.6 GiB of it page cache | guest stopped, ms | least to most |", "| --- | ---: | ---: |"]
+    lines = ["| Linux, 2 GiB, 1.6 GiB of it page cache | guest paused, ms | least to most |", "| --- | ---: | ---: |"]
     for name, seconds in took.items():
         spread = f"{1000 * min(seconds):.1f} to {1000 * max(seconds):.1f}"
         lines.append(f"| {name} | {1000 * statistics.median(seconds):.1f} | {spread} |")

@@ -326,7 +326,7 @@ def test_names_that_lead_nowhere(files: dict[str, bytes], tmp_path: Path, refuse
     assert "is a directory" in refuse(2, "dump", "in", "directory")
     assert "there exists; choose another name, or replace it with --force" in refuse(2, "dump", "in", "there")
     assert (tmp_path / "there").read_text() == "precious"
-    assert "available: qmp, raw; pydump plugins shows" in refuse(2, "dump", "nosuch:thing", "out")
+    assert "unknown source or storage 'nosuch'; available: " in refuse(2, "dump", "nosuch:thing", "out")
 
 
 def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
@@ -334,12 +334,12 @@ def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, re
     assert "available: lzo, snappy, zlib, zstd, none; pydump plugins shows" in refuse(
         2, "dump", "in", "out", "--compression", "lz4"
     )
-    assert "available: elf, kdump; pydump plugins shows" in refuse(2, "dump", "in", "out", "--format", "vmdk")
+    assert "unknown format 'vmdk'; available: avml, elf, kdump, " in refuse(2, "dump", "in", "out", "--format", "vmdk")
     assert "available:" in refuse(2, "dump", "in", "out", "--arch", "vax")
     assert "does not compress" in refuse(2, "dump", "in", "out", "--format", "elf", "--compression", "lzo")
     assert "means lzo" in refuse(2, "dump", "in", "out", "--format", "kdump-lzo", "--compression", "zlib")
     assert "RAM is at" in refuse(2, "dump", "in", "out", "--begin", "1T", "--length", "4K")
-    assert "no address or size" in refuse(2, "dump", "in", "out", "--begin", "five")
+    assert "is not an address or size" in refuse(2, "dump", "in", "out", "--begin", "five")
     assert "1 to 9" in refuse(2, "dump", "in", "out", "--zlib-level", "10")
     assert "at least 1" in refuse(2, "dump", "in", "out", "--workers", "0")
     assert "at least 1" in refuse(2, "verify", "in", "--workers", "0")
