@@ -350,7 +350,7 @@ def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, re
     assert "no place for virtual addresses" in refuse(2, "dump", "in", "out", "--paging")
     assert "is of compressor zstd" in refuse(2, "dump", "in", "out", "--compression", "zlib", "--zstd-level", "3")
     assert "is of compressor zlib" in refuse(2, "dump", "in", "out", "--format", "elf", "--zlib-level", "3")
-    assert "--pause is of source qmp, and the source is " in refuse(2, "dump", "in", "out", "--pause", "copy")
+    assert "--pause is of source qmp, and in is kdump" in refuse(2, "dump", "in", "out", "--pause", "copy")
     (tmp_path / "text").write_text("OSRELEASE=6.1\nPAGESIZE=4096\n")
     assert "exclude each other" in refuse(2, "dump", "in", "out", "--vmcoreinfo", "text", "--no-vmcoreinfo")
     for address in ("0xffffffffffffffff", "0x10000000000000000", "1000000000T"):
