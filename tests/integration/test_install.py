@@ -247,7 +247,7 @@ def test_everything(environment: Environment, qemu: object, tmp_path: Path) -> N
     elf = qemu("linux-x86_64", "elf")  # type: ignore[operator]
     environment.install("pydump-suite")
     found = listed(environment)
-    assert found.keys() == {"core", *PLUGINS} - {"executor-dask"}  # an extra of the suite - {"executor-dask"}  # an extra
+    assert found.keys() == {"core", *PLUGINS} - {"executor-dask"}  # an extra
     for name in ("zlib", "lzo", "snappy", "zstd", "none"):
         out = tmp_path / name
         works(environment.pydump("dump", elf, out, "--compression", name))

@@ -218,7 +218,7 @@ def test_the_log_is_followed_past_a_reset_and_the_guest_is_not_paused(linux: Lin
         linux.qmp.command("inject-nmi")
         until("NMI received for unknown reason")
         followed.send_signal(signal.SIGINT)
-        assert followed.communicate(timeout=30)[0] == ""
+        assert "pydump" not in followed.communicate(timeout=30)[0]  # at most the rest of what the kernel said
     assert followed.returncode == 0
     assert linux.state == "running"
 
