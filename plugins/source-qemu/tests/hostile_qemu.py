@@ -43,7 +43,7 @@ from pydump_source_qemu.watchdog import Patience
 
 DATA = Path(__file__).parents[3] / "tests/data/qemu/nano-x86_64"
 LIMITS = Limits(
-    command=2, stream=1, snapshot=1, end=1, close=0.3, tail=8 << 20, watchdog=Patience(0.3, 0.2, 0.5, total=1.5)
+    command=4, stream=1, snapshot=1, end=1, close=0.3, tail=8 << 20, watchdog=Patience(0.3, 0.2, 0.5, total=1.5)
 )
 #: How each way of a capture is asked for.
 WAYS = {
