@@ -323,15 +323,22 @@ class Running:
 
 def _keep(out: Any, to: str) -> str:
     """Write what a command has printed to ``to``, whole or not at all; returns what went wrong."""
-    temporary = f"{to}.{os.getpid()}.new"
-    out.seek(0)
+    from pydump.builtin.storages import FileStorage
+    from pydump.interfaces.sink import Extent
+
+    sink = None
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            while piece := out.read(1 << 20):
-                file.write(piece)
-        os.replace(temporary, to)
-    except OSError as error:
-        return f"cannot write {to}: {error.strerror}"
+        sink = FileStorage.writer(FileStorage.url(to), force=True, sync=False)
+        size = 0
+        out.seek(0)
+        while piece := out.read(1 << 20):
+            sink.write(Extent(size, piece))
+            size += len(piece)
+        sink.commit(size)
+    except PydumpError as error:
+        if sink is not None:
+            sink.abort()
+        return error.message
     return ""
 
 
