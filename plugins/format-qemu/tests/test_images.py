@@ -16,7 +16,7 @@ import zstandard
 import pydump
 from pydump.errors import FormatError, PlanError, PydumpError, UnsupportedError
 from pydump.model.memory import Ranges
-from pydump_format_qemu.libvirt import read_domain
+from pydump_qemu_stream.domain import read_domain
 from stream_samples import DATA, SAMPLES, content
 
 Sample = Callable[[str], Path]

@@ -5,12 +5,12 @@ Source: src/qemu/qemu_saveimage.{h,c} of libvirt 9.0 and 11.3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from xml.etree import ElementTree
 
 from pydump.errors import FormatError
 from pydump.layout.struct import U32, Bytes16, Layout
+from pydump_qemu_stream.domain import Domain, read_domain
 
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
@@ -37,21 +37,6 @@ class SaveHeader(Layout):
     was_running: U32 = 0
     format: U32 = RAW
     cookie_offset: U32 = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Domain:
-    """What a domain's XML says of its machine.
-
-    Attributes:
-        arch: The architecture's name, or empty.
-        machine: The machine's type, or empty.
-        dimms: The guest-physical address of each RAM block that is a memory device.
-    """
-
-    arch: str = ""
-    machine: str = ""
-    dimms: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +81,3 @@ def read_save_image(file: Backing) -> SaveImage:
     if not finished:
         warnings.append("libvirt has not finished this save image: it may be cut off")
     return SaveImage(domain, header.format, start + header.data_len, finished, tuple(warnings))
-
-
-def read_domain(text: bytes) -> tuple[Domain, str]:
-    """What a domain's XML says, and what is wrong with it. A domain of which nothing is known if it cannot be read."""
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        return Domain(), "the domain's XML is not libvirt's: it is not read"
-    try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        return Domain(), f"the domain's XML cannot be read: {error}"
-    kind = root.find("os/type")
-    dimms: dict[str, int] = {}
-    for device in root.iterfind("devices/memory"):
-        alias, address = device.find("alias"), device.find("address[@type='dimm']")
-        if address is None:
-            continue
-        # A saved domain has no aliases. The memory backend of the device dimm0, in slot 0, is called memdimm0.
-        # Source: qemuAssignDeviceMemoryAlias in src/qemu/qemu_alias.c.
-        name = alias.get("name") if alias is not None else f"{device.get('model')}{address.get('slot')}"
-        try:
-            dimms[f"mem{name}"] = int(address.get("base", ""), 0)
-        except ValueError:
-            continue
-    if kind is None:
-        return Domain(dimms=dimms), ""
-    return Domain(kind.get("arch", ""), kind.get("machine", ""), dimms), ""

@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from pydump.errors import DamagedPageError, FormatError, PlanError, PydumpError, ReadError, UnsupportedError
-from pydump.interfaces.image import MemoryImage, Place
-from pydump.layout.notes import read_notes, split_vmcoreinfo
-from pydump.model.guest import Guest
-from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.vmcoreinfo import MAX_TEXT, Vmcoreinfo
-from pydump_format_qemu.libvirt import LZOP, MAGIC, PARTIAL, RAW, SPARSE, Domain, read_save_image
-from pydump_format_qemu.place import ONE_MIB, SHADOW, UNKNOWN, Machine, Piece, parse_places, place, with_unknown
+from pydump.errors import PlanError, UnsupportedError
+from pydump_format_qemu.libvirt import LZOP, MAGIC, PARTIAL, RAW, SPARSE, read_save_image
 from pydump_format_qemu.qcow2 import SnapshotBacking
-from pydump_format_qemu.state import read_devices
-from pydump_qemu_stream.blocks import BlockMemory, MappedBlock, SharedBlock, StreamedBlock
-from pydump_qemu_stream.index import Index
-from pydump_qemu_stream.ram import Block
-from pydump_qemu_stream.reader import FileReader
-from pydump_qemu_stream.records import IGNORE_SHARED, MAX_RAM
-from pydump_qemu_stream.registers import MACHINES
-from pydump_qemu_stream.stream import Stream
+from pydump_qemu_stream.domain import Domain
+from pydump_qemu_stream.image import Given, QemuImage
 
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
     from pydump.interfaces.format import Opened
     from pydump_format_qemu import QemuReaderOptions
-
-#: What a machine's architecture is where its CPUs are not known, by the name of its RAM block.
-ARCHES: Final = {
-    "mach-virt.ram": "aarch64",
-    "riscv_virt_board.ram": "riscv64",
-    "s390.ram": "s390x",
-    "ppc_spapr.ram": "ppc64",
-}
-
-
-@contextlib.contextmanager
-def _at(shift: int, block: str) -> Iterator[None]:
-    """A page that is damaged has a paddr, which is ``shift`` more than its offset in the block."""
-    try:
-        yield
-    except DamagedPageError as error:
-        raise DamagedPageError(error.paddr + shift, error.size, f"block {block}: {error.message}") from None
-
-
-def _whole_pages(piece: Piece, page_size: int, runs: Sequence[tuple[int, int]], i: int) -> list[tuple[int, int]]:
-    """The runs from the ``i``-th on that are whole pages of one piece, as pages of its block."""
-    found, shift, end = [], piece.paddr - piece.offset, piece.paddr + piece.size
-    for j in range(i, len(runs)):
-        start, stop = runs[j]
-        if start < piece.paddr or stop > end or (start - shift) % page_size or (stop - shift) % page_size:
-            break
-        found.append(((start - shift) // page_size, (stop - shift) // page_size))
-    return found
 
 
 def open_image(opened: Opened) -> QemuImage:
@@ -66,16 +23,18 @@ def open_image(opened: Opened) -> QemuImage:
         FormatError: There is no stream, or it holds no memory.
         PlanError: It is not known where its RAM is, or which snapshot is meant.
     """
-    file, options = opened.files[0], opened.options
+    file: Backing = opened.files[0]
+    options: QemuReaderOptions = opened.options
+    given = Given(options.place, options.backing, opened.sibling, opened.files)
     head = file.read(0, min(16, file.size))
     if head.startswith(b"QFI\xfb"):
         snapshot = SnapshotBacking(file, options.snapshot)
         label = f"snapshot {snapshot.snapshot.name} in qcow2"
-        return QemuImage(snapshot, 0, Domain(), (label, file.warnings), opened)
+        return QemuImage(snapshot, 0, Domain(), (label, file.warnings), given)
     if options.snapshot:
         raise PlanError(f"--qemu-snapshot: {file.path} is not a qcow2 file")
     if head not in (MAGIC, PARTIAL):
-        return QemuImage(file, 0, Domain(), ("", file.warnings), opened)
+        return QemuImage(file, 0, Domain(), ("", file.warnings), given)
     saved = read_save_image(file)
     stream, start = file, saved.stream
     if saved.format == LZOP:
@@ -86,225 +45,4 @@ def open_image(opened: Opened) -> QemuImage:
     if saved.format not in (RAW, SPARSE):
         stream, start = opened.unpacked(file, start), 0
     warnings = (*file.warnings, *(stream.warnings if stream is not file else ()), *saved.warnings)
-    return QemuImage(stream, start, saved.domain, ("libvirt save image", warnings), opened)
-
-
-class QemuImage(MemoryImage):
-    """The memory that a migration stream holds.
-
-    Args:
-        backing: The file that holds the stream.
-        start: Where in it the stream begins.
-        domain: What libvirt says of the machine.
-        container: What the stream lies in, empty for nothing; and warnings about that.
-        opened: The file that the user names, and what goes with it.
-
-    Raises:
-        FormatError: It is not a stream, or ends before its first page.
-        PlanError: It is not known where its RAM is.
-    """
-
-    def __init__(
-        self, backing: Backing, start: int, domain: Domain, container: tuple[str, tuple[str, ...]], opened: Opened
-    ) -> None:
-        self.path = backing.path
-        self._backing = backing
-        self._opened = opened
-        self._container = container[0]
-        index = Index()
-        stream = Stream(FileReader(backing, start), index, MAX_RAM)
-        warnings = list(container[1])
-        cut = self._walk(stream, index, start)
-        warnings += cut
-        self._machine, self._ended = stream.machine or domain.machine, stream.ended
-        self._shared = IGNORE_SHARED in stream.capabilities
-        devices = read_devices(backing, stream, index.list)
-        self._cpus = devices.cpus
-        options: QemuReaderOptions = opened.options
-        machine = Machine(
-            self._machine,
-            self._arch(domain, index.list),
-            index.list,
-            devices.shadow,
-            devices.hotplugged,
-            domain.dimms,
-        )
-        pieces, faults = place(machine, parse_places(options.place, index.list))
-        if cut:
-            pieces = with_unknown(machine, pieces)
-        wanted = {piece.block for piece in pieces}
-        self._memories = {b.name: self._memory_of(b, index) for b in index.list if b.name in wanted}
-        if UNKNOWN in wanted:
-            self._memories[UNKNOWN] = SharedBlock(None, Block(UNKNOWN, ONE_MIB - SHADOW, 4096))
-            warnings.append(
-                f"what the guest sees at {SHADOW:#x}..{ONE_MIB:#x}, RAM or firmware, is behind the cut and counts as "
-                "unreadable; RAM blocks behind it, such as the firmware below 4 GiB, are not known"
-            )
-        self._pieces = [part for piece in pieces for part in self._sent(piece, devices.hotplugged.keys())]
-        self._starts = [piece.paddr for piece in self._pieces]
-        self._memory = MemoryMap.of((piece.paddr, piece.size) for piece in self._pieces)
-        self._lost = Ranges.of(
-            (piece.paddr + a - piece.offset, piece.paddr + b - piece.offset)
-            for piece in self._pieces
-            for a, b in self._memories[piece.block].lost().clip(piece.offset, piece.offset + piece.size)
-        )
-        shared = [
-            name
-            for name, memory in self._memories.items()
-            if isinstance(memory, SharedBlock) and memory.lost() and name != UNKNOWN
-        ]
-        if shared:
-            names = "+".join(f"{name}=FILE" for name in shared)
-            warnings.append(f"shared RAM is not in the stream: use --qemu-backing {names}")
-        elif self._lost:
-            warnings.append(f"{self._lost.size} bytes of guest memory are not in the file")
-        self._warnings = (*warnings, *faults, *(devices.warnings if self._ended else ()))
-        self._vmcoreinfo = self._read_vmcoreinfo(devices.vmcoreinfo) if devices.vmcoreinfo else None
-
-    def _walk(self, stream: Stream, index: Index, start: int) -> list[str]:
-        """Index the stream as far as it goes."""
-        try:
-            stream.read()
-        except EOFError:
-            fault = f"the stream is cut off at {self._backing.size:#x}"
-        except PydumpError as error:
-            fault = error.message
-        else:
-            fault = ""
-        if not index.list:
-            raise FormatError(self.path, fault or "the stream has no RAM", offset=start)
-        if stream.ended and fault:
-            return [f"all RAM is there, but not all devices: {fault}"]
-        return [fault] if fault else []
-
-    def _arch(self, domain: Domain, blocks: list[Block]) -> str:
-        if self._cpus is not None:
-            return self._cpus.arch
-        names = {block.name for block in blocks}
-        return domain.arch or next((arch for name, arch in ARCHES.items() if name in names), "")
-
-    def _memory_of(self, block: Block, index: Index) -> BlockMemory:
-        files = dict(one.partition("=")[::2] for one in self._opened.options.backing.split("+") if one)
-        if block.name in files:
-            backing = self._opened.sibling(files[block.name])
-            if backing is None:
-                raise PlanError(f"--qemu-backing: there is no file {files[block.name]} beside {self.path}")
-            return SharedBlock(backing, block)
-        if block.mapped is not None:
-            return MappedBlock(self._backing, block)
-        memory = StreamedBlock(self._backing, block, index.runs(block), complete=self._ended)
-        if self._shared and not memory.sent():
-            return SharedBlock(None, block)
-        return memory
-
-    def _sent(self, piece: Piece, known: object) -> Iterator[Piece]:
-        """The parts of a piece that the guest has: QEMU sends no page of virtio-mem that is not plugged in."""
-        if "/" not in piece.block or piece.block.startswith("/objects/") or piece.block in known:  # type: ignore[operator]
-            yield piece
-            return
-        for a, b in self._memories[piece.block].sent().clip(piece.offset, piece.offset + piece.size):
-            yield Piece(piece.paddr + a - piece.offset, b - a, piece.block, a)
-
-    def _read_vmcoreinfo(self, where: tuple[int, int]) -> Vmcoreinfo | None:
-        """The note at an address that the guest has handed to QEMU, if it is one."""
-        paddr, size = where
-        block = self._memory.find(paddr)
-        if block is None or not 0 < size <= MAX_TEXT + 64 or paddr + size > block.end:
-            return None
-        buffer = bytearray(size)
-        self.read_into(paddr, memoryview(buffer))
-        notes, _ = read_notes(bytes(buffer), self._cpus.byte_order if self._cpus else "little", 4)
-        return split_vmcoreinfo(notes)[1]
-
-    def guest(self) -> Guest:
-        if self._cpus is None:
-            return Guest(self._memory)
-        machine, elf_class = MACHINES[self._cpus.arch]
-        if self._memory.end > 0xFFFFFFFF:  # QEMU's dump is of 64 bits even if memory ends at 4 GiB
-            elf_class = 64
-        return Guest(
-            self._memory,
-            machine=machine,
-            byte_order=self._cpus.byte_order,
-            elf_class=elf_class,
-            cpus=self._cpus.cpus,
-            vmcoreinfo=self._vmcoreinfo,
-        )
-
-    def unreadable(self) -> Ranges:
-        return self._lost
-
-    def _parts(self, paddr: int, size: int) -> Iterator[tuple[Piece, int, int]]:
-        """``(piece, start, end)`` in paddr of what lies in a range."""
-        at, end = paddr, paddr + size
-        i = max(0, bisect_right(self._starts, paddr) - 1)
-        while i < len(self._pieces) and self._pieces[i].paddr < end:
-            piece = self._pieces[i]
-            start, stop = max(at, piece.paddr), min(end, piece.paddr + piece.size)
-            if start < stop:
-                yield piece, start, stop
-            i += 1
-
-    def read_into(self, paddr: int, buffer: memoryview) -> None:
-        at = paddr
-        for piece, start, stop in self._parts(paddr, len(buffer)):
-            if start > at:
-                break
-            shift = piece.paddr - piece.offset
-            with _at(shift, piece.block):
-                self._memories[piece.block].read_into(start - shift, buffer[start - paddr : stop - paddr])
-            at = stop
-        if at < paddr + len(buffer):
-            raise ReadError(paddr, len(buffer), f"there is no RAM at {at:#x}")
-
-    def read_runs(self, runs: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        """Runs of whole pages that a piece of streamed memory holds are read together."""
-        at = i = 0
-        while i < len(runs):
-            piece = self._pieces[max(0, bisect_right(self._starts, runs[i][0]) - 1)]
-            memory, shift = self._memories[piece.block], piece.paddr - piece.offset
-            if isinstance(memory, StreamedBlock) and (pages := _whole_pages(piece, memory.page_size, runs, i)):
-                i += len(pages)
-                size = sum(last - first for first, last in pages) * memory.page_size
-                with _at(shift, piece.block):
-                    memory.read_pages(pages, buffer[at : at + size])
-            else:
-                start, end = runs[i]
-                i, size = i + 1, end - start
-                self.read_into(start, buffer[at : at + size])
-            at += size
-
-    def data_ranges(self, paddr: int, size: int) -> Iterator[tuple[int, int]]:
-        """What is not zero, as far as the stream says."""
-        for piece, start, stop in self._parts(paddr, size):
-            shift = piece.paddr - piece.offset
-            for a, b in self._memories[piece.block].data_ranges(start - shift, stop - start):
-                yield a + shift, b + shift
-
-    def place(self, paddr: int) -> Place | None:
-        """Where the byte at ``paddr`` is stored as it is."""
-        for piece, _, stop in self._parts(paddr, 4096 - paddr % 4096):
-            memory = self._memories[piece.block]
-            if isinstance(memory, (StreamedBlock, MappedBlock)) and self._container.find("qcow2") < 0:
-                offset = memory.place(paddr - piece.paddr + piece.offset)
-                return None if offset is None else Place(self.path, offset, stop - paddr, "none")
-            break
-        return None
-
-    def describe(self) -> tuple[tuple[str, str], ...]:
-        kind = "mapped-ram" if any(isinstance(m, MappedBlock) for m in self._memories.values()) else "migration stream"
-        blocks = ", ".join(dict.fromkeys(piece.block for piece in self._pieces))
-        within = f" ({self._container})" if self._container else ""
-        return (
-            ("format", f"QEMU {kind}{within}"),
-            ("QEMU machine", self._machine or "unknown"),
-            ("RAM blocks", blocks),
-        )
-
-    def warnings(self) -> tuple[str, ...]:
-        return self._warnings
-
-    def close(self) -> None:
-        self._backing.close()
-        for file in self._opened.files:
-            file.close()
+    return QemuImage(stream, start, saved.domain, ("libvirt save image", warnings), given)

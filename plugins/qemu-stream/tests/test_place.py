@@ -6,7 +6,7 @@ import pytest
 
 from pydump.errors import PlanError
 from pydump.model.memory import Ranges
-from pydump_format_qemu.place import Hotplugged, Machine, Piece, parse_places, place
+from pydump_qemu_stream.place import Hotplugged, Machine, Piece, parse_places, place
 from pydump_qemu_stream.ram import Block
 
 MIB, GIB = 1 << 20, 1 << 30

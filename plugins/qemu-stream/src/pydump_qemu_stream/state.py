@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydump.errors import PydumpError
 from pydump.model.memory import Ranges
-from pydump_format_qemu.place import PAM, Hotplugged
+from pydump_qemu_stream.place import PAM, Hotplugged
 from pydump_qemu_stream.reader import damaged
 from pydump_qemu_stream.registers import Processors, processors
 from pydump_qemu_stream.vmdesc import State, decode, read_description
@@ -33,7 +33,7 @@ class Devices:
 
     Attributes:
         cpus: The CPUs; None where nothing is known of them.
-        shadow: Of a PC: what below 1 MiB is ROM, as in :class:`pydump_format_qemu.place.Machine`.
+        shadow: Of a PC: what below 1 MiB is ROM, as in :class:`pydump_qemu_stream.place.Machine`.
         hotplugged: The memory of virtio-mem devices, by block.
         vmcoreinfo: ``(paddr, size)`` of the note that the guest has handed to QEMU.
         warnings: What is missing, a line each.
