@@ -27,6 +27,9 @@ QUICK := tests/unit tests/meta tests/formats plugins $(addprefix --ignore=,$(LON
 JOBS ?= auto
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
+# Tests start Python more than a thousand times: without bytecode on the disk each would compile NumPy again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo check test lint docs bench clean
 
 demo: $(RUN)
