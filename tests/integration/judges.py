@@ -117,24 +117,33 @@ from drgn.helpers.linux import cpu_curr, for_each_online_cpu, for_each_task, idl
 prog = drgn.Program()
 prog.set_core_dump(sys.argv[1])
 prog.load_debug_info([sys.argv[2]])
-release = prog["init_uts_ns"].name.release.string_().decode()
-result = {"tasks": len(list(for_each_task(prog))), "stacks": [], "release": release}
-for cpu in for_each_online_cpu(prog):
+def stack(task):
     try:
-        result["stacks"].append([frame.name for frame in prog.stack_trace(cpu_curr(prog, cpu))])
+        return [frame.name for frame in prog.stack_trace(task)]
     except (ValueError, NotImplementedError) as error:
-        result["stacks"].append(str(error))
-print(json.dumps(result))
+        return str(error)
+release = prog["init_uts_ns"].name.release.string_().decode()
+task_stacks = [stack(task) for task in for_each_task(prog)]
+stacks = [stack(cpu_curr(prog, cpu)) for cpu in for_each_online_cpu(prog)]
+print(json.dumps({"tasks": len(task_stacks), "stacks": stacks, "release": release, "task_stacks": task_stacks}))
 """
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """What drgn sees in a file: how many tasks, and for each CPU a stack's functions, or why there is none."""
+    """What drgn sees in a file.
+
+    Attributes:
+        tasks: How many tasks, idle ones not included.
+        stacks: Of each CPU's task, the functions on its stack, or why there is no stack.
+        release: The kernel's.
+        task_stacks: The same of each task.
+    """
 
     tasks: int
     stacks: list[list[str] | str]
     release: str
+    task_stacks: list[list[str] | str]
 
 
 def require_drgn() -> None:

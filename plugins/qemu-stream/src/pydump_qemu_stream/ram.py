@@ -6,6 +6,7 @@ A record's page offset and flags share a number; the flags have the bits below t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydump.layout.struct import U32, U64, Layout
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
 #: Records looked at together: at first, and how many times more each time all are alike.
 FEW: Final = 16
 TIMES: Final = 8
+
+
+@cache
+def _dtype(gap: int, size: int) -> np.dtype[Any]:
+    """Contents of ``size`` bytes, behind a record each where there is a ``gap`` of eight bytes before them."""
+    import numpy as np
+
+    content = ("content", "u1", (size,))
+    return np.dtype([content] if not gap else [("record", ">u8"), content])
 
 
 class MappedHeader(Layout):
@@ -183,14 +193,8 @@ class RamRecords:
         """Hand on ``count`` pages; in the buffer, the first one's content begins at ``at``, behind ``gap`` bytes."""
         import numpy as np
 
-        records = np.frombuffer(self._reader.data, self._dtype(gap), count, at - gap)
+        records = np.frombuffer(self._reader.data, _dtype(gap, self._page_size), count, at - gap)
         self._taker.pages(block, page, records["content"], self._reader.position - self._reader.at + at)
-
-    def _dtype(self, gap: int, size: int | None = None) -> np.dtype[Any]:
-        import numpy as np
-
-        content = ("content", "u1", (self._page_size if size is None else size,))
-        return np.dtype([content] if not gap else [("record", ">u8"), content])
 
     def _more_pages(self, block: Block, page: int) -> None:
         """Pages that follow, as many as have been read ahead, all at once."""
@@ -216,13 +220,17 @@ class RamRecords:
         """
         import numpy as np
 
-        reader, dtype = self._reader, self._dtype(8, size)
+        reader, dtype = self._reader, _dtype(8, size)
         most = min((reader.end - reader.at) // dtype.itemsize, block.n_pages - page)
+        record = page * self._page_size | kind | RAM_SAVE_FLAG_CONTINUE
+        # Where zeros and data alternate, no record is like the one before: do not start NumPy for that.
+        if most <= 0 or reader.data[reader.at : reader.at + 8] != record.to_bytes(8, "big"):
+            return 0
         done, step = 0, FEW
         while done < most:
             n = min(step, most - done)
             records = np.frombuffer(reader.data, dtype, n, reader.at + done * dtype.itemsize)
-            first = (page + done) * self._page_size | kind | RAM_SAVE_FLAG_CONTINUE
+            first = record + done * self._page_size
             expected = np.uint64(first) + np.arange(n, dtype=np.uint64) * np.uint64(self._page_size)
             unlike = records["record"] != expected
             if byte is not None:

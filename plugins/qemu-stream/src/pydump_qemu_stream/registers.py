@@ -79,8 +79,8 @@ def processors(states: Sequence[State]) -> Processors | None:
         return None
     first = states[0]
     for field, one in _ARCHES.items():
-        if field in first.fields:
-            arch, byte_order, registers = one(first)
+        if field in first.fields and (known := one(first)) is not None:
+            arch, byte_order, registers = known
             unset = dict.fromkeys(UNSET.get(arch, "").split(), 0)
             return Processors(
                 arch, byte_order, tuple(Cpu(i, {**unset, **registers(state)}) for i, state in enumerate(states))
@@ -129,10 +129,13 @@ def _x86_system(state: State) -> dict[str, int]:
 
 
 def _arm_family(first: State) -> tuple[str, ByteOrder, _Registers]:
-    """A CPU that has 64-bit system registers is aarch64, whatever it runs."""
+    """A CPU is aarch64 if it runs 64-bit code now, or has a stack pointer of 64-bit code to go back to.
+
+    Its system registers do not show it: QEMU keeps those of a 32-bit CPU by the numbers of 64-bit ones as well.
+    """
     system = _arm_system(first)
-    wide = any(number >> 32 == SYSTEM_REGISTER >> 32 for number in system)
-    control = system.get(SCTLR_EL1 if wide else SCTLR_ARM, 0)
+    wide = not first.number("cpsr") & PSTATE_NRW or any(first.numbers("env.sp_el"))
+    control = system.get(SCTLR_EL1, 0) if wide else system.get(SCTLR_ARM, system.get(SCTLR_EL1, 0))
     order: ByteOrder = "big" if control & SCTLR_EE else "little"
     return ("aarch64", order, _aarch64) if wide else ("arm", order, _arm)
 
@@ -195,7 +198,8 @@ def _arm(state: State) -> dict[str, int]:
     for i in range(32):
         pair = vfp.numbers(f"env.vfp.zregs[{i // 2}].d")
         values[f"d{i}"] = pair[i % 2] if len(pair) == 2 else 0
-    return values | {"pr_fpvalid": 1, "fpscr": vfp.number("fpscr")}
+    fpsr, fpcr = _fp_status(vfp)
+    return values | {"pr_fpvalid": 1, "fpscr": fpsr | fpcr}
 
 
 def _s390x(first: State) -> tuple[str, ByteOrder, _Registers]:
@@ -223,7 +227,9 @@ def _s390x_registers(state: State) -> dict[str, int]:
     }
 
 
-def _ppc64(first: State) -> tuple[str, ByteOrder, _Registers]:
+def _ppc64(first: State) -> tuple[str, ByteOrder, _Registers] | None:
+    if first.size("env.gpr") != 8:  # a 32-bit CPU, of which no dump is made
+        return None
     special = first.numbers("env.spr")
     little = len(special) > SPR_LPCR and special[SPR_LPCR] & LPCR_ILE
     return "ppc64", "little" if little else "big", _ppc64_registers
@@ -268,7 +274,7 @@ def _lanes(values: Sequence[int]) -> int:
 
 
 #: By a field that only this architecture's CPUs have.
-_ARCHES: Final[dict[str, Callable[[State], tuple[str, ByteOrder, _Registers]]]] = {
+_ARCHES: Final[dict[str, Callable[[State], tuple[str, ByteOrder, _Registers] | None]]] = {
     "env.segs": _x86,
     "env.xregs": _arm_family,
     "env.psw.mask": _s390x,
