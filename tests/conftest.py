@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import lzma
 import signal
 from collections.abc import Callable
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return SLOW.index(inside) if inside in SLOW else len(SLOW), item.nodeid.partition("::")[0] in APART
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Hide what was collected from the garbage collector, which would copy all of it in each forked worker."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

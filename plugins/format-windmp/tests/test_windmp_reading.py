@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import time
 from pathlib import Path
@@ -15,8 +16,14 @@ from windows_guest import BLOCKS, BUILD, PAGE, WindowsGuest
 
 #: Pages of the RAM of :class:`WindowsGuest`: first and one past the last.
 RAM = [(start // PAGE, (start + size) // PAGE) for start, size in BLOCKS]
-GUESTS = {(64, False): WindowsGuest(64), (32, False): WindowsGuest(32), (32, True): WindowsGuest(32, pae=True)}
+GUESTS = ((64, False), (32, False), (32, True))
 SOME = [(0, 3), (7, 8), (256, 1030), (1034, 1280)]
+
+
+@functools.cache
+def made(bits: int, pae: bool) -> WindowsGuest:
+    """One of the guests. Do not write to it."""
+    return WindowsGuest(bits, pae)
 
 
 def paddrs(pages: list[tuple[int, int]]) -> Ranges:
@@ -43,7 +50,7 @@ def check(
 
 @pytest.mark.parametrize("kind", GUESTS)
 def test_full_dump_holds_all_of_memory(kind: tuple[int, bool], tmp_path: Path) -> None:
-    guest = GUESTS[kind]
+    guest = made(*kind)
     check(tmp_path / "in", guest.full(), guest, RAM, RAM)
 
 
@@ -52,21 +59,21 @@ def test_full_dump_holds_all_of_memory(kind: tuple[int, bool], tmp_path: Path) -
 def test_bitmap_dump_holds_the_pages_of_its_bitmap(
     kind: tuple[int, bool], type_: int, signature: bytes, tmp_path: Path
 ) -> None:
-    guest = GUESTS[kind]
+    guest = made(*kind)
     check(tmp_path / "in", guest.bitmap(RAM, type_, signature), guest, RAM, RAM)
     check(tmp_path / "in", guest.bitmap(SOME, type_, signature), guest, SOME, RAM)
 
 
 @pytest.mark.parametrize("type_", [8, 9, 10])
 def test_kernel_and_complete_dumps_hold_the_pages_of_their_lists(type_: int, tmp_path: Path) -> None:
-    guest = GUESTS[64, False]
+    guest = made(64, False)
     check(tmp_path / "in", guest.ranges([(1, 160), RAM[1]], type_), guest, [(1, 160), RAM[1]], RAM)
     check(tmp_path / "in", guest.ranges(SOME[1:], type_), guest, SOME[1:], RAM)
 
 
 @pytest.mark.parametrize("kind", GUESTS)
 def test_facts_come_from_the_header(kind: tuple[int, bool], tmp_path: Path) -> None:
-    guest = GUESTS[kind]
+    guest = made(*kind)
     (tmp_path / "in").write_bytes(guest.full())
     with pydump.open(str(tmp_path / "in")) as dump:
         known = dump.known
@@ -84,7 +91,7 @@ def test_facts_come_from_the_header(kind: tuple[int, bool], tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", GUESTS)
 def test_registers_come_from_the_contexts_in_memory(kind: tuple[int, bool], tmp_path: Path) -> None:
-    guest = GUESTS[kind]
+    guest = made(*kind)
     (tmp_path / "in").write_bytes(guest.header() + guest.memory(bytes(guest.with_contexts())))
     with pydump.open(str(tmp_path / "in")) as dump:
         assert [cpu.index for cpu in dump.cpus] == [0, 1]
@@ -95,7 +102,7 @@ def test_registers_come_from_the_contexts_in_memory(kind: tuple[int, bool], tmp_
 
 @pytest.mark.parametrize("bits", [64, 32])
 def test_registers_of_the_header_are_those_of_cpu_0(bits: int, tmp_path: Path) -> None:
-    guest = GUESTS[bits, False]
+    guest = made(bits, False)
     header = bytearray(guest.header(kdbg=0))
     at = {64: 840, 32: 800}[bits]
     header[at : at + len(guest.context(1))] = guest.context(1)
@@ -107,14 +114,14 @@ def test_registers_of_the_header_are_those_of_cpu_0(bits: int, tmp_path: Path) -
 
 
 def test_context_that_windows_has_not_filled_holds_no_registers(tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes(GUESTS[64, False].full())
+    (tmp_path / "in").write_bytes(made(64, False).full())
     with pydump.open(str(tmp_path / "in")) as dump:
         assert dump.cpus == ()
 
 
 @pytest.mark.parametrize("form", ["full", "bitmap", "ranges"])
 def test_cut_dump_reads_what_is_there(form: str, tmp_path: Path) -> None:
-    guest = GUESTS[64, False]
+    guest = made(64, False)
     held = [(1, 160), RAM[1]] if form == "ranges" else RAM
     whole = guest.full() if form == "full" else guest.bitmap(RAM) if form == "bitmap" else guest.ranges(held)
     size = sum(end - start for start, end in held) * PAGE
@@ -137,7 +144,7 @@ def test_cut_dump_reads_what_is_there(form: str, tmp_path: Path) -> None:
 
 
 def test_dump_cut_within_its_bitmap_loses_the_pages_that_it_does_not_name(tmp_path: Path) -> None:
-    guest = GUESTS[64, False]
+    guest = made(64, False)
     (tmp_path / "in").write_bytes(guest.bitmap(RAM)[: 8192 + 56 + 64])
     with pydump.open(str(tmp_path / "in")) as dump:
         assert dump.source.unreadable() == paddrs(RAM)
@@ -146,7 +153,7 @@ def test_dump_cut_within_its_bitmap_loses_the_pages_that_it_does_not_name(tmp_pa
 
 @pytest.mark.parametrize("size", [4, 8, 8191, 8192 + 55])
 def test_dump_cut_within_its_headers_is_refused(size: int, tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes(GUESTS[64, False].bitmap(RAM)[:size])
+    (tmp_path / "in").write_bytes(made(64, False).bitmap(RAM)[:size])
     with pytest.raises(PydumpError):
         pydump.open(str(tmp_path / "in"))
 
@@ -168,7 +175,7 @@ ABSURD_RUNS = {
 @pytest.mark.parametrize("case", ABSURD_RUNS)
 def test_absurd_run_costs_what_follows_it_and_no_more(case: str, tmp_path: Path) -> None:
     offset, value, size, held = ABSURD_RUNS[case]
-    (tmp_path / "in").write_bytes(damaged(offset, value, size, GUESTS[64, False].full()))
+    (tmp_path / "in").write_bytes(damaged(offset, value, size, made(64, False).full()))
     began = time.monotonic()
     with pydump.open(str(tmp_path / "in")) as dump:
         assert dump.source.warnings()
@@ -183,7 +190,7 @@ def test_absurd_run_costs_what_follows_it_and_no_more(case: str, tmp_path: Path)
     ids=["first page in the header", "first page past all files", "wrong count", "bits", "many bits", "few bits"],
 )
 def test_absurd_bitmap_is_refused_or_said(offset: int, value: int, tmp_path: Path) -> None:
-    guest = GUESTS[64, False]
+    guest = made(64, False)
     (tmp_path / "in").write_bytes(damaged(8192 + offset, value, 8, guest.bitmap(RAM)))
     try:
         with pydump.open(str(tmp_path / "in")) as dump:
@@ -194,7 +201,7 @@ def test_absurd_bitmap_is_refused_or_said(offset: int, value: int, tmp_path: Pat
 
 @pytest.mark.parametrize("type_", [3, 4, 7, 99])
 def test_dump_without_memory_is_refused(type_: int, tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes(damaged(3992, type_, 4, GUESTS[64, False].full()))
+    (tmp_path / "in").write_bytes(damaged(3992, type_, 4, made(64, False).full()))
     with pytest.raises(FormatError):
         pydump.open(str(tmp_path / "in"))
 
