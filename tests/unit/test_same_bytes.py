@@ -1,7 +1,8 @@
-"""Every format with every compressor: the same file from one process and from five, and the same guest in it."""
+"""Every format with every compressor: the same file from one process and from three, and the same guest in it."""
 
 from __future__ import annotations
 
+import functools
 import lzma
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@functools.cache
 def synthetic() -> pydump.BytesImage:
     """Pages of every kind, in two blocks that do not touch, some of them more than once."""
     low, high = guests.memory(1500), guests.memory(300, seed=9)
@@ -70,7 +72,7 @@ def test_the_same_bytes_whoever_writes_them(guest: str, form: str, flatten: bool
         pytest.skip(why)
     request = Request(**{"format": "kdump", "arch": "x86_64"} | FORMS[form])
     files = {}
-    for workers in (1, 2, 5):
+    for workers in (1, 3):
         out = tmp_path / str(workers)
         output = Output(str(out), flatten=flatten, sync=False)
         with open_source(booted, installed()) if guest == "booted" else synthetic() as source:
@@ -79,14 +81,14 @@ def test_the_same_bytes_whoever_writes_them(guest: str, form: str, flatten: bool
             )
         assert report.workers == workers
         files[workers] = out.read_bytes()
-    assert files[1] == files[2] == files[5]
-    assert pydump.verify(str(tmp_path / "5")).ok
+    assert files[1] == files[3]
+    assert pydump.verify(str(tmp_path / "3"), workers=1).ok
     if guest == "booted":
-        compared = pydump.compare(booted, str(tmp_path / "5"))
+        compared = pydump.compare(booted, str(tmp_path / "3"), workers=1)
         assert compared.same, compared.differences
     else:
         memory = synthetic()
-        with pydump.open(str(tmp_path / "5")) as vmcore:
+        with pydump.open(str(tmp_path / "3")) as vmcore:
             for block in memory.guest().memory:
                 want = bytearray(block.size)
                 memory.read_into(block.paddr, memoryview(want))
