@@ -16,13 +16,8 @@ RUN := $(VENV)/.run
 TOOLS := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 PROJECTS := core $(wildcard plugins/*)
-# Not tests/conformance: it runs the kit, which the plugins run too.
-# Tests that take seconds each are left to make test.
-LONG := plugins/source-qemu/tests/test_hostile_qemu.py tests/unit/test_hostile_kernel.py tests/unit/test_footprint.py \
-    tests/unit/test_bare_hosts.py plugins/storage-fsspec plugins/executor-dask \
-    plugins/format-kdump/tests/test_split.py tests/formats/test_damaged_pages.py \
-    tests/formats/test_filtering.py tests/formats/test_filtering_damage.py
-QUICK := tests/unit tests/meta tests/formats plugins $(addprefix --ignore=,$(LONG))
+# Tests that take seconds are marked slow, and left to make test.
+QUICK := -m "not slow" tests/unit tests/meta tests/formats plugins
 # How many processes run tests at once; 0 is this one. What shares a fixture of a module stays together.
 JOBS ?= auto
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadscope --no-loadscope-reorder

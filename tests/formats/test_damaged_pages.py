@@ -13,6 +13,8 @@ from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.testing.guests import memory, text_page
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 RAM = {0: bytes(memory(3000)), 1 << 30: b"".join(text_page(5000 + i) for i in range(64))}
 #: Pages whose data is damaged: one, two neighbours, and one in the other RAM block.

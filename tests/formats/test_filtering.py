@@ -13,6 +13,8 @@ from pydump.engine.exclude import classes_of_level, level_of_classes
 from pydump.errors import PlanError
 from pydump.model.memory import Ranges
 
+pytestmark = pytest.mark.slow
+
 #: Pages left out at each level: makedumpfile 1.7.8 -c -d LEVEL of the guest's dump as pydump writes it, bit for bit.
 DROPPED = {0: 0, 2: 494, 4: 494, 8: 30, 16: 5696, 31: 6220}
 PAGE = 4096

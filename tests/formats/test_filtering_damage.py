@@ -23,6 +23,8 @@ from pydump.model.memory import Ranges
 from pydump.registry import installed
 from pydump_filter_linux import LinuxFilter
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data/filtering"
 TRIALS = int(os.environ.get("PYDUMP_TRIALS", "60"))
 #: Marks of free pages, before and since Linux 6.12, as _mapcount holds them.

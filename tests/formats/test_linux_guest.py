@@ -10,6 +10,8 @@ import pytest
 
 import pydump
 
+pytestmark = pytest.mark.slow
+
 #: The guest's RAM, and the SHA-256 of the file behind it: see PROVENANCE.md.
 RAM_SIZE = 96 << 20
 RAM_SHA256 = "91c3dbaa105cedf063bc97b0a684951abf8131f50d63b2e8a14deff255739f81"

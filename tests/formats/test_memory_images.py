@@ -9,6 +9,8 @@ import pytest
 
 import pydump
 
+pytestmark = pytest.mark.slow
+
 GUESTS = ("bare-aarch64", "bare-arm", "bare-i386", "bare-ppc64", "bare-riscv64", "bare-s390x", "linux-x86_64")
 #: What is read of each format's output.
 READ = {"lime": "{}", "avml": "{}", "raw": "raw:{}.map"}

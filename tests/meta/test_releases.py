@@ -137,6 +137,9 @@ def test_fragments_become_a_changelog() -> None:
         assert " ".join(path.read_text().split()) in told, path.name
 
 
+# --- what is built; each needs a second or more ---
+
+
 def build(directory: Path, *projects: str) -> Path:
     """Wheels and sdists."""
     command = [sys.executable, "-m", "build", "-q", "--no-isolation", "--outdir", str(directory)]
@@ -157,6 +160,7 @@ def core_dists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("dists"), "core")
 
 
+@pytest.mark.slow
 def test_what_is_built_is_as_it_should_be(dists: Path, core_dists: Path, tmp_path: Path) -> None:
     for path in (*dists.iterdir(), *core_dists.iterdir()):
         shutil.copy(path, tmp_path)
@@ -181,6 +185,7 @@ def rewritten(
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -203,12 +208,14 @@ def test_what_is_wrong_with_a_wheel_is_found(wrong: dict[str, object], said: str
     assert said in "\n".join(script("check-dists").faults(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["pydump/engine/", "pydump/templates/", "pydump/testing/"])
 def test_a_core_without_a_room_is_found(room: str, core_dists: Path, tmp_path: Path) -> None:
     rewritten(core_dists, tmp_path, without=room)
     assert f"it lacks {room}" in "\n".join(script("check-dists").faults(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_stale_wheel_beside_the_right_one_is_found(dists: Path, tmp_path: Path) -> None:
     for path in dists.iterdir():
         shutil.copy(path, tmp_path)
@@ -219,6 +226,7 @@ def test_a_stale_wheel_beside_the_right_one_is_found(dists: Path, tmp_path: Path
     assert f"more than one version: ['0.0.9', '{pydump.__version__}']" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "said"),
     [

@@ -14,6 +14,8 @@ from benchmarks.measure import peak_memory
 from pydump.errors import PydumpError
 from pydump.testing import guests
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 GIB = 1 << 30
 

@@ -36,6 +36,8 @@ from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import installed
 from pydump.testing.peak import peak_of
 
+pytestmark = pytest.mark.slow
+
 TIB = 1 << 40
 #: What each of these may take at most.
 SECONDS, BYTES = 10, 1 << 30

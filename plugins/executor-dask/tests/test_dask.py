@@ -21,7 +21,7 @@ from pydump.testing import guests
 from pydump.testing.executor import ExecutorTests
 from pydump_executor_dask import DaskExecutor
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 #: Format and compression.
 KINDS = [
     ("elf", None), ("lime", None), ("kdump", "none"), ("kdump", "zlib"), ("kdump", "zstd"), ("kdump", "snappy"),

@@ -19,6 +19,8 @@ from pydump.testing import guests
 from pydump.testing.readers import read_kdump_set
 from pydump.testing.sources import GUESTS, Filtered, contents, guest
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 #: Where in a capture the server begins to misbehave: how it is captured, the command, and the how manieth.
 TALK = [
     ("stream", "greeting", 1),

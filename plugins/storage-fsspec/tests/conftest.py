@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from s3fs import S3FileSystem
 
 from s3_proxy import Proxy
 
@@ -67,6 +65,8 @@ def keys(server: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def boto(keys: None, server: str) -> Iterator[Any]:
     """Another program's client, which says what is in the store."""
+    import boto3
+
     client = boto3.client("s3", endpoint_url=server)
     yield client
     client.close()
@@ -83,6 +83,8 @@ def bucket(boto: Any, request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def proxy(server: str, keys: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """What stands between pydump and the server."""
+    from s3fs import S3FileSystem
+
     with Proxy(server) as made:
         monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
         S3FileSystem.clear_instance_cache()  # it keeps what is connected elsewhere

@@ -21,6 +21,8 @@ from pydump.errors import PlanError, PydumpError, SinkError, SourceError
 from pydump_storage_fsspec import S3Storage, parts, remote
 from s3_proxy import Proxy
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

@@ -16,6 +16,8 @@ from pydump.interfaces.storage import Storage
 from pydump.testing.storage import StorageTests
 from pydump_storage_fsspec import HttpStorage, MemoryStorage, S3Storage
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = itertools.count()
 
 
