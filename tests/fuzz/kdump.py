@@ -15,13 +15,28 @@ BETWEEN = b"\n-- part --\n"
 MAX_PAGES = 256
 
 
+class Far(FileBacking):
+    """A file that says it is remote: an index of the bitmaps is used."""
+
+    remote = True
+
+
 def one(data: bytes) -> None:
-    """Open a file, ask it for everything, and read its first pages."""
+    """Open a file as a local and as a remote one, ask it for everything, and read its first pages."""
+    for kind in (FileBacking, Far):
+        try:
+            _one(data, kind)
+        except PydumpError:
+            if kind is Far:
+                raise
+
+
+def _one(data: bytes, kind: type[FileBacking]) -> None:
     files = []
     for part in data.split(BETWEEN):
         fd = os.memfd_create("kdump")
         os.write(fd, part)
-        files.append(FileBacking("input", fd))
+        files.append(kind("input", fd))
     try:
         source = KdumpImage(files, installed().decompressors())
         guest = source.guest()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydump.cli.console import line
 from pydump.cli.render import columns, print_json, size, table, wrapped
 from pydump.engine.cpus import cpus_to_json
+from pydump.interfaces.image import KnowsAbsent
 from pydump.layout.windows import LIVE_SYSTEM_DUMP
 from pydump.registry import installed
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pydump.engine.dump import Dump
     from pydump.engine.symbols import Symbols
     from pydump.interfaces.arch import Arch
+    from pydump.interfaces.image import MemoryImage
     from pydump.model.guest import Guest
     from pydump.model.report import AddressReport
     from pydump.model.windows import WindowsFacts
@@ -26,7 +28,7 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
     """What a vmcore is."""
     guest = opened.known
     source = opened.source
-    excluded, lost = source.excluded().size, source.unreadable().size
+    excluded, lost = _absent_sizes(source)
     rows = [("file", path), *source.describe()]
     length = _file_size(path)
     if length is not None:
@@ -70,6 +72,13 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
             across = 3 if width is None else max(1, min(3, (width + 1) // 32))
             for at in range(0, len(cells), across):
                 line("  " + "".join(f"{cell:<32}" for cell in cells[at : at + across]).rstrip())
+
+
+def _absent_sizes(source: MemoryImage) -> tuple[int, int | None]:
+    """Bytes that were left out, and that are lost; None where it takes long to count those."""
+    if isinstance(source, KnowsAbsent):
+        return source.absent_sizes()
+    return source.excluded().size, source.unreadable().size
 
 
 def _who(guest: Guest) -> list[tuple[str, str]]:
@@ -125,6 +134,7 @@ def info_json(opened: Dump, path: str, symbols: Symbols | None, *, notes: bool) 
     """What a vmcore is, for a program."""
     guest = opened.known
     uts = guest.utsname
+    excluded, lost = _absent_sizes(opened.source)
     result: dict[str, Any] = {
         "path": path,
         "file_size": _file_size(path),
@@ -143,8 +153,8 @@ def info_json(opened: Dump, path: str, symbols: Symbols | None, *, notes: bool) 
         "windows": _windows_json(guest.windows) if guest.windows else None,
         "n_cpus": guest.n_cpus,
         "memory": [{"paddr": block.paddr, "size": block.size} for block in guest.memory],
-        "excluded_size": opened.source.excluded().size,
-        "unreadable_size": opened.source.unreadable().size,
+        "excluded_size": excluded,
+        "unreadable_size": lost,
         "dump_level": guest.dump_level,
         "has_vmcoreinfo": guest.vmcoreinfo is not None,
         "warnings": list(opened.warnings),

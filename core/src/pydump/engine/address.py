@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydump.engine.exclude import classified
 from pydump.errors import PydumpError
-from pydump.interfaces.image import KnowsPlaces
+from pydump.interfaces.image import KnowsPlaces, absent_in
 from pydump.model.report import AddressReport, AddressState
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def _state(source: MemoryImage, guest: Guest, paddr: int) -> AddressState:
         return "beyond the end"
     if guest.memory.find(paddr) is None:
         return "not RAM"
-    if source.excluded().clip(paddr, paddr + 1):
+    excluded, lost = absent_in(source, paddr, paddr + 1)
+    if excluded:
         return "excluded"
-    return "unreadable" if source.unreadable().clip(paddr, paddr + 1) else "present"
+    return "unreadable" if lost else "present"
 
 
 def _is_zero(source: MemoryImage, guest: Guest, paddr: int) -> bool:

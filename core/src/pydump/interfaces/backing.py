@@ -22,9 +22,11 @@ class Backing(ABC):
         size: Bytes.
         flattened: Are they put together from a flattened stream?
         warnings: What the user should know of how they were put together, a line each.
+        remote: Does each byte come over a network? Then a reader asks for no large table whole that it can do without.
     """
 
     flattened: ClassVar[bool] = False
+    remote: ClassVar[bool] = False
     warnings: tuple[str, ...] = ()
     path: str
     size: int

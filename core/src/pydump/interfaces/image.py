@@ -147,6 +147,31 @@ class KnowsVaddrs(Protocol):
 
 
 @runtime_checkable
+class KnowsAbsent(Protocol):
+    """An image that says of a range what is absent there, where to know it of all memory takes long."""
+
+    def absent(self, start: int, end: int) -> tuple[Ranges, Ranges]:
+        """What of a range was excluded, and what is unreadable.
+
+        Args:
+            start: The first paddr.
+            end: One past the last.
+        """
+        ...
+
+    def absent_sizes(self) -> tuple[int, int | None]:
+        """Bytes that were excluded, and bytes that are unreadable: None where it takes long to count those."""
+        ...
+
+
+def absent_in(image: MemoryImage, start: int, end: int) -> tuple[Ranges, Ranges]:
+    """What of the range ``[start, end)`` in paddr an image excluded, and what is unreadable."""
+    if isinstance(image, KnowsAbsent):
+        return image.absent(start, end)
+    return image.excluded().clip(start, end), image.unreadable().clip(start, end)
+
+
+@runtime_checkable
 class KnowsRegisters(Protocol):
     """An image without CPU notes whose registers are elsewhere, such as in guest memory behind its page tables."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydump.errors import PlanError, ReadError
 from pydump.interfaces.arch import AddressSpace, Arch, Mapping
-from pydump.interfaces.image import KnowsHoles
+from pydump.interfaces.image import KnowsAbsent, KnowsHoles
 from pydump.kernel.stated import StatedSpace
 from pydump.layout.struct import prefix
 from pydump.model.memory import Ranges
@@ -41,12 +41,8 @@ class PhysicalMemory:
 
     def __init__(self, source: MemoryImage) -> None:
         self._source = source
-        self._ram = source.guest().memory
-        self._excluded = source.excluded()
-        self._absent = self._excluded.union(source.unreadable())
-        #: Where RAM is, and what of it the source holds.
-        self.ram: Ranges = self._ram.ranges()
-        self.held: Ranges = self.ram.subtract(self._absent)
+        #: Where RAM is.
+        self.ram: Ranges = source.guest().memory.ranges()
         self.missing = ""
         self.tables: set[tuple[int, int]] = set()
 
@@ -77,7 +73,24 @@ class PhysicalMemory:
     @cached_property
     def data_size(self) -> int:
         """Bytes that may hold data."""
-        return sum(b - a for start, end in self.held for a, b in self.data(start, end - start))
+        held = self.held(0, ADDRESS_END - 1)
+        return sum(b - a for start, end in held for a, b in self.data(start, end - start))
+
+    def held(self, start: int, end: int) -> Ranges:
+        """What of the range ``[start, end)`` is RAM that the source holds."""
+        excluded, lost = self._absent(start, end)
+        return self.ram.clip(start, end).subtract(excluded).subtract(lost)
+
+    def _absent(self, start: int, end: int) -> tuple[Ranges, Ranges]:
+        """What of a range was excluded, and what is unreadable."""
+        if isinstance(self._source, KnowsAbsent):
+            return self._source.absent(start, end)
+        excluded, lost = self._all_absent
+        return excluded.clip(start, end), lost.clip(start, end)
+
+    @cached_property
+    def _all_absent(self) -> tuple[Ranges, Ranges]:
+        return self._source.excluded(), self._source.unreadable()
 
     def check(self, paddr: int, size: int) -> None:
         """Refuse a range that the source does not hold.
@@ -88,14 +101,13 @@ class PhysicalMemory:
         end = paddr + size
         if size < 0 or paddr < 0 or end > ADDRESS_END:
             raise ReadError(paddr, size, "there is no such range")
-        held = self.held.clip(paddr, end)
-        if held.size == size:
-            return
-        absent = next(iter(self._ram.ranges().clip(paddr, end).subtract(held)), None)
-        if absent is None:
+        excluded, lost = self._absent(paddr, end)
+        absent = next(iter(self.ram.clip(paddr, end).intersect(excluded.union(lost))), None)
+        if absent is not None:
+            why = "was excluded from the dump" if excluded.clip(*absent) else "is unreadable"
+            raise ReadError(paddr, size, f"{absent[0]:#x}..{absent[1]:#x} {why}")
+        if self.ram.clip(paddr, end).size != size:
             raise ReadError(paddr, size, "there is no RAM in all or part of it")
-        why = "was excluded from the dump" if self._excluded.clip(*absent) else "is unreadable"
-        raise ReadError(paddr, size, f"{absent[0]:#x}..{absent[1]:#x} {why}")
 
     def read_table(self, paddr: int, size: int) -> bytes:
         """``size`` bytes of a page table in RAM, as an address space reads them; what is absent is zero.
@@ -103,7 +115,7 @@ class PhysicalMemory:
         Raises:
             ReadError: The source fails.
         """
-        if self._absent.clip(paddr, paddr + size) and not self.missing:
+        if not self.missing and any(self._absent(paddr, paddr + size)):
             self.missing = f"the page table at paddr {paddr:#x} was excluded from the source, or is unreadable"
         self.tables.add((paddr, paddr + size))
         buffer = bytearray(size)
@@ -185,7 +197,7 @@ class KernelMemory:
     def held(self, vaddr: int, size: int) -> Iterator[tuple[int, int, int]]:
         """``(start, end, paddr)`` of what of a range is mapped to memory that the source holds, ascending."""
         for run in self.runs(vaddr, size):
-            for start, end in self.physical.held.clip(run.paddr, run.paddr + run.size):
+            for start, end in self.physical.held(run.paddr, run.paddr + run.size):
                 yield run.vaddr + start - run.paddr, run.vaddr + end - run.paddr, start
 
     def read(self, vaddr: int, size: int) -> bytes:

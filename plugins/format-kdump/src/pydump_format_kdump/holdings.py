@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -12,34 +13,65 @@ from pydump.interfaces.backing import Backing
 from pydump.interfaces.bitmap import Bitmap, Rank
 from pydump.model.memory import Ranges
 from pydump_format_kdump.headers import Headers
+from pydump_format_kdump.index import IndexedRank, read_index
 from pydump_format_kdump.layout import DiskDumpHeader32
+from pydump_format_kdump.parts import Part
 
 #: A map of more blocks than this is not believed: real RAM lies in a few dozen.
 MAX_RAM_BLOCKS: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
 class Holdings:
     """What a dump holds, in pfns as the file counts them.
 
     Attributes:
         present: Pages that are RAM.
-        dumped: Pages that have a descriptor.
+        n_dumped: How many have a descriptor.
         unknown: Pages that are RAM and of which the file does not say whether they have one: it lacks that part of the
             second bitmap.
         rank: The number of each page's descriptor.
         first_paddr: The address of pfn 0.
+        indexed: Whether an index told this, and the bitmaps are read where they are needed.
     """
 
-    present: Ranges
-    dumped: Ranges
-    unknown: Ranges
-    rank: Rank
-    first_paddr: int
+    def __init__(
+        self,
+        present: Ranges,
+        dumped: Ranges | Callable[[], Ranges],
+        unknown: Ranges,
+        rank: Rank | IndexedRank,
+        n_dumped: int,
+        first_paddr: int,
+    ) -> None:
+        self.present = present
+        self._dumped = dumped
+        self.unknown = unknown
+        self.rank = rank
+        self.n_dumped = n_dumped
+        self.first_paddr = first_paddr
+
+    @property
+    def indexed(self) -> bool:
+        return callable(self._dumped)
+
+    @cached_property
+    def dumped(self) -> Ranges:
+        """Pages that have a descriptor."""
+        return self._dumped() if callable(self._dumped) else self._dumped
+
+    @cached_property
+    def excluded(self) -> Ranges:
+        """Pages that were left out."""
+        return self.present.subtract(self.dumped).subtract(self.unknown)
+
+    @property
+    def n_excluded(self) -> int:
+        """How many those are."""
+        return self.present.size - self.n_dumped - self.unknown.size
 
 
 def read_holdings(backing: Backing, headers: Headers) -> Holdings:
-    """Read the bitmaps.
+    """Read the bitmaps; of a remote file only their index, where it has one.
 
     Raises:
         FormatError: They say what cannot be.
@@ -51,6 +83,16 @@ def read_holdings(backing: Backing, headers: Headers) -> Holdings:
     # makedumpfile writes both bitmaps; an older or cut-down writer only the one that matters.
     both = size >= 2 * one
     second = at + size // 2 if both else at
+
+    def dumped_later() -> Ranges:
+        return Bitmap.read(backing, second, need).ranges(max_mapnr)
+
+    if backing.remote and both and not any(backing.missing(0, headers.descs)):
+        index = read_index(backing, at, max_mapnr, headers.byte_order)
+        if index is not None:
+            rank = IndexedRank(backing, second, index, max_mapnr)
+            lowest = _first_paddr(headers, index.ram)
+            return Holdings(index.ram, dumped_later, Ranges.empty(), rank, index.n_dumped, lowest)
     first_bits = Bitmap.read(backing, at, need)
     second_bits = Bitmap.read(backing, second, need) if both else first_bits
     present = first_bits.ranges(max_mapnr)
@@ -60,7 +102,19 @@ def read_holdings(backing: Backing, headers: Headers) -> Holdings:
     if len(ram) > MAX_RAM_BLOCKS:
         raise FormatError(backing.path, f"the 1st bitmap has {len(ram)} runs of pages", offset=at)
     unknown = present.subtract(dumped).intersect(Ranges.of(absent)) if absent else Ranges.empty()
-    return Holdings(ram, dumped, unknown, Rank(second_bits), _first_paddr(headers, ram))
+    rank = Rank(second_bits)
+    return Holdings(ram, dumped, unknown, rank, rank(max_mapnr), _first_paddr(headers, ram))
+
+
+def index_agrees(part: Part, holdings: Holdings) -> bool:
+    """Whether the index of a part says what its bitmaps say; one that has none says nothing."""
+    headers = part.headers
+    index = read_index(part.backing, headers.bitmaps, headers.max_mapnr, headers.byte_order)
+    if index is None:
+        return True
+    counted = [holdings.rank(number * index.chunk_bits) for number in index.chunks.tolist()]
+    same = np.array_equal(index.ram.array, holdings.present.array)
+    return same and (counted, holdings.n_dumped) == (index.before.tolist(), index.n_dumped)
 
 
 def _first_paddr(headers: Headers, ram: Ranges) -> int:

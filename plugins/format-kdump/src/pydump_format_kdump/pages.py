@@ -24,6 +24,8 @@ from pydump_format_kdump.table import CODEC_NAMES, DescTable
 
 #: Guest memory that is read in one go is at most this long, and so, or little more, is the page data it takes.
 READ_AT_ONCE: Final = 8 << 20
+#: Pages that are looked up in one go.
+LOOKED_AT_ONCE: Final = 1 << 17
 #: Bytes of the file that are read although nobody wants them, where that saves a read.
 MAX_GAP: Final = 4096
 #: Pages that are kept decompressed, because many descriptors share their data.
@@ -51,11 +53,38 @@ class Pages:
     @cached_property
     def lost(self) -> Ranges:
         """Pages that should be there and are not: of all descriptors, those that lead nowhere."""
-        dumped = self._holdings.dumped
-        held = Ranges.of((part.headers.start_pfn, part.headers.end_pfn) for part, _ in self._parts)
+        dumped, held = self._holdings.dumped, self._spans
         pfns = self._pfns(np.concatenate([table.lost() + part.first for part, table in self._parts]))
-        lost = Ranges.of_array(np.stack([pfns, pfns + 1], axis=1))
-        return lost.union(dumped.subtract(held)).union(self._holdings.unknown)
+        return _runs(pfns).union(dumped.subtract(held)).union(self._holdings.unknown)
+
+    @property
+    def n_lost(self) -> int:
+        """How many pages those are; the bitmaps are not read whole for it."""
+        rank, (first, *_) = self._rank, (part.headers for part, _ in self._parts)
+        gaps = Ranges.of([(0, first.max_mapnr)]).subtract(self._spans)
+        elsewhere = sum(rank(end) - rank(start) for start, end in gaps)
+        return sum(len(table.lost()) for _, table in self._parts) + elsewhere + self._holdings.unknown.size
+
+    @property
+    def _spans(self) -> Ranges:
+        """The pfns whose pages the parts hold."""
+        return Ranges.of((part.headers.start_pfn, part.headers.end_pfn) for part, _ in self._parts)
+
+    def absent(self, first: int, last: int) -> tuple[Ranges, Ranges]:
+        """Of the pages ``[first, last)`` those that were left out, and those that are lost."""
+        dumped, lost = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for at in range(first, last, LOOKED_AT_ONCE):
+            pfns = np.arange(at, min(last, at + LOOKED_AT_ONCE))
+            pfns = pfns[self._rank.is_set(pfns)]
+            dumped.append(pfns)
+            led = np.zeros(len(pfns), bool)
+            for part, table, start, stop in self._by_part(pfns):
+                led[start:stop] = table.read(self._rank.of_set(pfns[start:stop]) - part.first)[0] > 0
+            lost.append(pfns[~led])
+        held, gone = (_runs(np.concatenate(found)) for found in (dumped, lost))
+        unknown = self._holdings.unknown.clip(first, last)
+        excluded = self._holdings.present.clip(first, last).subtract(held).subtract(unknown)
+        return excluded, gone.union(unknown)
 
     def _pfns(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """The pfns of dumped pages, by their numbers among all of them."""
@@ -248,6 +277,11 @@ class Pages:
             all_sizes.append(sizes)
             all_flags.append(flags)
         return StoredPages(np.concatenate(all_sizes), np.concatenate(all_flags) != 0, b"".join(payload))
+
+
+def _runs(pfns: NDArray[np.int64]) -> Ranges:
+    """Ascending pfns as ranges."""
+    return Ranges.of_array(np.stack([pfns, pfns + 1], axis=1))
 
 
 def _distinct(*columns: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -16,12 +16,14 @@ from pydump.interfaces.format import Decompressors
 from pydump.interfaces.image import MemoryImage, Place, StoredPages
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
-from pydump_format_kdump.holdings import in_bytes, read_holdings
-from pydump_format_kdump.layout import COMPRESSION_FLAGS, HEADER_VERSION, DiskDumpHeader64, DumpDh
+from pydump_format_kdump.holdings import in_bytes, index_agrees, read_holdings
+from pydump_format_kdump.layout import COMPRESSION_FLAGS, HEADER_VERSION, DiskDumpHeader64, DumpDh, PageDesc
 from pydump_format_kdump.notes import read_texts
 from pydump_format_kdump.pages import Pages
 from pydump_format_kdump.parts import Part, open_parts
 
+#: Bytes of page descriptors that are fetched of a remote file for the number of lost pages alone.
+LARGE_TABLE: Final = 192 << 10
 _UTS_FIELDS: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 
@@ -74,8 +76,11 @@ class KdumpImage(MemoryImage):
         )
 
     def excluded(self) -> Ranges:
-        holdings = self._holdings
-        return self._in_bytes(holdings.present.subtract(holdings.dumped).subtract(holdings.unknown))
+        return self._excluded
+
+    @cached_property
+    def _excluded(self) -> Ranges:
+        return self._in_bytes(self._holdings.excluded)
 
     def unreadable(self) -> Ranges:
         return self._lost
@@ -83,6 +88,31 @@ class KdumpImage(MemoryImage):
     @cached_property
     def _lost(self) -> Ranges:
         return self._in_bytes(self._pages.lost)
+
+    def absent(self, start: int, end: int) -> tuple[Ranges, Ranges]:
+        """What of a range was left out, and what is lost: by its own descriptors, unless all were looked at before."""
+        if "_lost" in vars(self) and not self._holdings.indexed:
+            return self._excluded.clip(start, end), self._lost.clip(start, end)
+        first_paddr, block_size = self._holdings.first_paddr, self._block_size
+        first, last = (start - first_paddr) // block_size, -((first_paddr - end) // block_size)
+        found = self._pages.absent(max(0, first), min(last, self._headers.max_mapnr))
+        excluded, lost = (self._in_bytes(pages).clip(start, end) for pages in found)
+        return excluded, lost
+
+    def absent_sizes(self) -> tuple[int, int | None]:
+        """Bytes that were left out, and that are lost; None for those where a table of a remote file tells it."""
+        lost = self._n_lost * self._block_size if self._counts_lost else None
+        return self._holdings.n_excluded * self._block_size, lost
+
+    @cached_property
+    def _n_lost(self) -> int:
+        return self._pages.n_lost if self._holdings.indexed else self._lost.size // self._block_size
+
+    @cached_property
+    def _counts_lost(self) -> bool:
+        """Whether lost pages are counted for a message: not where a large table would be fetched for it."""
+        table = self._holdings.n_dumped * PageDesc.nbytes()
+        return table <= LARGE_TABLE or not any(part.backing.remote for part in self._parts)
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         headers, holdings = self._headers, self._holdings
@@ -97,7 +127,8 @@ class KdumpImage(MemoryImage):
         if holdings.first_paddr:
             rows.append(("first page", f"{holdings.first_paddr:#x}: pages are counted from phys_base"))
         if headers.status & DumpDh.COMPRESSED_INCOMPLETE:
-            rows.append(("incomplete", f"the header says so; {self._lost.size // self._block_size} pages are lost"))
+            pages = f"; {self._n_lost} pages are lost" if self._counts_lost else ""
+            rows.append(("incomplete", f"the header says so{pages}"))
         return tuple(rows)
 
     def _compression(self) -> str:
@@ -186,8 +217,10 @@ class KdumpImage(MemoryImage):
             causes.append(
                 f"the part with the pfns {start:#x} to {end:#x} is missing; name all parts, separated by commas"
             )
-        if causes or "_lost" in vars(self):
-            n = self._lost.size // self._block_size
+        if causes and not self._counts_lost:
+            causes[-1] += "; pages are unreadable, and verify counts them"
+        elif causes or vars(self).keys() & {"_lost", "_n_lost"}:
+            n = self._n_lost
             admitted = self._headers.status & DumpDh.COMPRESSED_INCOMPLETE
             if n and not causes and not admitted:
                 causes.append(self._pages.why_lost())
@@ -207,6 +240,8 @@ class KdumpImage(MemoryImage):
 
     def problems(self) -> Iterator[str]:
         """Faults of the structure that reading pages does not meet."""
+        if not self._holdings.indexed and not self._best.cut and not index_agrees(self._best, self._holdings):
+            yield f"{self.path}: the index of the bitmaps is not what they say"
         sub, info = self._headers.sub, self._texts.vmcoreinfo
         offset, size = sub.offset_vmcoreinfo, sub.size_vmcoreinfo
         if self._headers.main.header_version >= 4 and offset and info is not None:

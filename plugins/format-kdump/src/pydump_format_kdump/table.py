@@ -13,6 +13,10 @@ from pydump_format_kdump.parts import Part
 
 #: Descriptors that are looked at in one go.
 DESCS_AT_ONCE: Final = 1 << 15
+#: Descriptors that are looked at first, where that may be enough.
+DESCS_AT_FIRST: Final = 1 << 9
+#: Descriptors at the end of a table, at most, that are looked at for whether a remote file was cut.
+DESCS_FROM_AFAR: Final = 1 << 12
 #: Descriptors that are read although nobody wants them, where that saves a read.
 MAX_DESC_GAP: Final = 64
 #: The names of compressors by the flags of a descriptor.
@@ -102,17 +106,20 @@ class DescTable:
         """Whether pages at the end of the part are lost. Quick where the data of the last page ends the file."""
         if self._n_there < self._part.n_pages or len(self._holes):
             return True
-        size = self._part.backing.size
-        for last in range(self._n_there, 0, -DESCS_AT_ONCE):
-            descs = self._descs(max(0, last - DESCS_AT_ONCE), last)
+        size, remote = self._part.backing.size, self._part.backing.remote
+        lowest = max(0, self._n_there - DESCS_FROM_AFAR) if remote else 0
+        last, step = self._n_there, DESCS_AT_FIRST
+        while last > lowest:
+            descs = self._descs(max(lowest, last - step), last)
             end = int((descs["offset"].astype(np.uint64) + descs["size"]).max())
             if end >= size:
                 return end > size
+            last, step = last - step, DESCS_AT_ONCE
         return False
 
     def flags(self) -> tuple[int, ...]:
         """The flags that the first descriptors have."""
-        descs = self._descs(0, min(DESCS_AT_ONCE, self._n_there))
+        descs = self._descs(0, min(DESCS_AT_FIRST if self._part.backing.remote else DESCS_AT_ONCE, self._n_there))
         return tuple(np.unique(descs["flags"][descs["offset"] != 0]).tolist())
 
     def _descs(self, first: int, last: int) -> NDArray[Any]:

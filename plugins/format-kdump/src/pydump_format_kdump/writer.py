@@ -18,6 +18,7 @@ from pydump.model.memory import Ranges
 from pydump.model.note import ERASEINFO_NAME, VMCOREINFO_NAME, Note
 from pydump.model.plan import Plan
 from pydump_format_kdump.encoder import KdumpEncoder
+from pydump_format_kdump.index import LEAST_BITMAP, MAX_RAM, Index
 from pydump_format_kdump.layout import (
     COMPRESSION_FLAGS,
     DISKDUMP_HEADER_BLOCKS,
@@ -86,7 +87,9 @@ class KdumpWriter(Writer):
             status |= DumpDh.EXCLUDED_VMEMMAP
         self._status = status
         self._status_at = _HEADERS[guest.elf_class].offset_of("status")
-        headers = _headers(plan, n_bits, self._bitmap_bits // 8 // block_size * 2, status)
+        indexed = self._bitmap_bits // 8 > LEAST_BITMAP and len(self._present) <= MAX_RAM and plan.compat is None
+        index = Index.of(self._present, self._dumped, n_bits).pack(self._byte_order) if indexed else b""
+        headers = _headers(plan, n_bits, self._bitmap_bits // 8 // block_size * 2, status, index)
         self._headers = headers
         bitmaps = len(headers)
         self._descs = bitmaps + 2 * self._bitmap_bits // 8
@@ -118,15 +121,15 @@ class KdumpWriter(Writer):
             yield Extent(self._status_at, status)
 
 
-def _headers(plan: Plan, n_bits: int, bitmap_blocks: int, status: int) -> bytes:
-    """Everything before the bitmaps: header, sub header and notes, each part filled up to whole blocks."""
+def _headers(plan: Plan, n_bits: int, bitmap_blocks: int, status: int, index: bytes) -> bytes:
+    """Everything before the bitmaps: header; sub header, notes and index; each filled up to whole blocks."""
     guest = plan.guest
     block_size = guest.page_size or 0
     byte_order = guest.byte_order or "little"
     sub_class = _sub_header(plan)
     notes, texts = _notes(guest, byte_order)
     note_at = DISKDUMP_HEADER_BLOCKS * block_size + sub_class.nbytes()
-    sub_hdr_size = _blocks(sub_class.nbytes() + len(notes), block_size)
+    sub_hdr_size = _blocks(sub_class.nbytes() + len(notes) + len(index), block_size)
     sub = sub_class(
         phys_base=_phys_base(guest),
         dump_level=_dump_level(plan),
@@ -161,8 +164,11 @@ def _headers(plan: Plan, n_bits: int, bitmap_blocks: int, status: int) -> bytes:
         max_mapnr=min(n_bits, _U32_MAX),
         nr_cpus=guest.n_cpus or 0,
     )
-    return header.pack(byte_order).ljust(block_size, b"\0") + (sub.pack(byte_order) + notes).ljust(
-        sub_hdr_size * block_size, b"\0"
+    texts_size = sub_hdr_size * block_size - len(index)
+    return (
+        header.pack(byte_order).ljust(block_size, b"\0")
+        + (sub.pack(byte_order) + notes).ljust(texts_size, b"\0")
+        + index
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydump.errors import FormatError, SourceError
 from pydump.interfaces.backing import Backing
 from pydump_storage_fsspec.remote import again, filesystem, passes, reason
 
 #: Small reads fetch and keep whole blocks of so many bytes, at most so many of them.
-BLOCK, BLOCKS = 32 << 10, 512
+BLOCK, BLOCKS = 16 << 10, 1024
 #: A read from so many bytes on is not kept: who reads memory from its begin to its end comes back to nothing.
 LARGE: Final = 512 << 10
 #: A large read is cut into requests of so many bytes, which are made at once.
@@ -30,6 +30,8 @@ class RemoteBacking(Backing):
         PlanError: The URL is wrong, or a library is missing.
         SourceError: It is not there, or cannot be read.
     """
+
+    remote: ClassVar[bool] = True
 
     def __init__(self, url: str) -> None:
         self.path = url
