@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.backing import Backing
-from pydump.interfaces.sink import Extent, Hole, Placement, Sink
+from pydump.interfaces.sink import Extent, Hole, Placement, SharedOutput, Sink
 
 #: Bytes written at once. The page cache takes as large a piece of memory as it is given data, and where none of several
 #: MiB is free, making one costs seconds.
@@ -64,15 +66,21 @@ class FileSink(Sink):
         return cls(path, fd, temporary, force=force, sync=sync)
 
     def write(self, extent: Extent | Hole) -> None:
-        if isinstance(extent, Hole):
-            return
-        view = memoryview(extent.data).cast("B")
-        done = 0
         try:
-            while done < len(view):
-                done += os.pwrite(self._fd, view[done : done + STEP], extent.offset + done)
+            _write(self._fd, extent)
         except OSError as error:
             raise self._failed(error) from error
+
+    def share(self) -> SharedOutput | None:
+        """The file by a temporary name beside the target: it has to have one."""
+        if self._temporary is None:
+            name = _temporary(os.path.dirname(self.path) or ".")
+            try:
+                os.link(f"/proc/self/fd/{self._fd}", name, follow_symlinks=True)
+            except OSError:  # workers send this process what they made
+                return None
+            self._temporary = name
+        return SharedFile(self.path, os.path.abspath(self._temporary))
 
     def written(self) -> Backing:
         from pydump.builtin.files import FileBacking
@@ -172,6 +180,44 @@ class FileSink(Sink):
             f"cannot write {self.path}: {error.strerror}; nothing was left there",
             hint="free some space or choose another place" if error.errno in _FULL else None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFile(SharedOutput):
+    """A file that is being written, on a file system that others have as well.
+
+    Attributes:
+        path: What messages call it.
+        temporary: The name that it has meanwhile, which nobody else can guess.
+    """
+
+    path: str
+    temporary: str
+
+    def reached(self) -> bool:
+        return os.access(self.temporary, os.W_OK)
+
+    def write(self, extents: Iterable[Extent | Hole]) -> None:
+        try:
+            fd = os.open(self.temporary, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                for extent in extents:
+                    _write(fd, extent)
+            finally:
+                os.close(fd)  # a network file system has it on the server then
+        except OSError as error:
+            where = f"cannot write {self.path} on {os.uname().nodename}"
+            raise SinkError(f"{where}: {error.strerror}; nothing was left there") from error
+
+
+def _write(fd: int, extent: Extent | Hole) -> None:
+    """Write an extent to an open file."""
+    if isinstance(extent, Hole):
+        return
+    view = memoryview(extent.data).cast("B")
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done : done + STEP], extent.offset + done)
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -49,6 +50,22 @@ class Hole:
     size: int
 
 
+class SharedOutput(ABC):
+    """An output that another process has open, as workers on other hosts reach it. It is small, and can be pickled."""
+
+    @abstractmethod
+    def reached(self) -> bool:
+        """Whether this process reaches it."""
+
+    @abstractmethod
+    def write(self, extents: Iterable[Extent | Hole]) -> None:
+        """Write extents, each of which may have been written before with the same bytes.
+
+        Raises:
+            SinkError: They could not be written.
+        """
+
+
 class Sink(ABC):
     """An output. Bytes that are never written read as zero. It appears whole, at :meth:`commit`, or not at all."""
 
@@ -70,6 +87,10 @@ class Sink(ABC):
 
         The caller closes it.
         """
+        return None
+
+    def share(self) -> SharedOutput | None:
+        """How processes that did not inherit this sink write to it; None where they cannot."""
         return None
 
     def prepare(self, size: int) -> None:

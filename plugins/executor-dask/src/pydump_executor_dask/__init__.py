@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydump.hookspecs import hookimpl
-from pydump.interfaces.executor import Executor, Task
+from pydump.interfaces.executor import Executor, Job, Outcome, Task
 from pydump.options import option
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ class DaskOptions:
 
 
 class DaskExecutor(Executor):
-    """Workers of a dask cluster. They read and encode; this process places what they made, and writes it.
+    """Workers of a dask cluster. They read and encode; this process says where what they made goes.
+
+    They write it themselves to a file that all of them reach. Else it comes here, and is written here.
 
     Args:
         cluster: The cluster.
@@ -47,6 +49,14 @@ class DaskExecutor(Executor):
 
     def map(self, task: Task[_R]) -> Iterator[_R]:
         return self._cluster.map(task)
+
+    def run(self, job: Job) -> Outcome:
+        from pydump_executor_dask.writing import run_shared
+
+        share = job.sink.share()
+        if share is None or not self._cluster.all_hold(share.reached):
+            return super().run(job)
+        return run_shared(self._cluster, job, share)
 
     def close(self) -> None:
         self._cluster.close()

@@ -8,8 +8,8 @@ import logging
 import pickle
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from distributed import Client, Future, LocalCluster
 from distributed import TimeoutError as DaskTimeoutError
@@ -31,17 +31,18 @@ class Cluster:
     """A dask cluster.
 
     Args:
-        client: Connected to its scheduler.
+        client: Connected to its scheduler; also an attribute.
         address: The scheduler's.
         patience: Seconds to wait for workers when none is left.
         own: The cluster, if it ends with this object.
     """
 
     def __init__(self, client: Client, address: str, patience: int, own: LocalCluster | None = None) -> None:
-        self._client = client
+        self.client = client
         self._address = address
         self._patience = patience
         self._own = own
+        self._threads, self._counted = 1, -1.0
 
     @classmethod
     def open(cls, argument: str, patience: int) -> Self:
@@ -84,8 +85,8 @@ class Cluster:
     def _check(self) -> None:
         """Refuse workers that are not there, or that have other versions of pydump and its plugins."""
         try:
-            self._client.wait_for_workers(1, timeout=self._patience)
-            found: dict[str, Any] = self._client.run(installed, on_error="return")
+            self.client.wait_for_workers(1, timeout=self._patience)
+            found: dict[str, Any] = self.client.run(installed, on_error="return")
         except (OSError, DaskTimeoutError):
             raise PydumpError(f"the dask scheduler at {self._address} has no workers") from None
         ours = installed()
@@ -102,54 +103,73 @@ class Cluster:
 
     def n_threads(self) -> int:
         """Threads of all workers, at least one."""
-        return max(1, sum(map(int, self._client.nthreads().values())))
+        now = time.monotonic()
+        if now > self._counted + 1:  # it is a question to the scheduler
+            self._threads, self._counted = max(1, sum(map(int, self.client.nthreads().values()))), now
+        return self._threads
 
     def map(self, task: Task[_R]) -> Iterator[_R]:
         """The results of a task in order, see :meth:`pydump.interfaces.executor.Executor.map`."""
-        data = pickled(task)
-        token = hashlib.sha256(data + str(time.monotonic_ns()).encode()).hexdigest()[:16]
         running: deque[Future[Any]] = deque()
-        try:
-            # A task, not scattered data: it can be made again if the worker that has it dies.
-            shared = self._client.submit(keep, data, key=f"pydump-task-{token}")
-            for number, specs in enumerate(_runs(task.specs())):
+        with self.watched(running):
+            shared, token = self.keep(pickled(task), "task")
+            for number, specs in enumerate(runs(task.specs())):
                 key = f"pydump-{task.label.replace(' ', '-')}-{token}-{number}"
-                running.append(self._client.submit(work, shared, token, specs, key=key, priority=-number))
+                running.append(self.client.submit(work, shared, token, specs, key=key, priority=-number))
                 if len(running) > AHEAD * self.n_threads():
                     yield from self._results(running.popleft())
             while running:
                 yield from self._results(running.popleft())
+
+    def keep(self, data: bytes, what: str) -> tuple[Future[bytes], str]:
+        """Have bytes kept by the cluster, which come to each worker once; and a word that tells them from others."""
+        token = hashlib.sha256(data + str(time.monotonic_ns()).encode()).hexdigest()[:16]
+        # A task, not scattered data: it can be made again if the worker that has it dies.
+        return self.client.submit(keep, data, key=f"pydump-{what}-{token}"), token
+
+    def all_hold(self, question: Callable[[], bool]) -> bool:
+        """Whether each worker answers a question with yes."""
+        try:
+            return all(answer is True for answer in self.client.run(question, on_error="return").values())
+        except (OSError, DaskTimeoutError) as error:
+            self._explain(error)
+
+    @contextlib.contextmanager
+    def watched(self, *running: Collection[Future[Any]]) -> Iterator[None]:
+        """Say what is wrong with the cluster where dask fails; leave no dask task behind."""
+        try:
+            yield
         except PydumpError:
             raise
         except (Exception, DaskTimeoutError) as error:
             self._explain(error)
         finally:
             with contextlib.suppress(Exception):
-                self._client.cancel(list(running))
+                self.client.cancel([future for some in running for future in some])
 
-    def _explain(self, error: BaseException) -> None:
+    def _explain(self, error: BaseException) -> NoReturn:
         """Raise what a user can make something of."""
         lost = isinstance(error, (OSError, DaskTimeoutError)) or "Cancelled" in type(error).__name__
-        if lost or self._client.status != "running":
+        if lost or self.client.status != "running":
             raise PydumpError(f"the dask scheduler at {self._address} is gone") from error
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise PydumpError(f"the dask cluster at {self._address} failed: {reason}") from error
 
     def _results(self, future: Future[Any]) -> Iterator[Any]:
-        for data, failed in self._waited(future):
+        for data, failed in self.wait(future):
             result = pickle.loads(data)
             if failed:
                 raise result
             yield result
 
-    def _waited(self, future: Future[Any]) -> list[tuple[bytes, bool]]:
+    def wait(self, future: Future[_R]) -> _R:
         """What a dask task returned; does not wait for ever where there are no workers."""
         alone = None
         while True:
             try:
-                found: list[tuple[bytes, bool]] = future.result(timeout=1)
+                found = future.result(timeout=1)
             except DaskTimeoutError:
-                if self._client.nthreads():
+                if self.client.nthreads():
                     alone = None
                     continue
                 alone = alone or time.monotonic()
@@ -160,13 +180,13 @@ class Cluster:
 
     def close(self) -> None:
         """Disconnect; end a cluster of our own."""
-        for one in (self._client, self._own):
+        for one in (self.client, self._own):
             if one is not None:
                 with contextlib.suppress(Exception):
                     one.close()
 
 
-def _runs(specs: Iterator[Spec]) -> Iterator[list[Spec]]:
+def runs(specs: Iterator[Spec]) -> Iterator[list[Spec]]:
     """Pieces that are done together."""
     run: list[Spec] = []
     size = 0

@@ -90,9 +90,9 @@ def read_holdings(backing: Backing, headers: Headers) -> Holdings:
     if backing.remote and both and not any(backing.missing(0, headers.descs)):
         index = read_index(backing, at, max_mapnr, headers.byte_order)
         if index is not None:
-            rank = IndexedRank(backing, second, index, max_mapnr)
+            by_index = IndexedRank(backing, second, index, max_mapnr)
             lowest = _first_paddr(headers, index.ram)
-            return Holdings(index.ram, dumped_later, Ranges.empty(), rank, index.n_dumped, lowest)
+            return Holdings(index.ram, dumped_later, Ranges.empty(), by_index, index.n_dumped, lowest)
     first_bits = Bitmap.read(backing, at, need)
     second_bits = Bitmap.read(backing, second, need) if both else first_bits
     present = first_bits.ranges(max_mapnr)
