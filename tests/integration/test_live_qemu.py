@@ -363,14 +363,12 @@ def test_a_full_disk(guest: Live, pydump: Pydump, pause: str) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    [("--pause", "copy"), ("--pause", "full"), ("--pause", "snapshot"), ("--qemu-access", "stream")],
+    [("--pause", "copy"), ("--pause", "full"), ("--qemu-access", "stream")],
     ids=lambda how: how[-1],
 )
 def test_a_pause_that_is_too_long_is_given_up(
     guest: Live, pydump: Pydump, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
-    if how[-1] == "snapshot":
-        require_snapshots()
     output = tmp_path / "vmcore"
     done = pydump("dump", *how, "--timeout", "0.001", guest.source, output, expect=1)
     assert done.stderr.splitlines()[-1].startswith("pydump: error: the guest was paused for 0.001 s")

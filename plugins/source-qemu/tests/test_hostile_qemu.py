@@ -32,6 +32,9 @@ TALK = [
     ("process", "query-status", 6),
     ("process", "query-migrate", 1),
     ("snapshot", "query-migrate-parameters", 1),
+    ("snapshot", "query-target", 1),
+    ("snapshot", "qom-get", 2),
+    ("snapshot", "query-memory-devices", 1),
     ("snapshot", "info", 1),
     ("snapshot", "query-migrate", 1),
 ]
@@ -44,17 +47,19 @@ ORDERS = [
     ("stream", "object-del", 1),
     ("process", "stop", 1),
     ("process", "cont", 1),
+    ("snapshot by a dump", "stop", 1),
     ("snapshot", "migrate-set-capabilities", 1),
     ("snapshot", "migrate-set-parameters", 1),
     ("snapshot", "migrate", 1),
     ("snapshot", "migrate-set-capabilities", 2),
 ]
-STREAMS = [("stream", "stream", 1), ("stream", "stream", 3), ("snapshot", "stream", 3)]
+STREAMS = [("stream", "stream", 1), ("stream", "stream", 3), ("snapshot", "stream", 2)]
+STREAMS += [("snapshot by a dump", "stream", 3)]
 MANNERS = ["silence", "close", "endless line", "flood", "drip", "wrong type"]
 WRONG = ["deep", "list", "text", "wrong member", "no member"]
 CASES = [(*place, manner) for place in TALK + ORDERS + STREAMS for manner in MANNERS]
 CASES += [(*place, manner) for place in TALK for manner in WRONG]
-HONEST = [(way, "", 0, "") for way in ("stream", "process", "copy", "snapshot")]
+HONEST = [(way, "", 0, "") for way in ("stream", "process", "copy", "snapshot", "snapshot by a dump")]
 #: What a server that goes wrong at the end, or gives another value of the right type, does not change.
 HARMLESS = {"object-del", "qmp_capabilities"}
 #: Captures at a time; most of them wait.
@@ -73,7 +78,7 @@ def results() -> Iterator[dict[Any, Future[dict[str, Any]]]]:
         cases.put(case)
 
     def work() -> None:
-        command = [sys.executable, Path(__file__).parent / "hostile_qemu.py"]
+        command = [sys.executable, Path(__file__).parents[3] / "tests/hostile_qemu.py"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
             assert worker.stdin
             assert worker.stdout

@@ -37,6 +37,16 @@ LOOPS = {
     # aghi %r2, 1; stg %r2, 0x2000; j; at 0x10000, as the PSW at 0 says
     "s390x": bytes.fromhex("0008000080010000").ljust(0x10000, b"\0") + bytes.fromhex("a72b0001e32000000224a7f4fffb"),
 }
+#: What guests run whose registers do not change: each puts 0x123 into one, and then waits in one place for ever.
+IDLE = {
+    "aarch64": bytes.fromhex("602480d200000014"),  # mov x0, #0x123; b .
+    "riscv64": bytes.fromhex("130530126f000000"),  # addi a0, zero, 0x123; j .
+    "ppc64": bytes(0x100) + bytes.fromhex("3860012348000000"),  # li 3, 0x123; b .
+    "s390x": bytes.fromhex("0008000080010000").ljust(0x10000, b"\0") + bytes.fromhex("a7290123a7f40000"),  # lghi; j .
+    # At the reset vector: mov ax, 0x123; jmp .
+    "x86_64": bytes(0xFFF0) + bytes.fromhex("b82301ebfe").ljust(16, b"\0"),
+    "i386": bytes(0xFFF0) + bytes.fromhex("b82301ebfe").ljust(16, b"\0"),
+}
 #: How QEMU is to run them.
 STARTS = {
     "aarch64": ("-device", "loader,file={},addr=0x40100000,cpu-num=0,force-raw=on"),
@@ -138,8 +148,9 @@ def live_guest(
     shared: bool = False,
     arguments: tuple[str, ...] = (),
     qemu: tuple[str, ...] = (),
+    idle: bool = False,
 ) -> Iterator[Live]:
-    """A guest of ``memory`` MiB that runs sweep.S, or one of LOOPS.
+    """A guest of ``memory`` MiB that runs sweep.S, or one of LOOPS or IDLE.
 
     Args:
         directory: For its sockets.
@@ -148,6 +159,7 @@ def live_guest(
         shared: Whether its RAM is a memfd.
         arguments: More arguments for QEMU.
         qemu: As :func:`qemu_of` gives it.
+        idle: Whether its registers and memory do not change.
     """
     machine = MACHINES[arch]
     require(qemu or shutil.which(machine.qemu), machine.qemu, f"apt install {machine.package}")
@@ -162,7 +174,7 @@ def live_guest(
         command += ["-object", f"memory-backend-memfd,id=ram,size={memory}M,share=on"]
         board += ",memory-backend=ram"
     program = directory / "program"
-    program.write_bytes(LOOPS.get(arch) or SWEEP.rjust(0x10000, b"\0"))
+    program.write_bytes(IDLE[arch] if idle else LOOPS.get(arch) or SWEEP.rjust(0x10000, b"\0"))
     command += [word.format(program) for word in STARTS[arch]]
     if arch != "x86_64":
         command += [*machine.arguments, "-smp", "2"]

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from pydump.errors import DamagedPageError, FormatError, PlanError, PydumpError, ReadError
 from pydump.interfaces.image import MemoryImage, Place
-from pydump.layout.notes import read_notes, split_vmcoreinfo
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.vmcoreinfo import MAX_TEXT, Vmcoreinfo
 from pydump_qemu_stream.blocks import BlockMemory, MappedBlock, SharedBlock, StreamedBlock
 from pydump_qemu_stream.domain import Domain
+from pydump_qemu_stream.facts import guest_of, read_vmcoreinfo
 from pydump_qemu_stream.index import Index
 from pydump_qemu_stream.place import ONE_MIB, SHADOW, UNKNOWN, Machine, Piece, parse_places, place, with_unknown
 from pydump_qemu_stream.ram import Block
 from pydump_qemu_stream.reader import FileReader
 from pydump_qemu_stream.records import IGNORE_SHARED, MAX_RAM
-from pydump_qemu_stream.registers import MACHINES
 from pydump_qemu_stream.state import read_devices
 from pydump_qemu_stream.stream import Stream
 
@@ -107,7 +105,7 @@ class QemuImage(MemoryImage):
         warnings += cut
         self._machine, self._ended = stream.machine or domain.machine, stream.ended
         self._shared = IGNORE_SHARED in stream.capabilities
-        devices = read_devices(backing, stream, index.list)
+        devices = read_devices(lambda at: backing.read(at.start, at.end - at.start), stream, index.list)
         self._cpus = devices.cpus
         machine = Machine(
             self._machine,
@@ -147,7 +145,7 @@ class QemuImage(MemoryImage):
         elif self._lost:
             warnings.append(f"{self._lost.size} bytes of guest memory are not in the file")
         self._warnings = (*warnings, *faults, *(devices.warnings if self._ended else ()))
-        self._vmcoreinfo = self._read_vmcoreinfo(devices.vmcoreinfo) if devices.vmcoreinfo else None
+        self._vmcoreinfo = read_vmcoreinfo(devices, self._memory, self.read_into)
 
     def _walk(self, stream: Stream, index: Index, start: int) -> list[str]:
         """Index the stream as far as it goes."""
@@ -193,31 +191,8 @@ class QemuImage(MemoryImage):
         for a, b in self._memories[piece.block].sent().clip(piece.offset, piece.offset + piece.size):
             yield Piece(piece.paddr + a - piece.offset, b - a, piece.block, a)
 
-    def _read_vmcoreinfo(self, where: tuple[int, int]) -> Vmcoreinfo | None:
-        """The note at an address that the guest has handed to QEMU, if it is one."""
-        paddr, size = where
-        block = self._memory.find(paddr)
-        if block is None or not 0 < size <= MAX_TEXT + 64 or paddr + size > block.end:
-            return None
-        buffer = bytearray(size)
-        self.read_into(paddr, memoryview(buffer))
-        notes, _ = read_notes(bytes(buffer), self._cpus.byte_order if self._cpus else "little", 4)
-        return split_vmcoreinfo(notes)[1]
-
     def guest(self) -> Guest:
-        if self._cpus is None:
-            return Guest(self._memory)
-        machine, elf_class = MACHINES[self._cpus.arch]
-        if self._memory.end > 0xFFFFFFFF:  # QEMU's dump is of 64 bits even if memory ends at 4 GiB
-            elf_class = 64
-        return Guest(
-            self._memory,
-            machine=machine,
-            byte_order=self._cpus.byte_order,
-            elf_class=elf_class,
-            cpus=self._cpus.cpus,
-            vmcoreinfo=self._vmcoreinfo,
-        )
+        return guest_of(self._memory, self._cpus, self._vmcoreinfo)
 
     def unreadable(self) -> Ranges:
         return self._lost

@@ -46,6 +46,8 @@ class Reader:
         self.at = self.end = 0
         self.most = MAX_OTHER
         self._start = 0
+        self._kept: bytearray | None = None
+        self._kept_from = 0
 
     @property
     def position(self) -> int:
@@ -63,6 +65,9 @@ class Reader:
             return
         if size > BUFFER:
             raise damaged(f"a part of {size:#x} bytes")
+        if self._kept is not None:
+            self._kept += self.data[self._kept_from : self.at]
+            self._kept_from = 0
         rest = self.data[self.at : self.end]
         self._start += self.at
         self.data[: len(rest)] = rest
@@ -106,6 +111,16 @@ class Reader:
             self.need(step)
             self.at += step
             size -= step
+
+    def keep(self) -> None:
+        """Keep what is read from here on, until :meth:`kept`."""
+        self._kept, self._kept_from = bytearray(), self.at
+
+    def kept(self) -> bytes:
+        """What was read since :meth:`keep`."""
+        assert self._kept is not None
+        kept, self._kept = bytes(self._kept + self.data[self._kept_from : self.at]), None
+        return kept
 
     def skip_to(self, position: int) -> None:
         """Throw everything before ``position`` away; raises as :meth:`need`.

@@ -13,10 +13,11 @@ from pydump_qemu_stream.registers import Processors, processors
 from pydump_qemu_stream.vmdesc import State, decode, read_description
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from pydump.interfaces.backing import Backing
     from pydump_qemu_stream.ram import Block
     from pydump_qemu_stream.stream import Device, Stream
 
@@ -46,8 +47,14 @@ class Devices:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_devices(backing: Backing, stream: Stream, blocks: list[Block]) -> Devices:
-    """Look at the devices of a stream that has been walked."""
+def read_devices(read: Callable[[Device], bytes], stream: Stream, blocks: list[Block]) -> Devices:
+    """Look at the devices of a stream that has been walked.
+
+    Args:
+        read: Gives a device's state.
+        stream: The stream.
+        blocks: Its blocks of RAM.
+    """
     found = Devices()
     described: dict[tuple[str, int], dict[str, Any]] = {}
     if not stream.description:
@@ -60,7 +67,7 @@ def read_devices(backing: Backing, stream: Stream, blocks: list[Block]) -> Devic
     cpus: list[State] = []
     for device in stream.devices:
         try:
-            _look(backing, device, described, blocks, found, cpus)
+            _look(read, device, described, blocks, found, cpus)
         except PydumpError as error:
             found.warnings.append(f"the state of {device.name} {device.instance} is not known: {error.message}")
     found.cpus = processors(cpus)
@@ -71,7 +78,7 @@ def read_devices(backing: Backing, stream: Stream, blocks: list[Block]) -> Devic
 
 
 def _look(
-    backing: Backing,
+    read: Callable[[Device], bytes],
     device: Device,
     described: dict[tuple[str, int], dict[str, Any]],
     blocks: list[Block],
@@ -80,7 +87,7 @@ def _look(
 ) -> None:
     name = device.name.rpartition("/")[2]
     if device.name.endswith(VIRTIO_MEM):
-        body = _body(backing, device)
+        body = _body(read, device)
         path = device.name.removesuffix(VIRTIO_MEM)
         block = next((b for b in blocks if b.name.startswith(f"{path}/")), None)
         if block is not None:
@@ -88,7 +95,7 @@ def _look(
         return
     if name not in ("cpu", "vmcoreinfo", *PAM) or (device.name, device.instance) not in described:
         return
-    state = decode(described[device.name, device.instance], _body(backing, device))
+    state = decode(described[device.name, device.instance], _body(read, device))
     if device.name == "cpu":
         cpus.append(state)
     elif name in PAM:
@@ -99,10 +106,10 @@ def _look(
         found.vmcoreinfo = state.number("vmcoreinfo.paddr"), state.number("vmcoreinfo.size")
 
 
-def _body(backing: Backing, device: Device) -> bytes:
+def _body(read: Callable[[Device], bytes], device: Device) -> bytes:
     if device.end - device.start > MAX_STATE:
         raise damaged(f"it has {device.end - device.start:#x} bytes")
-    return backing.read(device.start, device.end - device.start)
+    return read(device)
 
 
 def _virtio_mem(body: bytes) -> Hotplugged:

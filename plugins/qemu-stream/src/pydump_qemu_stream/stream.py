@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,21 +67,26 @@ class Stream:
         taker: Gets its RAM.
         most: Bytes that all blocks of RAM have at most.
         longest: Bytes of a section, at most, that must be skipped without knowing its length; None for any.
+        keep: Names of devices whose states are kept in ``states``, where the stream cannot be read again.
 
     Attributes:
         machine: The machine's type: ``pc-q35-7.2``; empty where the stream does not say.
         page_size: Bytes of a page.
         capabilities: Those of migration that the stream lists.
         devices: The sections of devices that have been read, in their order.
+        states: What was kept of them.
         description: The JSON that describes the devices; empty where there is none.
         ended: Has all RAM come?
     """
 
-    def __init__(self, reader: Reader, taker: Taker, most: int, longest: int | None = None) -> None:
+    def __init__(
+        self, reader: Reader, taker: Taker, most: int, longest: int | None = None, keep: Collection[str] = ()
+    ) -> None:
         self._reader = reader
         self._taker = taker
         self._most = most
         self._longest = longest
+        self._keep = keep
         self._live: dict[int, str] = {}
         self._ram: RamRecords | None = None
         self._began = False
@@ -89,6 +94,7 @@ class Stream:
         self.page_size = PAGE_SIZE
         self.capabilities: frozenset[str] = frozenset()
         self.devices: list[Device] = []
+        self.states: dict[Device, bytes] = {}
         self.description = b""
         self.ended = False
 
@@ -195,7 +201,12 @@ class Stream:
         if len(self.devices) == MAX_DEVICES:
             raise damaged("it has too many devices")
         start = reader.position
-        self.devices.append(Device(name, instance, start, self._skip_body(section, name)))
+        if name in self._keep:
+            reader.keep()
+        device = Device(name, instance, start, self._skip_body(section, name))
+        self.devices.append(device)
+        if name in self._keep:
+            self.states[device] = reader.kept()[: device.end - start]
 
     def _skip_body(self, section: int, name: str) -> int:
         """Skip a body of unknown length, and its footer. Returns where the footer begins.
@@ -232,7 +243,7 @@ class Stream:
         try:
             kind = number(0, 1)
             if kind == QEMU_VM_EOF:
-                return self._longest is None and self._ends(number)
+                return self._ends(number)
             if kind == QEMU_VM_COMMAND:
                 return number(1, 2) <= MAX_COMMAND
             section = number(1, 4)

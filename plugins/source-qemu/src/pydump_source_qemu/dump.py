@@ -29,9 +29,13 @@ def read_facts(session: Session) -> Head:
 
 def within(head: Head, wanted: MemoryMap) -> Head:
     """``head`` with no more memory than is wanted."""
-    window = wanted.ranges()
-    blocks = [(start, end - start) for block in head.guest.memory for start, end in window.clip(block.paddr, block.end)]
-    return replace(head, guest=replace(head.guest, memory=MemoryMap.of(blocks)))
+    return replace(head, guest=replace(head.guest, memory=clipped(head.guest.memory, wanted.ranges())))
+
+
+def clipped(memory: MemoryMap, window: Ranges) -> MemoryMap:
+    """The parts of each block that lie in a window."""
+    parts = ((start, end - start) for block in memory for start, end in window.clip(block.paddr, block.end))
+    return MemoryMap.of(parts)
 
 
 def take(pipe: Pipe, head: Head, window: Ranges, store: Store, tell: Callable[[int], None]) -> list[tuple[int, int]]:

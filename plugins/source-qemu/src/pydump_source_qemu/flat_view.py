@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pydump.errors import SourceError
-from pydump.model.memory import Ranges
+from pydump.model.memory import MemoryMap, Ranges
 
 #: More parts of a flat view than these are not believed.
 MAX_PLACES: Final = 1 << 12
@@ -40,37 +41,70 @@ def most_ram(memory: Ranges) -> int:
 
 
 def places(flat_view: str, memory: Ranges) -> dict[str, list[Place]]:
-    """The parts of each memory region that the guest sees as RAM.
+    """The parts of each memory region that the guest sees as RAM, of a guest whose memory is known.
 
     Args:
         flat_view: What ``info mtree -f`` prints.
         memory: The guest's memory, all of which must be in it.
 
     Returns:
-        By the region's name, in ascending offsets. A part that is seen at two addresses is there twice.
+        As :func:`seen`.
 
     Raises:
         SourceError: It is not a flat view, or lacks memory.
     """
-    most = most_ram(memory)
+    found = seen(flat_view, most_ram(memory))
+    if missing := memory.subtract(memory_of(found).ranges()):
+        raise SourceError(
+            f"QEMU's list of memory regions lacks the memory at {next(iter(missing))[0]:#x}", hint="take --pause copy"
+        )
+    return found
+
+
+def seen(flat_view: str, most: int) -> dict[str, list[Place]]:
+    """The parts of each memory region that the guest sees as RAM: those that QEMU's own dump has.
+
+    Args:
+        flat_view: What ``info mtree -f`` prints.
+        most: Bytes that a region has at most.
+
+    Returns:
+        By the region's name, in ascending offsets. A part that is seen at two addresses is there twice.
+
+    Raises:
+        SourceError: It is not a flat view.
+    """
     found: dict[str, list[Place]] = {}
-    ours, seen = False, [(0, 0)]
+    ours, end, count = False, 0, 0
     for line in flat_view.splitlines():
         if line.startswith("FlatView"):
             ours = False
         elif line.startswith(' AS "memory"'):
             ours = True
         elif ours and (match := _FLAT_RANGE.match(line)):
-            start, end, name, offset = match.groups()
-            place = Place(int(offset or "0", 16), int(end, 16) + 1 - int(start, 16), int(start, 16))
-            if not seen[-1][1] <= place.paddr < place.paddr + place.size or len(seen) > MAX_PLACES:
+            start, last, name, offset = match.groups()
+            place = Place(int(offset or "0", 16), int(last, 16) + 1 - int(start, 16), int(start, 16))
+            count += 1
+            if not end <= place.paddr < place.paddr + place.size or count > MAX_PLACES:
                 raise SourceError(f"QEMU's list of memory regions is damaged at {place.paddr:#x}")
             if place.offset + place.size > most:
                 raise SourceError(f"QEMU's list of memory regions has {place.size:#x} bytes at {place.paddr:#x}")
-            seen.append((place.paddr, place.paddr + place.size))
+            end = place.paddr + place.size
             found.setdefault(name, []).append(place)
-    if missing := memory.subtract(Ranges.of(seen)):
-        raise SourceError(
-            f"QEMU's list of memory regions lacks the memory at {next(iter(missing))[0]:#x}", hint="take --pause copy"
-        )
     return {name: sorted(parts) for name, parts in found.items()}
+
+
+def memory_of(found: Mapping[str, list[Place]]) -> MemoryMap:
+    """All that the guest sees as RAM, in blocks as QEMU's dump has them: each is one part of one region.
+
+    Source: guest_phys_block_add_section in system/memory_mapping.c.
+    """
+    blocks: list[tuple[int, int]] = []
+    name, end = "", (0, 0)
+    for at, place in sorted(((at, place) for at, parts in found.items() for place in parts), key=lambda x: x[1].paddr):
+        if blocks and at == name and (place.offset, place.paddr) == end:
+            blocks[-1] = blocks[-1][0], blocks[-1][1] + place.size
+        else:
+            blocks.append((place.paddr, place.size))
+        name, end = at, (place.offset + place.size, place.paddr + place.size)
+    return MemoryMap.of(blocks)

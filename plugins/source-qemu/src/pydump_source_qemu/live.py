@@ -151,8 +151,9 @@ class QemuCapture(Capture):
 
     def _too_long(self) -> SourceError:
         return SourceError(
-            f"the guest was paused for {self._options.timeout:g} s, and its memory was not captured: it runs again",
-            hint="raise --timeout, or take --pause snapshot",
+            f"the guest was paused for {self._options.timeout:g} s or longer, and its memory was not captured: "
+            "it runs again",
+            hint="raise --timeout" + ("" if self._options.pause == "snapshot" else ", or take --pause snapshot"),
         )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -12,15 +12,20 @@ from pydump.errors import SourceError
 from pydump.model.memory import Ranges
 from pydump_qemu_stream.ram import Block
 from pydump_qemu_stream.reader import Reader, StreamError, damaged
+from pydump_qemu_stream.records import PAGE_SIZE
+from pydump_qemu_stream.state import Devices, read_devices
 from pydump_qemu_stream.stream import MAX_SKIPPED, Stream
 from pydump_source_qemu.flat_view import Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+#: The devices that say something of the guest beside its memory.
+DEVICES: Final = ("cpu", "vmcoreinfo")
+
 
 class RamStream:
-    """Reads a migration stream up to the end of its RAM.
+    """Reads the RAM of a migration stream, and the devices behind it.
 
     Args:
         fill: Fills the beginning of a buffer with what comes next, and gives how much; EOFError at the end.
@@ -53,20 +58,57 @@ class RamStream:
         self._came: dict[str, NDArray[np.bool]] = {}
         self._regions_seen: set[str] = set()
         self._done = 0
+        self._page_size = PAGE_SIZE
 
     def read(self) -> None:
-        """Read all RAM; what the guest does not see is thrown away.
+        """Read all RAM, and nothing behind it; what the guest does not see is thrown away.
 
         Raises:
             EOFError: The stream ends before its RAM does.
             SourceError: Something in it is unknown, or a page is missing.
         """
-        stream = Stream(Reader(self._fill), self, self._most, MAX_SKIPPED)  # it refers to this, and has a large buffer
+        stream = self._stream(MAX_SKIPPED)
         try:
             stream.read_ram()
         except StreamError as error:
-            raise SourceError(f"QEMU's snapshot cannot be read: {error.message}", hint="take --pause copy") from None
+            raise _unreadable(error) from None
         self._check(stream.page_size)
+
+    def read_with_devices(self, longest: int) -> Devices:
+        """Read all RAM as :meth:`read` does, and what devices say; raises as that.
+
+        Args:
+            longest: Bytes that the state of a device has at most.
+        """
+        stream = self._stream(longest)
+        fault = ""
+        try:
+            stream.read()
+        except (StreamError, EOFError) as error:
+            if not stream.ended:
+                raise (_unreadable(error) if isinstance(error, StreamError) else error) from None
+            fault = error.message if isinstance(error, StreamError) else "the stream ends before its devices do"
+        self._check(stream.page_size)
+        stream.devices = list(stream.states)
+        devices = read_devices(stream.states.__getitem__, stream, [])
+        if fault:
+            devices.warnings.append(fault)
+        return devices
+
+    def _stream(self, longest: int) -> Stream:
+        # It refers to this, and has a large buffer, so nothing keeps it.
+        return Stream(Reader(self._fill), self, self._most, longest, DEVICES)
+
+    def missing(self) -> Ranges:
+        """What the guest sees of the blocks, in paddr, of which no page has come."""
+        lacking: list[tuple[int, int]] = []
+        for name, parts in self._parts.items():
+            edges = np.flatnonzero(np.diff(~self._came[name], prepend=False, append=False)) * self._page_size
+            absent = Ranges.of_array(edges.reshape(-1, 2))
+            for part in parts:
+                shift = part.paddr - part.offset
+                lacking += [(a + shift, b + shift) for a, b in absent.clip(part.offset, part.offset + part.size)]
+        return Ranges.of(lacking)
 
     def blocks(self, blocks: list[Block]) -> None:
         """The blocks, of which those are kept that the guest sees."""
@@ -141,7 +183,8 @@ class RamStream:
         return name if slash else ""
 
     def _check(self, page_size: int) -> None:
-        """Whether every wanted page has come."""
+        """Check that every wanted page has come."""
+        self._page_size = page_size
         for region in self._regions.keys() - self._regions_seen:
             if any(self._wanted.clip(part.paddr, part.paddr + part.size) for part in self._regions[region]):
                 raise SourceError(f"QEMU's snapshot does not have the memory {region}", hint="take --pause copy")
@@ -154,3 +197,7 @@ class RamStream:
                     missing = last - first - np.count_nonzero(came[first:last])
                     if missing:
                         raise SourceError(f"QEMU's snapshot lacks {missing} pages of {name} in {start:#x}..{end:#x}")
+
+
+def _unreadable(error: StreamError) -> SourceError:
+    return SourceError(f"QEMU's snapshot cannot be read: {error.message}", hint="take --pause copy")

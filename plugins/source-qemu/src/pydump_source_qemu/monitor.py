@@ -202,6 +202,13 @@ class Monitor:
             raise self.foreign(name)
         return answer
 
+    def flag(self, name: str, **arguments: Any) -> bool:
+        """Run a command that returns a truth value; raises as :meth:`command`."""
+        answer = self._answer(name, arguments)
+        if not isinstance(answer, bool):
+            raise self.foreign(name)
+        return answer
+
     def rows(self, name: str, **kinds: type) -> list[dict[str, Any]]:
         """Run a command that returns a list of objects.
 

@@ -27,6 +27,7 @@ class ThisHost:
 
     Attributes:
         wanted: What of the guest's memory will be read.
+        guest: Its facts, as they were when it was opened.
         scratch: The directory for copies, or None for memory.
         store: The room for a copy, once :meth:`why_no_room` has found it.
     """
@@ -40,7 +41,7 @@ class ThisHost:
         self._session = session
         self._access = options.access
         self._limit = None if options.memory_limit is None else options.memory_limit << 20
-        self._guest = guest
+        self.guest = guest
         self._narrow = narrow
         self._host: Host | None = None
 
@@ -61,7 +62,7 @@ class ThisHost:
             return Ranges.empty()
         memory = MemoryMap.of((region.paddr, region.size) for region in layout.regions)
         pieces = [(region.paddr, region.end, region) for region in layout.regions]
-        return self._narrow(Captured(replace(self._guest, memory=memory), pieces), paused=False)
+        return self._narrow(Captured(replace(self.guest, memory=memory), pieces), paused=False)
 
     def left_out(self, guest: Guest, layout: Layout, fetched: Store) -> Ranges:
         """What of the memory on this host need not be captured, now that the guest is paused.

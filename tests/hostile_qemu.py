@@ -41,7 +41,7 @@ from pydump_source_qemu.pipe import Pipe
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.watchdog import Patience
 
-DATA = Path(__file__).parents[3] / "tests/data/qemu/nano-x86_64"
+DATA = Path(__file__).parent / "data/qemu/nano-x86_64"
 LIMITS = Limits(
     command=4, stream=1, snapshot=1, end=1, close=0.3, tail=8 << 20, watchdog=Patience(0.3, 0.2, 0.5, total=1.5)
 )
@@ -51,13 +51,20 @@ WAYS = {
     "process": QemuOptions(access="process", pause="full"),
     "copy": QemuOptions(access="process", pause="copy"),
     "snapshot": QemuOptions(pause="snapshot"),
+    "snapshot by a dump": QemuOptions(pause="snapshot"),
 }
 #: The commands that it knows.
 LISTED = (
     "cont closefd dump-guest-memory getfd human-monitor-command migrate migrate-set-capabilities "
     "migrate-set-parameters object-add object-del qom-get query-dump query-migrate query-migrate-parameters "
-    "query-status stop query-chardev query-memdev"
+    "query-status stop query-chardev query-memdev query-memory-devices query-target"
 ).split()
+#: The fields of the CPU that its stream has, their numbers and sizes. Source: target/i386/machine.c of QEMU 7.2.
+CPU_FIELDS = (("env.regs", 16, 8), ("env.eip", 1, 8), ("env.hflags", 1, 4), ("env.segs", 6, 4))
+#: Of env.hflags: HF_LMA_MASK.
+LONG_MODE = 1 << 14
+#: Seconds that it pauses the guest for a snapshot.
+SNAPSHOT_PAUSE = 0.01
 EVENT = b'{"event": "NIC_RX_FILTER_CHANGED", "timestamp": {"seconds": 1, "microseconds": 2}}\n'
 #: Values of types that QEMU gives nowhere.
 WRONG: dict[str, Any] = {"wrong type": 7, "list": [[]], "text": "text", "wrong member": 7, "no member": {}}
@@ -134,7 +141,12 @@ class Guest:
                 flags = (0x08 if page.strip(b"\0") else 0x02) | (0 if new else 0x20)
                 out.write(struct.pack(">Q", offset | flags) + new + (page if flags & 0x08 else b"\0"))
                 new = b""
-        out.write(struct.pack(">Q", 0x10) + b"\x7e" + struct.pack(">I", 2) + b"\x04" + b"devices")
+        out.write(struct.pack(">Q", 0x10) + b"\x7e" + struct.pack(">I", 2))
+        cpu = struct.pack(">16QQI6I", *range(1, 17), 0x1234, LONG_MODE, *[0] * 6)
+        out.write(b"\x04" + struct.pack(">I", 3) + b"\x03cpu" + struct.pack(">II", 0, 12) + cpu)
+        fields = [{"name": name, "array_len": count, "size": size} for name, count, size in CPU_FIELDS]
+        described = json.dumps({"devices": [{"name": "cpu", "instance_id": 0, "fields": fields}]}).encode()
+        out.write(b"\x7e" + struct.pack(">I", 3) + b"\0\x06" + struct.pack(">I", len(described)) + described)
         return out.getvalue()
 
     def _page(self, parts: list[Place], offset: int) -> bytes:
@@ -151,10 +163,12 @@ class Server:
         path: Its socket.
         guest: What it has.
         command, n, manner: When and how it begins to misbehave; no manner means that it does not.
+        describes: Whether it can describe the CPUs of its guest.
     """
 
-    def __init__(self, path: str, guest: Guest, command: str, n: int, manner: str) -> None:
+    def __init__(self, path: str, guest: Guest, command: str, n: int, manner: str, *, describes: bool = True) -> None:
         self._guest = guest
+        self._describes = describes
         self._trouble = command, n, manner
         self.commands: list[str] = []
         self.reached = False
@@ -246,6 +260,12 @@ class Server:
             result = {"status": "completed"}
         elif name == "query-migrate-parameters":
             result = {"max-bandwidth": 1 << 27}
+        elif name == "query-memory-devices":
+            result = []
+        elif name == "query-target":
+            result = {"arch": "x86_64" if self._describes else "sparc"}
+        elif name == "qom-get" and arguments["property"] == "suppress-vmdesc":
+            result = False
         elif name == "qom-get":
             return {"error": {"class": "DeviceNotFound", "desc": "Device '/objects/pydump' not found"}}
         elif name in ("stop", "cont"):
@@ -260,6 +280,9 @@ class Server:
         elif name == "dump-guest-memory":
             self._write(arguments["protocol"], self._guest.elf)
         elif name == "migrate":
+            if self._state == "running":
+                self._run(False)
+                time.sleep(SNAPSHOT_PAUSE)
             self._run(True)
             self._write(arguments["uri"], self._guest.snapshot())
         elif name == "human-monitor-command":
@@ -351,7 +374,7 @@ def run(guest: Guest, way: str, command: str, n: int, manner: str) -> Result:
     kind, message, same = "done", "", False
     with tempfile.TemporaryDirectory(prefix="pydump-hostile-") as directory:
         path = os.path.join(directory, "qmp")
-        server = Server(path, guest, command, n, manner)
+        server = Server(path, guest, command, n, manner, describes=way != "snapshot by a dump")
         try:
             session = Session.connect(path, 2, LIMITS)
             try:

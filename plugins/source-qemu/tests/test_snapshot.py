@@ -1,0 +1,83 @@
+"""A snapshot of a server that is like QEMU: what it is asked, and what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostile_qemu import LIMITS, SNAPSHOT_PAUSE, Guest, Server
+from pydump.errors import SourceError
+from pydump_source_qemu.captured import Captured
+from pydump_source_qemu.live import QemuGuest
+from pydump_source_qemu.options import QemuOptions
+from pydump_source_qemu.session import Session
+
+
+@pytest.fixture(scope="module")
+def guest() -> Guest:
+    return Guest()
+
+
+class Moving(Server):
+    """Its guest's list of memory is another one each time."""
+
+    def _human(self, line: str) -> str:
+        said = super()._human(line)
+        return said if self.commands.count("info") < 2 else said.replace("rom): pc.rom", "ram): ram @00000000000c0000")
+
+
+@contextlib.contextmanager
+def captured(server: Server, path: Path, options: QemuOptions) -> Iterator[Captured]:
+    """Capture its guest."""
+    try:
+        session = Session.connect(str(path), 2, LIMITS)
+        try:
+            live = QemuGuest(session, options)
+            with live.capture(live.view().guest().memory) as image:
+                assert isinstance(image, Captured)
+                yield image
+        finally:
+            session.close()
+    finally:
+        server.close()
+
+
+SNAPSHOT = QemuOptions(pause="snapshot")
+
+
+@pytest.mark.parametrize("describes", [True, False])
+def test_registers_are_those_of_the_stream_and_nobody_stops_the_guest(
+    guest: Guest, tmp_path: Path, describes: bool
+) -> None:
+    server = Server(str(tmp_path / "qmp"), guest, "", 0, "", describes=describes)
+    with captured(server, tmp_path / "qmp", SNAPSHOT) as image:
+        facts = image.guest()
+        assert not image.warnings()
+    assert facts.memory == guest.head.guest.memory
+    if describes:
+        assert [cpu.registers["rip"] for cpu in facts.cpus] == [0x1234]
+        assert facts.cpus[0].registers["rax"] == 1
+        assert not {"stop", "cont"} & set(server.commands)
+        assert server.commands.count("dump-guest-memory") == 1  # to open it
+    else:  # its CPUs are not known from the stream, so a dump must give their notes while we pause it
+        assert facts.notes == guest.head.guest.notes
+        assert {"stop", "cont"} <= set(server.commands)
+
+
+def test_a_snapshot_that_pauses_for_longer_than_it_may_is_given_up(guest: Guest, tmp_path: Path) -> None:
+    options = QemuOptions(pause="snapshot", timeout=SNAPSHOT_PAUSE / 5)
+    server = Server(str(tmp_path / "qmp"), guest, "", 0, "")
+    with (
+        pytest.raises(SourceError, match=r"the guest was paused for 0.002 s or longer"),
+        captured(server, tmp_path / "qmp", options),
+    ):
+        pass
+
+
+def test_memory_that_moves_meanwhile_is_warned_of(guest: Guest, tmp_path: Path) -> None:
+    server = Moving(str(tmp_path / "qmp"), guest, "", 0, "")
+    with captured(server, tmp_path / "qmp", SNAPSHOT) as image:
+        assert "moved memory while" in " ".join(image.warnings())
