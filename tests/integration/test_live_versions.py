@@ -13,7 +13,15 @@ import pydump as api
 from pydump_source_qemu.watchdog import Resumed
 
 #: The register that a guest's program counts in.
-REGISTERS = {"aarch64": "x0", "riscv64": "a0", "ppc64": "r3", "s390x": "r2", "x86_64": "eax", "i386": "eax"}
+REGISTERS = {
+    "aarch64": "x0",
+    "arm": "r0",
+    "riscv64": "a0",
+    "ppc64": "r3",
+    "s390x": "r2",
+    "x86_64": "eax",
+    "i386": "eax",
+}
 #: The ways to capture a guest.
 WAYS = {
     "full": {"pause": "full"},

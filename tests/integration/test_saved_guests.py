@@ -16,7 +16,8 @@ import pydump as api
 
 #: Guests of these architectures boot, and drgn knows all of them.
 BOOTED = ("x86_64", "x86_64-high", "aarch64", "s390x", "ppc64", "riscv64", "i386", "arm")
-#: drgn reads no memory of these: it does not know arm's page tables, and i386's tasks lie in high memory.
+#: drgn finds no tasks in any file of these: libkdumpfile does not know arm's page tables, and VMCOREINFO of an i386
+#: kernel does not say by how much its addresses are shifted.
 NO_TASKS = ("i386", "arm")
 #: What a stream does not say of a machine.
 PLACES = {"x86_64-high": "ram=0,0,128M+ram=4G,128M,128M"}

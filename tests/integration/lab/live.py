@@ -30,6 +30,8 @@ SWEPT = range(0x100000, 0x100000 + 48 * 0x100000, 0x100000)
 LOOPS = {
     # add x0, x0, #1; mov x1, #0x41000000; str x0, [x1]; b
     "aarch64": bytes.fromhex("000400910120a8d2200000f9fdffff17"),
+    # add r0, r0, #1; mov r1, #0x41000000; str r0, [r1]; b
+    "arm": bytes.fromhex("010080e24114a0e3000081e5fbffffea"),
     # addi a0, a0, 1; auipc a1, 0x1000; sd a0, -4(a1); j
     "riscv64": bytes.fromhex("130515009705000123bea5fe6ff05fff"),
     # addi 3, 3, 1; std 3, 0x2000(0); b; where the processor begins: 0x100
@@ -50,6 +52,7 @@ IDLE = {
 #: How QEMU is to run them.
 STARTS = {
     "aarch64": ("-device", "loader,file={},addr=0x40100000,cpu-num=0,force-raw=on"),
+    "arm": ("-device", "loader,file={},addr=0x40100000,cpu-num=0,force-raw=on"),
     "riscv64": ("-bios", "{}"),
     "ppc64": ("-bios", "{}"),
     "s390x": ("-kernel", "{}"),
@@ -58,6 +61,7 @@ STARTS = {
 }
 COUNTERS = {
     "aarch64": 0x41000000,
+    "arm": 0x41000000,
     "riscv64": 0x81000000,
     "ppc64": 0x2000,
     "s390x": 0x2000,
