@@ -79,6 +79,7 @@ def test_core_alone_works_and_says_what_it_needs(environment: Environment, elf: 
         (("dump", f"raw:{elf}@0", tmp_path / "out"), 2, "pip install pydump-format-kdump"),
         (("--arch", "riscv32"), 2, "pip install pydump-arch-riscv"),
         (("info", "qmp:/run/vm.sock"), 2, "pip install pydump-source-qemu"),
+        (("info", "gdb:127.0.0.1:1234"), 2, "pip install pydump-source-gdb"),
     ):
         refused = environment.pydump(*arguments)
         assert (refused.returncode, refused.stderr.count("\n")) == (code, 1), refused.stderr
@@ -218,6 +219,7 @@ def test_every_plugin_here_has_a_case() -> None:
         "format-raw",
         "format-vmware",
         "format-windmp",
+        "source-gdb",
         "source-qemu",
         "storage-fsspec",
     } == set(PLUGINS)

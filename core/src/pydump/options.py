@@ -12,12 +12,17 @@ The owner is the plugin's name. A class variable ``owner`` takes its place: the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from pydump.errors import PlanError
+
+#: More digits than any address has, and so few that they can be shown.
+MAX_DIGITS = 40
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +176,18 @@ def _wanted(known: OptionField) -> str:
             ]
         )
     return "true or false" if known.type is bool else "text"
+
+
+def parse_number(text: str) -> int:
+    """A number as people write addresses and sizes: ``0x40000000``, ``1048576``, ``512M``.
+
+    Raises:
+        PlanError: It is none.
+    """
+    match = re.fullmatch(
+        rf"(0x[0-9a-f]{{1,{MAX_DIGITS}}}|[0-9]{{1,{MAX_DIGITS}}})([kmgt]?)(i?b)?", text.strip().lower()
+    )
+    if not match:
+        shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}…"
+        raise PlanError(f"{shown!r} is not an address or size", hint="write 0x40000000, 1048576 or 512M")
+    return int(match[1], 0 if match[1].startswith("0x") else 10) * _UNITS[match[2]]

@@ -21,27 +21,10 @@ from pydump.interfaces.image import MemoryImage, Reopen
 from pydump.interfaces.source import Source
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, RamBlock
+from pydump.options import parse_number
 
-#: More digits than any address has, and so few that they can be shown.
-MAX_DIGITS = 40
 #: A path and the part of the file that is RAM.
 PART: Final = re.compile(r"(?P<path>.*)\[(?P<offset>[^][:]*):(?P<size>[^][:]*)\]", re.DOTALL)
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-def parse_number(text: str) -> int:
-    """A number as people write addresses and sizes: ``0x40000000``, ``1048576``, ``512M``.
-
-    Raises:
-        PlanError: It is none.
-    """
-    match = re.fullmatch(
-        rf"(0x[0-9a-f]{{1,{MAX_DIGITS}}}|[0-9]{{1,{MAX_DIGITS}}})([kmgt]?)(i?b)?", text.strip().lower()
-    )
-    if not match:
-        shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}…"
-        raise PlanError(f"{shown!r} is not an address or size", hint="write 0x40000000, 1048576 or 512M")
-    return int(match[1], 0 if match[1].startswith("0x") else 10) * _UNITS[match[2]]
 
 
 class _Piece(NamedTuple):

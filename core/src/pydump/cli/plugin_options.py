@@ -40,18 +40,20 @@ def compressions(registry: Registry) -> str:
 
 
 def of_readers(registry: Registry) -> list[Any]:
-    """A parameter for each option of each format's reader half."""
+    """A parameter for each option of each format's reader half, and of each source that has them for reading."""
+    formats = [(cls.name, cls.ReaderOptions, "Input") for cls in registry.formats()]
+    sources = [(cls.name, cls.Options, "Live guest") for cls in registry.sources() if cls.options_for_reading]
     return [
-        _parameter(cls.name, declared, "Input")
-        for cls in registry.formats()
-        for declared in option_fields(cls.ReaderOptions)
+        _parameter(name, declared, panel)
+        for name, options, panel in formats + sources
+        for declared in option_fields(options)
     ]
 
 
 def parameters(registry: Registry) -> list[Any]:
     """A parameter for each option of each plugin but filters and architectures, and of each format's reader half."""
     classes: dict[str, tuple[type[Source | Storage | Format | Compressor | Executor], ...]] = {
-        "Live guest": registry.sources(),
+        "Live guest": tuple(cls for cls in registry.sources() if not cls.options_for_reading),
         "Format and compression": (*registry.formats(), *registry.compressors()),
         "Output": registry.storages(),
         "Running": registry.executors(),

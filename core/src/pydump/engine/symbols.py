@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pydump.builtin.raw import parse_number
 from pydump.engine.open import open_kernel
 from pydump.errors import PlanError
 from pydump.interfaces.format import KernelFile
 from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.options import parse_number
 from pydump.registry import Registry
 
 if TYPE_CHECKING:

@@ -19,6 +19,9 @@ class Source(ABC):
     #: A dataclass of options, as in :mod:`pydump.options`.
     Options: ClassVar[type] = NoOptions
 
+    #: Whether the options matter to commands that read the guest without capturing it, such as ``pydump dmesg``.
+    options_for_reading: ClassVar[bool] = False
+
     @classmethod
     @abstractmethod
     def open(cls, argument: str, options: Any = None) -> MemoryImage | LiveGuest:

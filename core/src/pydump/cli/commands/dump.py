@@ -153,12 +153,12 @@ def dump(
     """
     import pydump
     from pydump.builtin.descriptors import is_stdout, names_descriptor
-    from pydump.builtin.raw import parse_number
     from pydump.cli import render
     from pydump.cli.plugin_options import given as plugin_options_of
     from pydump.cli.progress import shown
     from pydump.engine.cpus import read_cpus
     from pydump.engine.vmcoreinfo import read_vmcoreinfo
+    from pydump.options import parse_number
     from pydump.process import be_nice
 
     session.lost = "; the output is not complete" if names_descriptor(output) else "; nothing was left at the output"

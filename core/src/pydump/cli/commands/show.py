@@ -50,10 +50,10 @@ def info(
     Of several files the exit code is the highest.
     """
     import pydump
-    from pydump.builtin.raw import parse_number
     from pydump.cli import facts
     from pydump.cli.plugin_options import given
     from pydump.cli.several import each
+    from pydump.options import parse_number
 
     if paddr is not None and vaddr is not None:
         raise PlanError("--paddr and --vaddr exclude each other", hint="leave one of the two out")
@@ -118,9 +118,9 @@ def read(
     """Write guest memory to standard output; on a terminal as a hex dump."""
     import pydump
     from pydump.builtin.descriptors import write_all
-    from pydump.builtin.raw import parse_number
     from pydump.cli import render
     from pydump.cli.plugin_options import given
+    from pydump.options import parse_number
 
     if symbol and vaddr:
         raise PlanError("--symbol and --vaddr exclude each other", hint="leave one of the two out")

@@ -1,0 +1,120 @@
+"""A connection to a stub that has stopped its guest, and what is known of the guest."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from pydump.errors import PlanError, SourceError
+from pydump.model.guest import Cpu, Guest
+from pydump.model.memory import MemoryMap
+from pydump_source_gdb.address import Address
+from pydump_source_gdb.guard import LIMITS, Guard, Limits
+from pydump_source_gdb.options import GdbOptions
+from pydump_source_gdb.ram import HINT, flat_view_ram, stated_ram
+from pydump_source_gdb.registers import KNOWN, Names, byte_order_of, descriptors, pydump_registers
+from pydump_source_gdb.stub import Stub
+
+_log = logging.getLogger("pydump.gdb")
+
+
+class Session:
+    """A guest that is paused from now until this is closed.
+
+    Args:
+        argument: The stub's address.
+        options: How the guest is read, and left.
+        limits: How long things may take.
+
+    Attributes:
+        guest: Its facts.
+        stub: What reads its memory.
+        warnings: What the user should know, a line each.
+
+    Raises:
+        PlanError: The options or the address make no sense.
+        SourceError: The stub fails, or does not say enough.
+    """
+
+    def __init__(self, argument: str, options: GdbOptions, limits: Limits = LIMITS) -> None:
+        stated = stated_ram(options.ram) if options.ram else None
+        self._address = Address.of(argument)
+        self._since = time.monotonic()
+        self._until: float | None = None
+        self.warnings: list[str] = []
+        self._guard = Guard(self._address, options.after, limits)
+        try:
+            self._open(stated, options, limits)
+        except BaseException:
+            self.give_up()
+            raise
+
+    def _open(self, stated: MemoryMap | None, options: GdbOptions, limits: Limits) -> None:
+        found = self._guard.found
+        if found.ran is None and options.after == "auto":
+            self.warnings.append(
+                "the stub does not say whether the guest ran before: it runs afterwards; "
+                "--gdb-after pause leaves it paused"
+            )
+        self.stub = Stub(self._guard, limits.answer)
+        facts = self._facts()
+        memory = stated or flat_view_ram(self.stub.monitor("info mtree -f") or "")
+        if not memory:
+            raise PlanError("the stub does not say where the guest has RAM", hint=HINT)
+        if not self.stub.is_qemu:
+            raise SourceError("the stub reads virtual memory only", hint="QEMU's stub reads physical memory")
+        self.stub.use_physical()
+        self.guest = Guest(memory, arch=facts.arch, byte_order=facts.byte_order, cpus=facts.cpus)
+
+    def _facts(self) -> Guest:
+        """The registers, and what follows from them."""
+        description = self.stub.description()
+        names = KNOWN.get(description.architecture)
+        threads = self.stub.threads()
+        if names is None:
+            called = description.architecture or "nothing"
+            self.warnings.append(f"the registers are left out: the stub calls the architecture {called!r}")
+            return Guest(MemoryMap(), n_cpus=len(threads) or None)
+        wanted = [register for register in description.registers if register.name in names.names]
+        raw = [self.stub.registers(thread, description, wanted) for thread in threads]
+        if not raw:
+            return Guest(MemoryMap(), arch=names.arch)
+        byte_order = byte_order_of(names, raw[0])
+        both = [pydump_registers(names, registers, byte_order) for registers in raw]
+        more = self._descriptors(names, len(raw))
+        arch = both[0][0]
+        cpus = tuple(Cpu(i, registers | more[i]) for i, (_, registers) in enumerate(both))
+        return Guest(MemoryMap(), arch=arch, byte_order=byte_order, cpus=cpus)
+
+    def _descriptors(self, names: Names, n_cpus: int) -> list[dict[str, int]]:
+        text = self.stub.monitor("info registers -a") if names.arch in ("i386", "x86_64") else None
+        return descriptors(text or "", n_cpus)
+
+    @property
+    def paused_seconds(self) -> float:
+        """How long the guest was paused so far."""
+        return (self._until or time.monotonic()) - self._since
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        """What ``pydump info`` shows."""
+        found = self._guard.found
+        before = {True: "running", False: found.state, None: "not known"}[found.ran]
+        return (("state before", before),)
+
+    def close(self) -> None:
+        """Let the guest go.
+
+        Raises:
+            SourceError: It may be paused, and ran before.
+        """
+        if self._until is None:
+            self._until = time.monotonic()
+            self._guard.close()
+
+    def give_up(self) -> None:
+        """Let the guest go after an error, which is what is to be said."""
+        try:
+            self.close()
+        except SourceError as error:
+            self.warnings.append(error.message)
+            _log.warning("%s", error)

@@ -1,0 +1,138 @@
+"""Guests of QEMU that are read through its gdb stub: the same as QEMU's own dump, and they go on as they were."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lab.live import SUITES, Live, live_guest, qemu_of, wait_for
+
+import pydump as api
+
+Pydump = Callable[..., subprocess.CompletedProcess[str]]
+#: Bytes that are dumped of a guest that has more.
+PART = 64 << 20
+#: How often pydump is killed.
+KILLS = 4
+#: Registers that QEMU's notes have and its stub does not give without KVM, or gives otherwise: the PSW of QEMU's note
+#: lacks the condition code, and its descriptors' flags have parts of the address in them.
+OTHERWISE = {
+    "s390x": ("prefix", "timer", "todcmp", "todpreg", "psw_mask"),
+    "ppc64": ("spe_acc", "spefscr", *(f"evr{i}" for i in range(32))),
+}
+
+
+@contextlib.contextmanager
+def stub_guest(directory: Path, arch: str = "x86_64", *arguments: str, qemu: tuple[str, ...] = ()) -> Iterator[Live]:
+    """A guest with a stub at ``gdb.sock`` in the directory."""
+    stub = ("-chardev", f"socket,id=gdb,path={directory}/gdb.sock,server=on,wait=off", "-gdb", "chardev:gdb")
+    memory = 256 if arch == "ppc64" else 64
+    with live_guest(directory, arch, memory=memory, arguments=(*stub, *arguments), qemu=qemu) as guest:
+        yield guest
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64", "s390x", "ppc64", "riscv64"])
+def test_a_guest_through_its_stub_is_as_qemu_dumps_it(tmp_path: Path, pydump: Pydump, arch: str) -> None:
+    ours, qemus = tmp_path / "ours", tmp_path / "qemus"
+    part = (
+        ("--begin", "0", "--length", str(PART)) if arch == "ppc64" else ()
+    )  # no pseries machine has less than 128 MiB
+    with stub_guest(tmp_path, arch) as guest:
+        assert guest.is_running()
+        guest.qmp.command("stop")
+        pydump("dump", "--format", "elf", *part, f"gdb:{tmp_path}/gdb.sock", ours)
+        assert guest.state == "paused"
+        guest.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{qemus}")
+    with api.open(str(ours)) as a, api.open(str(qemus)) as b:
+        ram = b.stated.memory.ranges()
+        assert a.stated.memory.ranges() == (ram.clip(0, PART) if part else ram)
+        assert (a.guest.arch, a.guest.byte_order) == (b.guest.arch, b.guest.byte_order)
+        for block in a.stated.memory:
+            for at in range(block.paddr, block.end, 1 << 20):
+                size = min(1 << 20, block.end - at)
+                assert a.read(at, size) == b.read(at, size), hex(at)
+        assert len(a.cpus) == len(b.cpus)
+        for one, other in zip(a.cpus, b.cpus, strict=True):
+            for name in OTHERWISE.get(arch, ()):
+                assert other.registers[name] == 0 or name == "psw_mask"
+            same = {name: value for name, value in other.registers.items() if name not in OTHERWISE.get(arch, ())}
+            assert {name: one.registers.get(name) for name in same} == same
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def states(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, lab: Path) -> Iterator[Live]:
+    """A guest of each QEMU, before its start."""
+    directory = tmp_path_factory.mktemp("states")
+    with stub_guest(directory, "x86_64", "-S", qemu=qemu_of(request.param, lab)) as guest:
+        yield guest
+
+
+def source(guest: Live) -> str:
+    """What pydump calls a guest."""
+    return f"gdb:{guest.socket.parent}/gdb.sock"
+
+
+def says_nothing(guest: Live) -> bool:
+    """Whether its QEMU does not say that it has stopped a guest which ran."""
+    version = guest.qmp.command("query-version")["qemu"]
+    return (version["major"], version["minor"]) >= (8, 1)
+
+
+def test_a_guest_is_afterwards_as_it_was(states: Live, pydump: Pydump) -> None:
+    assert states.state == "prelaunch"
+    pydump("read", source(states), "0", "16")
+    assert states.state == "prelaunch"
+    states.qmp.command("cont")
+    done = pydump("info", source(states))
+    assert states.is_running()
+    assert ("the stub does not say" in done.stderr) is says_nothing(states)
+    states.qmp.command("stop")
+    pydump("read", source(states), "0", "16", *(("--gdb-after", "pause") if says_nothing(states) else ()))
+    assert states.state == "paused"
+    pydump("read", source(states), "0", "16", "--gdb-after", "run")
+    assert states.is_running()
+    pydump("read", source(states), "0", "16", "--gdb-after", "pause")
+    assert states.state == "paused"
+    states.qmp.command("cont")
+
+
+def keepers(directory: Path) -> list[str]:
+    """The keeper processes of captures that were started with ``directory`` in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ours = f"PYDUMP_TEST_DIRECTORY={directory}\0".encode() in (process / "environ").read_bytes()
+            if ours and b"keeper.py" in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
+
+
+def test_a_killed_capture(states: Live, tmp_path: Path) -> None:
+    assert states.is_running()
+    command = [sys.executable, "-m", "pydump", "dump", "--no-sync", source(states), str(tmp_path / "vmcore")]
+    dice = random.Random(1)
+    for attempt in range(KILLS):
+        dump = subprocess.Popen(
+            command,
+            env={**os.environ, "PYDUMP_TEST_DIRECTORY": str(tmp_path)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            assert wait_for(lambda: states.state == "paused", 30)
+            time.sleep(dice.choice((0, 0.001, 0.01, dice.uniform(0, 0.5))))
+            os.killpg(dump.pid, signal.SIGINT if attempt % 4 == 3 else signal.SIGKILL)
+        finally:
+            dump.wait(60)
+        assert wait_for(states.is_running, 30), f"attempt {attempt}: it is {states.state}"
+        assert wait_for(lambda: not keepers(tmp_path), 30), f"attempt {attempt}: a keeper stays"
+        assert not (tmp_path / "vmcore").exists()
