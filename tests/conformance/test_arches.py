@@ -85,8 +85,8 @@ def test_qemus_mistakes_come_out(arch: type[Arch], byte_order: ByteOrder) -> Non
     cpus = [Cpu(i, {}) for i in range(3)]
     right = arch.cpu_notes(cpus, byte_order)
     qemus = arch.cpu_notes(cpus, byte_order, compat="qemu")
-    assert arch.corrected_notes(right, byte_order) == right
-    assert arch.corrected_notes(qemus, byte_order) == right
+    assert arch.quirks.corrected(right, byte_order) == right
+    assert arch.quirks.corrected(qemus, byte_order) == right
 
 
 @every_arch
@@ -144,7 +144,7 @@ def test_a_short_note_costs_its_own_registers_alone(arch: type[Arch], byte_order
     assert set(cpus[1].registers) <= {field.register for kind in whole_kinds for field in kind.fields}
     assert len(list(odd_notes(arch.note_kinds, notes))) >= 1
     arch.address_space(settled, lambda paddr, n: bytes(n))
-    arch.as_qemu(settled)
+    arch.quirks.stated(settled)
 
 
 #: What VMCOREINFO may hold for a number, and no kernel wrote.
@@ -189,7 +189,7 @@ def test_an_odd_number_in_vmcoreinfo_is_no_number(arch: type[Arch], value: str) 
         settled = arch.complete(guest)
         assert settled.page_size in arch.page_sizes
         assert -(1 << 63) <= (settled.phys_base or 0) < 1 << 64
-        assert -(1 << 63) <= (arch.as_qemu(settled).phys_base or 0) < 1 << 64
+        assert -(1 << 63) <= (arch.quirks.stated(settled).phys_base or 0) < 1 << 64
         for mapping in arch.load_aliases(settled):
             assert mapping.paddr >= 0 and mapping.size > 0 and mapping.vaddr + mapping.size <= 1 << 64
         assert 0 <= (arch.load_vaddr(settled, 0x200000) or 0) < 1 << 64

@@ -86,10 +86,20 @@ TWO_LINES = method("""def uts_machine(cls, byte_order):
         return "skeleton\\n\\0\"""")
 EVERYBODY = method("""def owns(cls, guest):
         return bool(guest.notes)""")
-ONE_NOTE = method("""def as_qemu(cls, guest):
+ONE_NOTE = """
+
+
+class _OneNote(type(Arch.quirks)):
+    def stated(self, guest):
         from dataclasses import replace
 
-        return replace(guest, notes=guest.notes[:1])""")
+        return replace(guest, notes=guest.notes[:1])
+
+
+SkeletonArch.quirks = _OneNote()
+
+
+@hookimpl"""
 
 PAST_THE_END = """
         read = backing.read_into

@@ -139,7 +139,7 @@ def test_a_broken_sve_note_keeps_the_other_registers() -> None:
 
 
 @pytest.mark.parametrize(("name", "arch"), GUESTS)
-def test_as_qemu_states_what_qemus_kdump_header_does(name: str, arch: type[Arch]) -> None:
+def test_quirks_state_what_qemus_kdump_header_does(name: str, arch: type[Arch]) -> None:
     header = (DATA / name / "kdump-header.bin").read_bytes()
     notes = unpack_notes((DATA / name / "notes.bin").read_bytes(), "little")
     text = DATA.parent / f"vmcoreinfo/{name}.txt"
@@ -148,7 +148,7 @@ def test_as_qemu_states_what_qemus_kdump_header_does(name: str, arch: type[Arch]
     settled = arch.complete(Guest(memory, byte_order="little", notes=notes, vmcoreinfo=vmcoreinfo))
     assert settled.page_size == 4096
     assert settled.phys_base == 0x40000000
-    guest = arch.as_qemu(settled)
+    guest = arch.quirks.stated(settled)
     order = "<q" if arch is Aarch64Arch else "<I"
     assert guest.phys_base == struct.unpack_from(order, header, 464)[0]
     assert guest.page_size == struct.unpack_from("<I", header, 428 if arch is Aarch64Arch else 416)[0]

@@ -59,7 +59,7 @@ def test_notes_equal_qemus(guest: str) -> None:
 def test_pr_pid_tells_the_cpus_apart(guest: str) -> None:
     golden = golden_notes(guest)
     assert {note.desc[32:36] for note in golden if note.type == 1} == {bytes(4)}  # QEMU's mistake
-    corrected = Ppc64Arch.corrected_notes(golden, "big")
+    corrected = Ppc64Arch.quirks.corrected(golden, "big")
     assert [note.desc[32:36] for note in corrected if note.type == 1] == [b"\0\0\0\1", b"\0\0\0\2"]
     assert [n.desc[:32] + n.desc[36:] for n in corrected] == [n.desc[:32] + n.desc[36:] for n in golden]
     assert Ppc64Arch.cpu_notes(Ppc64Arch.cpus(corrected, "big"), "big") == corrected
@@ -68,7 +68,7 @@ def test_pr_pid_tells_the_cpus_apart(guest: str) -> None:
 def test_the_kernels_own_notes_stay_as_they_are() -> None:
     """Its idle tasks' pr_pid is 0 rightly."""
     own = tuple(note for note in golden_notes("ppc64") if note.type == 1)
-    assert Ppc64Arch.corrected_notes(own, "big") == own
+    assert Ppc64Arch.quirks.corrected(own, "big") == own
 
 
 def own_names(byte_order: ByteOrder) -> dict[str, int]:
@@ -137,7 +137,7 @@ def test_little_endian_guest_in_qemus_big_endian_file_comes_out_little_endian() 
         assert any(qemus_v[:512])
         assert [note.desc[32:36] for note in guest.notes if note.type == 1] == [b"\1\0\0\0", b"\2\0\0\0"]
 
-        back = arch.as_qemu(guest)
+        back = arch.quirks.stated(guest)
         assert (back.notes, back.byte_order, back.vmcoreinfo) == (golden, "big", None)
 
 
@@ -171,10 +171,10 @@ def test_without_registers_the_name_decides() -> None:
 
 
 @pytest.mark.parametrize("name", GUESTS)
-def test_as_qemu_states_what_qemus_kdump_header_does(name: str) -> None:
+def test_quirks_state_what_qemus_kdump_header_does(name: str) -> None:
     header = (DATA / name / "kdump-header.bin").read_bytes()
     settled = Ppc64Arch.complete(Guest(MemoryMap.of([(0, 256 << 20)]), byte_order="big", notes=golden_notes(name)))
-    guest = Ppc64Arch.as_qemu(settled)
+    guest = Ppc64Arch.quirks.stated(settled)
     assert guest.phys_base == struct.unpack(">q", header[464:472])[0]
     assert guest.page_size == struct.unpack(">I", header[428:432])[0]
     assert guest.utsname == Utsname(machine=header[12:402].replace(b"\0", b"").decode())

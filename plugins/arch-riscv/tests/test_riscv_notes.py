@@ -55,14 +55,14 @@ def test_every_register_lies_where_struct_user_regs_has_it(
 
 
 @pytest.mark.parametrize("name", GUESTS)
-def test_as_qemu_states_what_qemus_kdump_header_does(name: str) -> None:
+def test_quirks_state_what_qemus_kdump_header_does(name: str) -> None:
     header = (DATA / name / "kdump-header.bin").read_bytes()
     notes = unpack_notes((DATA / name / "notes.bin").read_bytes(), "little")
     memory = MemoryMap.of([(0x1000, 0xF000), (0x80000000, 256 << 20)])
     vmcoreinfo = Vmcoreinfo(b"OSRELEASE=6.12.107\nPAGESIZE=4096\nNUMBER(phys_ram_base)=0x80000000\n")
     settled = Riscv64Arch.complete(Guest(memory, byte_order="little", notes=notes, vmcoreinfo=vmcoreinfo))
     assert (settled.phys_base, settled.utsname.machine) == (0x80000000, "riscv64")
-    guest = Riscv64Arch.as_qemu(settled)
+    guest = Riscv64Arch.quirks.stated(settled)
     assert guest.phys_base == struct.unpack("<q", header[464:472])[0]
     assert guest.page_size == struct.unpack("<I", header[428:432])[0]
     assert guest.utsname == Utsname(machine=header[12:402].replace(b"\0", b"").decode())

@@ -56,13 +56,13 @@ def test_pr_pid_is_put_into_the_guests_byte_order(guest: str) -> None:
     golden = unpack_notes((DATA / guest / "notes.bin").read_bytes(), "big")
     pids = [note.desc[32:36] for note in golden if note.name == "CORE" and note.type == 1]
     assert pids == [b"\1\0\0\0", b"\2\0\0\0"]  # QEMU ran on a little-endian host
-    corrected = S390xArch.corrected_notes(golden, "big")
+    corrected = S390xArch.quirks.corrected(golden, "big")
     assert [n.desc[32:36] for n in corrected if n.name == "CORE" and n.type == 1] == [b"\0\0\0\1", b"\0\0\0\2"]
     # Nothing else changes, and right notes stay as they are.
     assert [n.desc[:32] + n.desc[36:] if n.type == 1 else n.desc for n in corrected] == [
         n.desc[:32] + n.desc[36:] if n.type == 1 else n.desc for n in golden
     ]
-    assert S390xArch.corrected_notes(corrected, "big") == corrected
+    assert S390xArch.quirks.corrected(corrected, "big") == corrected
     assert S390xArch.cpu_notes(S390xArch.cpus(corrected, "big"), "big") == corrected
     assert [cpu.registers.get("pr_pid") for cpu in S390xArch.cpus(corrected, "big")] == [None, None]
 
@@ -72,7 +72,7 @@ def test_many_cpus_are_recognised_by_the_first() -> None:
     right = S390xArch.cpu_notes([Cpu(i, {}) for i in range(300)], "big")
     wrong = S390xArch.cpu_notes([Cpu(i, {}) for i in range(300)], "big", compat="qemu")
     assert wrong[255 * 10].desc[32:36] == b"\0\1\0\0"
-    assert S390xArch.corrected_notes(wrong, "big") == right
+    assert S390xArch.quirks.corrected(wrong, "big") == right
 
 
 def test_every_register_lies_where_the_kernels_structs_have_it() -> None:
@@ -113,14 +113,14 @@ def test_every_register_lies_where_the_kernels_structs_have_it() -> None:
 
 
 @pytest.mark.parametrize("name", GUESTS)
-def test_as_qemu_states_what_qemus_files_do(name: str) -> None:
+def test_quirks_state_what_qemus_files_do(name: str) -> None:
     header = (DATA / name / "kdump-header.bin").read_bytes()
     golden = unpack_notes((DATA / name / "notes.bin").read_bytes(), "big")
     stated = Guest(MemoryMap.of([(0, 256 << 20)]), machine=22, byte_order="big", notes=golden)
     settled = S390xArch.complete(stated)
     assert settled.notes != golden
     assert settled.utsname.machine == "s390x"
-    guest = S390xArch.as_qemu(settled)
+    guest = S390xArch.quirks.stated(settled)
     assert guest.notes == golden
     assert guest.phys_base == struct.unpack(">q", header[464:472])[0]
     assert guest.page_size == struct.unpack(">I", header[428:432])[0]

@@ -206,9 +206,9 @@ def test_phys_base_is_signed_decimal() -> None:
 
 
 @pytest.mark.parametrize(("name", "arch"), GUESTS)
-def test_as_qemu_states_what_qemus_kdump_header_does(name: str, arch: type[Arch]) -> None:
+def test_quirks_state_what_qemus_kdump_header_does(name: str, arch: type[Arch]) -> None:
     header = (DATA / name / "kdump-header.bin").read_bytes()
-    guest = arch.as_qemu(guest_of(name, arch))
+    guest = arch.quirks.stated(guest_of(name, arch))
     assert guest.phys_base == struct.unpack("<q", header[464:472])[0]
     assert guest.page_size == struct.unpack("<I", header[428:432])[0]
     # bare-x86_64 ran in qemu-system-x86_64, whose name for itself does not follow from the guest.

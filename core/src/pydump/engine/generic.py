@@ -7,8 +7,16 @@ from dataclasses import replace
 from typing import ClassVar
 
 from pydump.interfaces.arch import Arch
+from pydump.interfaces.quirks import Quirks
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.note import Note
+
+
+class _AsStated(Quirks):
+    """QEMU's dump of an unknown machine is taken to state what the image does."""
+
+    def stated(self, guest: Guest) -> Guest:
+        return guest
 
 
 class GenericArch(Arch):
@@ -19,6 +27,7 @@ class GenericArch(Arch):
     byte_order: ClassVar[ByteOrder] = "little"
     elf_class: ClassVar[int] = 64
     page_sizes: ClassVar[tuple[int, ...]] = (4096, *(1 << n for n in range(9, 21)))
+    quirks: ClassVar[Quirks] = _AsStated()
 
     @classmethod
     def phys_base(cls, guest: Guest) -> int:
@@ -33,7 +42,3 @@ class GenericArch(Arch):
         completed = super().complete(guest)
         names = replace(completed.utsname, machine=guest.utsname.machine or "unknown")
         return replace(completed, arch=None, machine=guest.machine, utsname=names)
-
-    @classmethod
-    def as_qemu(cls, guest: Guest) -> Guest:
-        return guest

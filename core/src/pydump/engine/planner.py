@@ -181,7 +181,7 @@ def _finished(
     guest, arch, warnings = facts
     request, exclusion = chosen.request, exclusion or Exclusion()
     if request.compat == "qemu":
-        guest = arch.as_qemu(guest)
+        guest = arch.quirks.stated(guest)
     memory = _window(guest.memory, request, image)
     if chosen.format.whole_pages:
         memory, widened = _whole_pages(chosen, memory, guest)

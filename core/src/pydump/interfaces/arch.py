@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, final
 
+from pydump.interfaces.quirks import Quirks
 from pydump.layout.registers import NoteKind, Register, pack_cpus, registers_of, unpack_cpus
 from pydump.model.guest import ByteOrder, Cpu, Guest, Section, Utsname
 from pydump.model.note import Note
@@ -110,18 +111,14 @@ class Arch:
     bi_endian: ClassVar[bool] = False
     #: The notes of a CPU, in the order in which QEMU writes them; the first one, PRSTATUS, is what makes a CPU.
     note_kinds: ClassVar[tuple[NoteKind, ...]] = ()
-    #: Does QEMU write all CPUs' notes of a kind before those of the next, rather than CPU after CPU?
-    notes_by_kind: ClassVar[bool] = False
     #: The register table; it follows from the notes unless a class says its own.
     registers: ClassVar[tuple[Register, ...]] = ()
     #: log2 of the bytes of a sparse memory section, for kernels before 5.13, which do not state it; likeliest first.
     section_size_bits: ClassVar[tuple[int, ...]] = ()
     #: Bits of the highest paddr, for kernels before 5.8, which do not state it; likeliest first.
     max_physmem_bits: ClassVar[tuple[int, ...]] = ()
-    #: The block size of QEMU's kdump files.
-    qemu_page_size: ClassVar[int] = 4096
-    #: utsname.machine in QEMU's kdump files.
-    qemu_machine: ClassVar[str] = "Unknown"
+    #: How QEMU's dumps of this machine differ from right ones; used by ``--compat qemu``, and to correct such dumps.
+    quirks: ClassVar[Quirks] = Quirks()
 
     def __init_subclass__(cls) -> None:
         if "registers" not in cls.__dict__:
@@ -179,44 +176,12 @@ class Arch:
         )
         if vmcoreinfo is not None or guest.phys_base is None:
             completed = replace(completed, phys_base=cls.phys_base(completed))
-        return replace(completed, notes=cls.corrected_notes(completed.notes, byte_order))
-
-    @classmethod
-    def as_qemu(cls, guest: Guest) -> Guest:
-        """The facts as QEMU's dump would state them, mistakes included, for ``--compat qemu``.
-
-        Args:
-            guest: The facts as :meth:`complete` gives them.
-        """
-        return replace(
-            guest,
-            page_size=cls.qemu_page_size,
-            phys_base=cls.qemu_phys_base(guest),
-            utsname=Utsname(machine=cls.qemu_machine),
-            notes=cls.mistaken_notes(guest.notes, guest.byte_order or cls.byte_order),
-            # QEMU cannot read the guest's note when its byte order is not the host's, and leaves it out.
-            vmcoreinfo=None if guest.byte_order == "big" else guest.vmcoreinfo,
-        )
-
-    @classmethod
-    def qemu_phys_base(cls, guest: Guest) -> int:
-        """The phys_base in QEMU's kdump header, signed."""
-        return 0
+        return replace(completed, notes=cls.quirks.corrected(completed.notes, byte_order))
 
     @classmethod
     def count_cpus(cls, notes: Sequence[Note]) -> int:
         """How many CPUs the notes speak of."""
         return sum(cls.note_kinds[0].matches(note) for note in notes) if cls.note_kinds else 0
-
-    @classmethod
-    def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """The notes with QEMU's known mistakes corrected; notes without them stay as they are."""
-        return notes
-
-    @classmethod
-    def mistaken_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """Right notes with QEMU's known mistakes, as made on a little-endian host."""
-        return notes
 
     @classmethod
     def cpu_notes(cls, cpus: Sequence[Cpu], byte_order: ByteOrder, *, compat: Compat | None = None) -> tuple[Note, ...]:
@@ -230,8 +195,8 @@ class Arch:
         Raises:
             PlanError: A register's name is unknown or its value does not fit; the hint lists the right names.
         """
-        notes = pack_cpus(cls.note_kinds, cpus, byte_order, by_kind=cls.notes_by_kind)
-        return cls.mistaken_notes(notes, byte_order) if compat == "qemu" else notes
+        notes = pack_cpus(cls.note_kinds, cpus, byte_order, by_kind=cls.quirks.notes_by_kind)
+        return cls.quirks.mistaken(notes, byte_order) if compat == "qemu" else notes
 
     @classmethod
     def cpus(cls, notes: Sequence[Note], byte_order: ByteOrder) -> tuple[Cpu, ...]:

@@ -204,7 +204,7 @@ class ArchTests:
             assert settled.n_cpus == 2
             assert settled.utsname.machine
             assert self.arch.complete(settled) == settled
-            as_qemu = self.arch.as_qemu(settled)
+            as_qemu = self.arch.quirks.stated(settled)
             assert self.arch.count_cpus(as_qemu.notes) == 2, "QEMU writes the notes of every CPU"
             wrong = self.arch.cpu_notes(self.cpus(2), settled.byte_order, compat="qemu")
             assert len(as_qemu.notes) == len(wrong), "QEMU writes every note of a CPU"

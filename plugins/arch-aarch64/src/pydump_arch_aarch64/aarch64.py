@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
+from pydump.interfaces.quirks import Quirks
 from pydump.layout.registers import NoteKind, numbered, run
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_aarch64.paging import Aarch64Tables
@@ -17,6 +18,19 @@ from pydump_arch_aarch64.sve import SVE
 
 #: Bits of kernel address that Linux can be built for. Source: arch/arm64/Kconfig, ARM64_VA_BITS.
 VA_BITS: Final = (36, 39, 42, 47, 48, 52)
+
+
+def phys_offset(guest: Guest) -> int:
+    """PHYS_OFFSET of VMCOREINFO, or else the lowest RAM address."""
+    offset = guest.vmcoreinfo.number("PHYS_OFFSET") if guest.vmcoreinfo else None
+    return guest.memory.start if offset is None else offset
+
+
+class Aarch64Quirks(Quirks):
+    """QEMU reads PHYS_OFFSET correctly: it is written in hexadecimal."""
+
+    def phys_base(self, guest: Guest) -> int:
+        return phys_offset(guest)
 
 
 class Aarch64Arch(Arch):
@@ -44,7 +58,7 @@ class Aarch64Arch(Arch):
         SVE,
     )
     #: QEMU takes the largest page that a kernel can have, whatever the guest's is.
-    qemu_page_size: ClassVar[int] = 65536
+    quirks: ClassVar[Quirks] = Aarch64Quirks(page_size=65536)
 
     @classmethod
     def uts_machine(cls, byte_order: ByteOrder) -> str:
@@ -53,13 +67,7 @@ class Aarch64Arch(Arch):
     @classmethod
     def phys_base(cls, guest: Guest) -> int:
         """PHYS_OFFSET, where the linear map begins; without VMCOREINFO the lowest RAM address."""
-        offset = guest.vmcoreinfo.number("PHYS_OFFSET") if guest.vmcoreinfo else None
-        return guest.memory.start if offset is None else offset
-
-    @classmethod
-    def qemu_phys_base(cls, guest: Guest) -> int:
-        """QEMU is right here: PHYS_OFFSET is written in hexadecimal."""
-        return cls.phys_base(guest)
+        return phys_offset(guest)
 
     @classmethod
     def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:

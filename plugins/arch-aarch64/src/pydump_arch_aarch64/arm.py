@@ -10,12 +10,20 @@ from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
+from pydump.interfaces.quirks import Quirks
 from pydump.layout.registers import NoteKind, numbered, run
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_aarch64.arm_paging import LpaeTables, ShortTables
 
 #: Where the linear mapping may begin: CONFIG_PAGE_OFFSET, the default first. Source: arch/arm/Kconfig of Linux.
 PAGE_OFFSETS: Final = (0xC0000000, 0xB0000000, 0x80000000, 0x40000000)
+
+
+class ArmQuirks(Quirks):
+    """QEMU writes the lowest RAM address as phys_base."""
+
+    def phys_base(self, guest: Guest) -> int:
+        return guest.memory.start
 
 
 class ArmArch(Arch):
@@ -30,6 +38,7 @@ class ArmArch(Arch):
     page_sizes: ClassVar[tuple[int, ...]] = (4096,)
     section_size_bits: ClassVar[tuple[int, ...]] = (28, 27, 26)
     max_physmem_bits: ClassVar[tuple[int, ...]] = (32, 36)
+    quirks: ClassVar[Quirks] = ArmQuirks()
     #: pr_fpvalid is 0 on a CPU without floating point, which then has no VFP note.
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (
         NoteKind(
@@ -51,10 +60,6 @@ class ArmArch(Arch):
     @classmethod
     def phys_base(cls, guest: Guest) -> int:
         """The lowest RAM address."""
-        return guest.memory.start
-
-    @classmethod
-    def qemu_phys_base(cls, guest: Guest) -> int:
         return guest.memory.start
 
     @classmethod

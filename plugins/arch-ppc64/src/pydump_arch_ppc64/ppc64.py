@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, Final
 
 from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
+from pydump.interfaces.quirks import Quirks
 from pydump.layout.registers import NoteKind, recode
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.note import Note
@@ -18,6 +19,21 @@ MSR_LE: Final = 1
 MSR_DR: Final = 1 << 4
 MSR_IR: Final = 1 << 5
 MSR_PR: Final = 1 << 14
+
+
+class Ppc64Quirks(Quirks):
+    """QEMU's dumps are big-endian whatever the guest is, and pr_pid, which distinguishes the CPUs, is 0."""
+
+    def stated(self, guest: Guest) -> Guest:
+        order = guest.byte_order or "big"
+        notes = guest.notes if order == "big" else recode(NOTES, guest.notes, order, "big")
+        return super().stated(replace(guest, byte_order="big", notes=notes))
+
+    def corrected(self, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
+        return with_pids(notes, byte_order)
+
+    def mistaken(self, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
+        return without_pids(notes)
 
 
 class Ppc64Arch(Arch):
@@ -32,8 +48,8 @@ class Ppc64Arch(Arch):
     section_size_bits: ClassVar[tuple[int, ...]] = (24,)
     max_physmem_bits: ClassVar[tuple[int, ...]] = (51, 47, 46, 44)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = NOTES
-    #: What QEMU takes for a pseries machine; other machines get 4096.
-    qemu_page_size: ClassVar[int] = 65536
+    #: 65536 is what QEMU takes for a pseries machine; other machines get 4096.
+    quirks: ClassVar[Quirks] = Ppc64Quirks(page_size=65536)
 
     @classmethod
     def uts_machine(cls, byte_order: ByteOrder) -> str:
@@ -84,23 +100,6 @@ class Ppc64Arch(Arch):
             # With the hash table these tables exist too, but the linear mapping is not in them, nor is _stext.
             space = RadixTables(read, guest.memory, tables - PAGE_OFFSET, page_size=info.page_size)
             yield KernelTables(space, PAGE_OFFSET)
-
-    @classmethod
-    def as_qemu(cls, guest: Guest) -> Guest:
-        """As everywhere, and big-endian."""
-        stated = guest.byte_order or cls.byte_order
-        notes = guest.notes if stated == "big" else recode(NOTES, guest.notes, stated, "big")
-        return super().as_qemu(replace(guest, byte_order="big", notes=notes))
-
-    @classmethod
-    def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """pr_pid tells the CPUs apart; QEMU leaves it 0."""
-        return with_pids(notes, byte_order)
-
-    @classmethod
-    def mistaken_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """pr_pid is 0."""
-        return without_pids(notes)
 
 
 class Ppc64leArch(Ppc64Arch):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
+from pydump.interfaces.quirks import Quirks
 from pydump.layout.registers import NoteKind, splice
 from pydump.model.guest import ByteOrder, Guest
 from pydump.model.note import Note
@@ -20,6 +21,19 @@ PID_MAX_LIMIT: Final = 1 << 22
 PREFIX_SIZE: Final = 8192
 
 
+class S390xQuirks(Quirks):
+    """QEMU writes pr_pid in the host's byte order."""
+
+    def corrected(self, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
+        pids = [note.desc[PR_PID_OFFSET : PR_PID_OFFSET + 4] for note in notes if _has_pid(note)]
+        too_large = any(int.from_bytes(pid, byte_order) > PID_MAX_LIMIT for pid in pids)
+        swapped = too_large and all(int.from_bytes(pid[::-1], byte_order) <= PID_MAX_LIMIT for pid in pids)
+        return _with_swapped_pids(notes) if swapped else notes
+
+    def mistaken(self, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
+        return _with_swapped_pids(notes)
+
+
 class S390xArch(Arch):
     """64-bit IBM Z."""
 
@@ -31,20 +45,7 @@ class S390xArch(Arch):
     section_size_bits: ClassVar[tuple[int, ...]] = (28,)
     max_physmem_bits: ClassVar[tuple[int, ...]] = (46, 42)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = NOTES
-    qemu_machine: ClassVar[str] = "S390X"
-
-    @classmethod
-    def corrected_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """pr_pid in the guest's byte order; QEMU writes it in the host's."""
-        pids = [note.desc[PR_PID_OFFSET : PR_PID_OFFSET + 4] for note in notes if _has_pid(note)]
-        too_large = any(int.from_bytes(pid, byte_order) > PID_MAX_LIMIT for pid in pids)
-        swapped = too_large and all(int.from_bytes(pid[::-1], byte_order) <= PID_MAX_LIMIT for pid in pids)
-        return _with_swapped_pids(notes) if swapped else notes
-
-    @classmethod
-    def mistaken_notes(cls, notes: tuple[Note, ...], byte_order: ByteOrder) -> tuple[Note, ...]:
-        """pr_pid in a little-endian host's byte order."""
-        return _with_swapped_pids(notes)
+    quirks: ClassVar[Quirks] = S390xQuirks(machine="S390X")
 
     @classmethod
     def kernel_tables(cls, guest: Guest, read: ReadPhysical) -> Iterator[KernelTables]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from pydump.interfaces.arch import AddressSpace, Arch, KernelTables, ReadPhysical
+from pydump.interfaces.quirks import Quirks
 from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_x86_64.notes import PRSTATUS_I386, QEMU_I386, interrupt_tables
@@ -32,8 +33,7 @@ class I386Arch(Arch):
     max_physmem_bits: ClassVar[tuple[int, ...]] = (32, 36)
     u64_align: ClassVar[int] = 4
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (PRSTATUS_I386, QEMU_I386)
-    notes_by_kind: ClassVar[bool] = True
-    qemu_machine: ClassVar[str] = "i686"
+    quirks: ClassVar[Quirks] = Quirks(notes_by_kind=True, machine="i686")
 
     @classmethod
     def complete(cls, guest: Guest) -> Guest:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from pydump.interfaces.arch import Arch, KernelTables, ReadPhysical
+from pydump.interfaces.quirks import Quirks
 from pydump.layout.registers import NoteKind
 from pydump.model.guest import ByteOrder, Guest
 from pydump_arch_x86_64.notes import PRSTATUS_X86_64, QEMU_X86_64, interrupt_tables
@@ -14,6 +15,13 @@ from pydump_arch_x86_64.pc import check_placed
 
 #: Where the kernel image is linked to lie, less phys_base. Source: Documentation/arch/x86/x86_64/mm.rst of Linux.
 START_KERNEL_MAP: Final = 0xFFFFFFFF80000000
+
+
+class X86_64Quirks(Quirks):  # noqa: N801  (the architecture's own name)
+    """QEMU takes the decimal digits of phys_base for hexadecimal ones."""
+
+    def phys_base(self, guest: Guest) -> int:
+        return (guest.vmcoreinfo and guest.vmcoreinfo.hexadecimal("NUMBER(phys_base)")) or 0
 
 
 class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
@@ -28,8 +36,7 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
     section_size_bits: ClassVar[tuple[int, ...]] = (27,)
     max_physmem_bits: ClassVar[tuple[int, ...]] = (46, 52, 44)
     note_kinds: ClassVar[tuple[NoteKind, ...]] = (PRSTATUS_X86_64, QEMU_X86_64)
-    notes_by_kind: ClassVar[bool] = True
-    qemu_machine: ClassVar[str] = "x86_64"
+    quirks: ClassVar[Quirks] = X86_64Quirks(notes_by_kind=True, machine="x86_64")
 
     @classmethod
     def complete(cls, guest: Guest) -> Guest:
@@ -40,11 +47,6 @@ class X86_64Arch(Arch):  # noqa: N801  (the architecture's own name)
     def phys_base(cls, guest: Guest) -> int:
         """How far the kernel lies from where it was linked to lie: VMCOREINFO's, which KASLR may make negative."""
         return (guest.vmcoreinfo and guest.vmcoreinfo.number("phys_base")) or 0
-
-    @classmethod
-    def qemu_phys_base(cls, guest: Guest) -> int:
-        """QEMU takes the decimal digits for hexadecimal ones."""
-        return (guest.vmcoreinfo and guest.vmcoreinfo.hexadecimal("NUMBER(phys_base)")) or 0
 
     @classmethod
     def kept_vaddrs(cls, guest: Guest) -> tuple[tuple[int, int], ...]:
