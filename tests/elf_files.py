@@ -27,7 +27,7 @@ class Load:
     data: bytes = b""
     memsz: int | None = None
     vaddr: int = 0
-    #: Another PT_LOAD's place in the file, by its number, in place of bytes of its own.
+    #: Another PT_LOAD's place in the file, by its number, instead of bytes of its own.
     same_as: int | None = None
 
 

@@ -55,7 +55,7 @@ def cut(dump: str, output: Path) -> None:
         whole, small = Path(directory, "whole"), Path(directory, "small")
         pydump.dump(dump, whole, compression="none")  # with VMCOREINFO, and the facts completed
         with pydump.open(whole) as opened:
-            guest, source = opened.guest, Recorded(opened.source)
+            guest, source = opened.guest, Recorded(opened.image)
             assert guest.arch
             arch = installed().arch(guest.arch)
             kernel = KernelMemory.of(source, guest, arch)

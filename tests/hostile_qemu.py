@@ -2,7 +2,7 @@
 
 Run as a program it reads cases from standard input, a line of JSON each: ``[way, command, n, manner]``. When
 ``command`` comes for the n-th time (or, for "greeting", before any does) the server begins to behave in that manner.
-"stream" in place of a command is what dump-guest-memory or migrate writes. A line of JSON, a :class:`Result`, says how
+"stream" instead of a command is what dump-guest-memory or migrate writes. A line of JSON, a :class:`Result`, says how
 the capture went.
 
 Source: docs/interop/qmp-spec.rst, qapi/*.json; what the guest holds is a dump of QEMU 7.2, and its flat view.

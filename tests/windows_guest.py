@@ -252,7 +252,7 @@ class WindowsGuest:
         return bytes(out)
 
     def with_contexts(self, data: bytes | None = None) -> bytearray:
-        """RAM as QEMU's dump of it is: with the contexts of all CPUs, and ``data`` in place of the debugger's block."""
+        """RAM as QEMU's dump of it is: with the contexts of all CPUs, and ``data`` instead of the debugger's block."""
         out = bytearray(self.ram)
 
         def put(vaddr: int, data: bytes) -> None:

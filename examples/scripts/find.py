@@ -6,7 +6,7 @@ import pydump
 
 STEP, text = 1 << 20, sys.argv[2].encode()
 with pydump.open(sys.argv[1]) as vmcore:
-    for start, end in vmcore.guest.memory.ranges().subtract(vmcore.source.excluded()):
+    for start, end in vmcore.guest.memory.ranges().subtract(vmcore.image.excluded()):
         for paddr in range(start, end, STEP):
             data = vmcore.read(paddr, min(STEP + len(text) - 1, end - paddr))  # a text may cross the border
             at = data.find(text)

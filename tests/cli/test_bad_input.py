@@ -64,7 +64,7 @@ def test_a_kdump_cut_off_anywhere(
     assert "unreadable" in done.err
     (tmp_path / "whole").write_bytes(files["kdump"])
     with pydump.open(tmp_path / "whole") as whole, pydump.open(tmp_path / "out") as out:
-        lost = out.source.unreadable()
+        lost = out.image.unreadable()
         assert lost
         for start, end in whole.guest.memory.ranges().intersect(out.guest.memory.ranges()).subtract(lost):
             assert out.read(start, end - start) == whole.read(start, end - start)

@@ -91,7 +91,7 @@ def test_a_page_that_was_excluded_has_its_class(guest: Path, run: Callable[..., 
 
     assert run("dump", "-d", "16", guest, "small").code == 0
     with pydump.open(tmp_path / "small") as dump:
-        first = next(iter(dump.source.excluded()))[0]
+        first = next(iter(dump.image.excluded()))[0]
     found = json.loads(run("info", "small", "--paddr", hex(first), "--json").out)
     assert (found["state"], found["classes"], found["offset"]) == ("excluded", ["free"], None)
     found = json.loads(run("info", guest, "--paddr", hex(first), "--json").out)

@@ -51,8 +51,8 @@ def check(source: str, hand: Hand, tmp_path: Path) -> int:
     """Whether what is read of a cut file is what was in it; returns how many bytes are unreadable."""
     block = hand.block
     with pydump.open(source, arch="x86_64" if hand.bits == 64 else "arm") as dump:
-        lost = dump.source.unreadable()
-        excluded = dump.source.excluded()
+        lost = dump.image.unreadable()
+        excluded = dump.image.excluded()
         ram = dump.stated.memory.ranges()
         for pfn, page in hand.pages.items():
             start, end = pfn * block, (pfn + 1) * block
@@ -65,7 +65,7 @@ def check(source: str, hand: Hand, tmp_path: Path) -> int:
                 assert dump.read(start, block) == page
                 assert not excluded.clip(start, end)
         assert not excluded.subtract(Ranges.of((p * block, (p + 1) * block) for p in hand.excluded))
-        assert bool(dump.source.warnings()) >= bool(lost)
+        assert bool(dump.image.warnings()) >= bool(lost)
         assert not lost.intersect(excluded)
     if not ram:
         return 0
@@ -75,7 +75,7 @@ def check(source: str, hand: Hand, tmp_path: Path) -> int:
         report = pydump.dump(source, out, arch=arch, format="elf", force=True, workers=1, sync=False)
         assert (report.unreadable_size, report.complete) == (lost.size, not lost)
         with pydump.open(out) as again:
-            assert again.source.unreadable() == lost
+            assert again.image.unreadable() == lost
     return lost.size
 
 
@@ -122,7 +122,7 @@ def test_a_cut_flattened_file_reads_what_is_there(kind: tuple[int, str, bool, in
         if step >= 464 or cut > 4096 + 5 * 116:
             check(str(source), hand, tmp_path)
             with pydump.open(source) as dump:
-                assert "without its end mark" in dump.source.warnings()[-1]
+                assert "without its end mark" in dump.image.warnings()[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -160,16 +160,16 @@ def test_a_warning_says_where_a_file_ends(region: str, says: str, tmp_path: Path
     source = tmp_path / "cut"
     source.write_bytes(hand.build()[: (start + end) // 2])
     with pydump.open(source) as dump:
-        lost = dump.source.unreadable().size // hand.block
-        (line,) = dump.source.warnings()
+        lost = dump.image.unreadable().size // hand.block
+        (line,) = dump.image.warnings()
     assert f"ends at {(start + end) // 2:#x}, {says}; {lost} pages are unreadable" in line
 
 
 def test_no_warning_where_nothing_is_missing(tmp_path: Path) -> None:
     for kind in KINDS:
         with pydump.open(write(tmp_path / "k", small_file(*kind)), arch="x86_64") as dump:
-            assert dump.source.warnings() == ()
-            assert not dump.source.unreadable()
+            assert dump.image.warnings() == ()
+            assert not dump.image.unreadable()
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def test_a_page_whose_descriptor_leads_nowhere_is_unreadable_and_no_other(damage
     assert (report.unreadable_size, report.complete) == (4096, False)
     for path in (source, out):
         with pydump.open(path) as dump:
-            assert list(dump.source.unreadable()) == [(3 * 4096, 4 * 4096)]
+            assert list(dump.image.unreadable()) == [(3 * 4096, 4 * 4096)]
             assert all(dump.read(pfn * 4096, 4096) == hand.pages[pfn] for pfn in hand.pages if pfn != 3)
     found = pydump.verify(source)
     assert any("0x3000..0x4000" in fault for fault in found.faults)
@@ -222,8 +222,8 @@ def test_the_missing_part_of_a_split_set_is_named(tmp_path: Path) -> None:
     parts = [write(tmp_path / f"p{i}", Hand(pages=PAGES, split=span)) for i, span in enumerate([(0, 5), (5, 4001)])]
     for kept, missing, pages in ((0, "0x5 to 0xfa1", (5, 4000)), (1, "0x0 to 0x5", (0, 1))):
         with pydump.open(parts[kept], arch="x86_64") as dump:
-            assert any(f"the part with the pfns {missing} is missing" in line for line in dump.source.warnings())
-            lost = dump.source.unreadable()
+            assert any(f"the part with the pfns {missing} is missing" in line for line in dump.image.warnings())
+            lost = dump.image.unreadable()
             assert all(bool(lost.clip(pfn * 4096, pfn * 4096 + 1)) == (pfn in pages) for pfn in PAGES)
             assert all(dump.read(pfn * 4096, 4096) == PAGES[pfn] for pfn in PAGES if pfn not in pages)
         assert pydump.dump(parts[kept], tmp_path / "out", force=True).unreadable_size == 8192
@@ -236,7 +236,7 @@ def test_a_part_that_lost_its_sub_header_keeps_the_others_readable(tmp_path: Pat
     first.write_bytes(first.read_bytes()[:4100])
     with pydump.open(f"{first},{second}", arch="x86_64") as dump:
         assert dump.read(4000 * 4096, 4096) == PAGES[4000]
-        assert list(dump.source.unreadable()) == [(0, 2 * 4096)]
+        assert list(dump.image.unreadable()) == [(0, 2 * 4096)]
 
 
 def test_a_header_that_was_cut_is_an_error(tmp_path: Path) -> None:

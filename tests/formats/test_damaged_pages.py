@@ -45,7 +45,7 @@ def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def other(damaged: Path) -> str:
     """A compressor that the file does not use: its pages are read, and not taken over."""
     with pydump.open(damaged) as dump:
-        described = dict(dump.source.describe())["compression"]
+        described = dict(dump.image.describe())["compression"]
     return "zlib" if "zstd" in described else "zstd"
 
 
@@ -61,7 +61,7 @@ def test_a_kdump_says_which_pages_are_damaged(workers: int, flatten: bool, damag
     )
     assert [line for line in report.warnings if line.startswith(said)]
     with pydump.open(tmp_path / "out") as dump:
-        assert dump.source.unreadable() == LOST
+        assert dump.image.unreadable() == LOST
         for start, data in RAM.items():
             for low, high in Ranges.of([(start, start + len(data))]).subtract(LOST):
                 assert dump.read(low, high - low) == data[low - start : high - start]

@@ -91,7 +91,7 @@ def test_qemus_paging_dump_is_the_same_memory(guest: str, qemu: Qemu) -> None:
     """One segment for each mapping, aliases and all, is read as the RAM that is behind them."""
     with pydump.open(str(qemu(guest, "elf"))) as plain, pydump.open(str(qemu(guest, "elf-paging"))) as paging:
         # QEMU cuts a mapping at the end of the first RAM block that it meets.
-        held = paging.stated.memory.ranges().subtract(paging.source.excluded())
+        held = paging.stated.memory.ranges().subtract(paging.image.excluded())
         assert held
         for start, end in held:
             assert paging.read(start, end - start) == plain.read(start, end - start)
@@ -127,7 +127,7 @@ def test_what_segments_that_overlap_leave_out(
 ) -> None:
     (tmp_path / "in").write_bytes(core(*loads))
     with pydump.open(str(tmp_path / "in")) as dump:
-        assert list(dump.source.excluded()) == left_out
+        assert list(dump.image.excluded()) == left_out
         held = Ranges.of((paddr, paddr + len(data)) for paddr, data, _ in loads)
         assert dump.stated.memory.ranges() == held.union(Ranges.of(left_out))
 
@@ -148,7 +148,7 @@ def test_a_filtered_guest_with_a_segment_for_its_kernel(tmp_path: Path) -> None:
         paddrs = [load.p_paddr for load in loads(file)]
         assert len(paddrs) > len(set(paddrs))  # there is one
     with pydump.open(str(tmp_path / "out")) as back:
-        assert back.source.excluded() == source.excluded()
+        assert back.image.excluded() == source.excluded()
 
 
 def many_blocks(n: int, size: int = 4096) -> pydump.BytesImage:
@@ -198,7 +198,7 @@ def test_what_was_left_out_is_memory_without_bytes(tmp_path: Path) -> None:
     ]
     with pydump.open(str(out)) as back:
         assert back.stated.memory.size == 8 * 4096
-        assert back.source.excluded() == source.excluded()
+        assert back.image.excluded() == source.excluded()
 
 
 def test_what_lies_together_in_the_file_is_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def test_what_lies_together_in_the_file_is_read_together(tmp_path: Path, monkeyp
     with pydump.open(str(tmp_path / "out")) as dump:
         reads.clear()
         got = bytearray(4096 * 499)
-        dump.source.read_runs(runs, memoryview(got))
+        dump.image.read_runs(runs, memoryview(got))
     assert got == b"".join(i.to_bytes(8, "little") * 512 for i in range(500) if i != 250)
     assert len(reads) == 2
 
@@ -254,8 +254,8 @@ def test_what_was_lost_lies_past_the_end_of_the_file(arch: str, tmp_path: Path) 
     block = [(0, 4096, 4096, False), (4096, 4096, 4096, True), (8192, 4096, 8192, False)]
     assert got == block + [((1 << 20) + paddr, *rest) for paddr, *rest in block]
     with pydump.open(str(out)) as back:
-        assert back.source.unreadable() == source.unreadable()
-        assert back.source.excluded() == source.excluded()
+        assert back.image.unreadable() == source.unreadable()
+        assert back.image.excluded() == source.excluded()
         assert back.read(8192, 4096) == A
 
 
@@ -303,7 +303,7 @@ def test_a_section_is_read_when_it_is_written(tmp_path: Path) -> None:
         # The second one is memory, which a PT_LOAD has.
         assert [(s.name, s.header.sh_size) for s in file.iter_sections()][1:-1] == [("a", 64 << 20)]
     with pydump.open(source) as dump:
-        assert "the section 'b' repeats memory or another section, and is not kept" in dump.source.defects()
+        assert "the section 'b' repeats memory or another section, and is not kept" in dump.image.defects()
 
 
 def test_a_32_bit_file_of_a_guest_that_is_too_large(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def test_a_guest_goes_from_one_format_to_another(
         assert ("vmcoreinfo" in lacks) == ("VMCOREINFO" in said)
         assert ("--arch x86_64" in said) == ("arch" not in carried(target))
         if "excluded" in carried(origin) & carried(target):
-            assert right.source.excluded() == left.source.excluded()
+            assert right.image.excluded() == left.image.excluded()
         else:
-            assert ("that are excluded are" in said) == bool(left.source.excluded())
+            assert ("that are excluded are" in said) == bool(left.image.excluded())
         if "notes" in carried(origin) & carried(target):
             assert right.notes == left.notes and len(right.cpus) == 2
             assert right.vmcoreinfo == left.vmcoreinfo

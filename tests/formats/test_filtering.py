@@ -27,7 +27,7 @@ def guest(qemu: Callable[[str, str], Path]) -> str:
 
 def excluded(path: Path) -> Ranges:
     with pydump.open(path) as dump:
-        return dump.source.excluded()
+        return dump.image.excluded()
 
 
 @pytest.mark.parametrize("level", DROPPED)
@@ -44,7 +44,7 @@ def test_a_kdump_leaves_out_what_makedumpfile_leaves_out(level: int, guest: str,
 def test_what_is_kept_is_the_guests_memory(guest: str, tmp_path: Path) -> None:
     pydump.dump(guest, tmp_path / "out", dump_level=31)
     with pydump.open(guest) as whole, pydump.open(tmp_path / "out") as filtered:
-        kept = whole.guest.memory.ranges().subtract(filtered.source.excluded())
+        kept = whole.guest.memory.ranges().subtract(filtered.image.excluded())
         for start, end in kept:
             assert filtered.read(start, end - start) == whole.read(start, end - start), hex(start)
 

@@ -51,7 +51,7 @@ def classified(path: Path) -> tuple[Classified, int]:
     with pydump.open(path) as dump:
         guest = dump.guest
         assert guest.arch and guest.page_size
-        return LinuxFilter.classify(dump.source, guest, installed().arch(guest.arch)), guest.page_size
+        return LinuxFilter.classify(dump.image, guest, installed().arch(guest.arch)), guest.page_size
 
 
 @pytest.mark.parametrize("arch", COUNTS)
@@ -85,7 +85,7 @@ def test_each_level_leaves_out_the_classes_that_it_names(arch: str, guests: Call
 @pytest.mark.parametrize("arch", COUNTS)
 def test_the_log_holds_what_the_console_showed(arch: str, guests: Callable[[str], Path]) -> None:
     with pydump.open(guests(arch)) as dump:
-        kernel = KernelMemory.of(dump.source, dump.guest, installed().arch(arch))
+        kernel = KernelMemory.of(dump.image, dump.guest, installed().arch(arch))
         records = list(read_log(kernel))
     shown = (DATA / f"{arch}-console.txt").read_text().splitlines()
     lines = {line for record in records for line in format_record(record).splitlines()}

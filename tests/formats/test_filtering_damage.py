@@ -66,7 +66,7 @@ class Example:
         with pydump.open(path) as dump:
             self.guest = dump.guest
             assert self.guest.arch and self.guest.page_size and self.guest.byte_order and self.guest.vmcoreinfo
-            self.memory = Copied(dump.source)
+            self.memory = Copied(dump.image)
         self.arch: type[Arch] = installed().arch(self.guest.arch)
         self.page_size = self.guest.page_size
         self.struct_page = self.guest.vmcoreinfo.size("page") or 64

@@ -83,7 +83,7 @@ def test_every_version_width_and_byte_order_is_read(
     with pydump.open(write(tmp_path / "k", hand), arch="x86_64") as dump:
         for pfn, page in PAGES.items():
             assert dump.read(pfn * 4096, 4096) == page
-        assert list(dump.source.excluded()) == [(6 * 4096, 8 * 4096)]
+        assert list(dump.image.excluded()) == [(6 * 4096, 8 * 4096)]
         assert dump.stated.byte_order == {"<": "little", ">": "big"}[order]
         assert dump.stated.elf_class == bits
         assert [(n.name, n.type, n.desc) for n in dump.notes] == ([("CORE", 7, b"desc")] if version >= 4 else [])
@@ -148,10 +148,10 @@ def test_diskdump_has_status_numbers_of_its_own(status: int, lost: tuple[int, ..
     """8: compressed; 1: incomplete. Source: crash's diskdump.h."""
     source = write(tmp_path / "k", Hand(signature=b"DISKDUMP", version=1, pages=PAGES, status=status, lost=lost))
     with pydump.open(source, arch="x86_64") as dump:
-        rows = dict(dump.source.describe())
+        rows = dict(dump.image.describe())
         assert rows["compression"].startswith(says)
         assert ("incomplete" in rows) == bool(lost)
-        assert [start // 4096 for start, _ in dump.source.unreadable()] == list(lost)
+        assert [start // 4096 for start, _ in dump.image.unreadable()] == list(lost)
 
 
 def test_phys_base_has_a_sign_where_x86_64_has_one(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_phys_base_has_a_sign_where_x86_64_has_one(tmp_path: Path) -> None:
 def test_an_incomplete_dump_says_what_is_lost(tmp_path: Path) -> None:
     source = write(tmp_path / "k", Hand(pages=PAGES, status=9, lost=(5,)))
     with pydump.open(source) as dump:
-        assert list(dump.source.unreadable()) == [(5 * 4096, 6 * 4096)]
+        assert list(dump.image.unreadable()) == [(5 * 4096, 6 * 4096)]
         with pytest.raises(pydump.PydumpError, match="is unreadable"):
             dump.read(5 * 4096, 4096)
     report = pydump.dump(source, str(tmp_path / "out"))
@@ -196,8 +196,8 @@ def test_what_was_lost_is_lost_in_the_dump_of_it(compression: str, dedup: bool, 
     pydump.dump(str(out), str(elf), format="elf")
     for path, n_faults in ((out, 2), (elf, 3)):  # the end of an ELF file before its last segment's is one more
         with pydump.open(path, arch="x86_64") as dump:
-            assert list(dump.source.unreadable()) == [(5 * 4096, 6 * 4096), (7 * 4096, 8 * 4096)]
-            assert list(dump.source.excluded()) == [(3 * 4096, 4 * 4096)]
+            assert list(dump.image.unreadable()) == [(5 * 4096, 6 * 4096), (7 * 4096, 8 * 4096)]
+            assert list(dump.image.excluded()) == [(3 * 4096, 4 * 4096)]
             assert all(dump.read(pfn * 4096, 4096) == pages[pfn] for pfn in pages if pfn not in (5, 7))
         assert pydump.compare(source, str(path)).same
         assert pydump.verify(str(path)).n_faults == n_faults
@@ -262,7 +262,7 @@ def test_many_runs_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pydump.open(f"{tmp_path / 'a'},{tmp_path / 'b'}") as dump:
         reads.clear()
         got = bytearray(4096 * len(wanted))
-        dump.source.read_runs([(pfn * 4096, pfn * 4096 + 4096) for pfn in wanted], memoryview(got))
+        dump.image.read_runs([(pfn * 4096, pfn * 4096 + 4096) for pfn in wanted], memoryview(got))
     assert got == b"".join(pages.get(pfn, bytes(4096)) for pfn in wanted)
     assert len(reads) < len(wanted) // 2
 
@@ -417,7 +417,7 @@ def test_ram_where_no_machine_has_any(tmp_path: Path) -> None:
 def test_other_header_versions_are_read_with_a_warning(version: int, says: str, tmp_path: Path) -> None:
     with pydump.open(write(tmp_path / "k", Hand(version=version, pages=PAGES)), arch="x86_64") as dump:
         assert all(dump.read(pfn * 4096, 4096) == page for pfn, page in PAGES.items())
-        (line,) = dump.source.warnings()
+        (line,) = dump.image.warnings()
         assert says in line
 
 
@@ -439,7 +439,7 @@ def test_the_dump_level_says_what_was_left_out(tmp_path: Path) -> None:
 
 def test_info_names_the_compressor_of_a_file_whose_header_names_none(tmp_path: Path) -> None:
     with pydump.open(write(tmp_path / "k", Hand(pages=PAGES, status=0)), arch="x86_64") as dump:
-        says = dict(dump.source.describe())["compression"]
+        says = dict(dump.image.describe())["compression"]
     assert says.startswith("zlib, read with ")
     assert says.endswith("; the header says none")
 
@@ -464,9 +464,9 @@ def test_a_file_of_32_bit_arm_counts_pages_from_phys_base(order: str, phys_base:
     with pydump.open(source) as dump:
         assert dump.stated.memory.start == dump.stated.phys_base == phys_base
         assert all(dump.read(phys_base + p * 4096, 4096) == page for p, page in PAGES.items() if p != 5)
-        assert list(dump.source.excluded()) == [(phys_base + 6 * 4096, phys_base + 7 * 4096)]
-        assert list(dump.source.unreadable()) == [(phys_base + 5 * 4096, phys_base + 6 * 4096)]
-        assert ("first page", f"{phys_base:#x}: pages are counted from phys_base") in dump.source.describe()
+        assert list(dump.image.excluded()) == [(phys_base + 6 * 4096, phys_base + 7 * 4096)]
+        assert list(dump.image.unreadable()) == [(phys_base + 5 * 4096, phys_base + 6 * 4096)]
+        assert ("first page", f"{phys_base:#x}: pages are counted from phys_base") in dump.image.describe()
     pydump.dump(source, elf, format="elf")
     assert pydump.compare(source, elf).same
     assert not pydump.verify(source).ok  # the lost page

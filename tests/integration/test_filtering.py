@@ -47,7 +47,7 @@ def written(
 def left_out(path: Path) -> tuple[MemoryMap, Ranges]:
     """The RAM of a filtered kdump, and what of it was left out."""
     with pydump.open(path) as dump:
-        return dump.stated.memory, dump.source.excluded()
+        return dump.stated.memory, dump.image.excluded()
 
 
 def chosen(path: Path, level: int) -> Ranges:
@@ -56,7 +56,7 @@ def chosen(path: Path, level: int) -> Ranges:
         guest = dump.guest
         assert guest.arch
         found = exclude(
-            dump.source,
+            dump.image,
             guest,
             installed().arch(guest.arch),
             classes_of_level(level),
@@ -97,7 +97,7 @@ def test_each_level_leaves_out_what_makedumpfile_does(
 
 def test_the_guest_of_every_class_has_them(written: Callable[..., Path]) -> None:
     with pydump.open(written("x86_64-rich", "--format", "elf")) as dump:
-        found = LinuxFilter.classify(dump.source, dump.guest, installed().arch("x86_64"))
+        found = LinuxFilter.classify(dump.image, dump.guest, installed().arch("x86_64"))
     assert {name for name, ranges in found.classes.items() if ranges} == set(LinuxFilter.classes)
     assert found.classes["offline"].size >= 16 << 20
     assert found.classes["hwpoison"].size >= 6 * 4096
@@ -110,7 +110,7 @@ def test_each_page_is_of_the_class_that_drgn_gives(
     with pydump.open(written(arch, "--format", "elf")) as dump:
         facts = dump.guest
         assert facts.page_size
-        found = LinuxFilter.classify(dump.source, facts, installed().arch(arch))
+        found = LinuxFilter.classify(dump.image, facts, installed().arch(arch))
     assert facts.vmcoreinfo
     named = [facts.vmcoreinfo.symbol(name) for name in ("mem_map", "contig_page_data")] if arch == "i386" else []
     # It reads the smallest dump: all struct pages are there, and what they lead to.

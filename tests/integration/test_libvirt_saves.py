@@ -103,6 +103,6 @@ def test_save_and_dump_equal_the_memory_only_dump(image_format: str) -> None:
             with api.open(path) as ours, api.open(same) as theirs:
                 assert ours.guest.memory.ranges() == theirs.guest.memory.ranges()
                 assert ours.guest.notes == theirs.guest.notes
-                assert not ours.source.unreadable()
-                assert bool(ours.source.warnings()) == warned
+                assert not ours.image.unreadable()
+                assert bool(ours.image.warnings()) == warned
             assert api.compare(path, same, workers=2).same

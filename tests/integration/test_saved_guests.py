@@ -28,7 +28,7 @@ def assert_same(saved: Path, qemus: Path, **options: str) -> None:
     with api.open(saved, options={"qemu": options}) as ours, api.open(qemus) as theirs:
         assert ours.guest.memory.ranges() == theirs.guest.memory.ranges()
         assert ours.guest.notes == theirs.guest.notes
-        assert not ours.source.unreadable() and not ours.source.warnings()
+        assert not ours.image.unreadable() and not ours.image.warnings()
     assert api.compare(saved, qemus, options={"qemu": options}, workers=2).same
 
 

@@ -16,6 +16,7 @@ ROOT: Final = Path(__file__).parents[2]
 #: A pattern, and what to write. Source: docs/glossary.md for the words of the field.
 RETIRED: Final = {
     r"\bmend(s|ed|ing)?\b": "fix",
+    r"\bin place of\b": "instead of",
     r"\btells? of\b": "describe, show, report",
     r"\bpart(s|ed|ing) from\b": "differ from",
     r"\bstumbl(e|es|ed|ing)\b": "fail",

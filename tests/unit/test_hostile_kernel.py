@@ -328,8 +328,8 @@ def test_no_number_of_vmcoreinfo_ends_in_an_internal_error(value: str, linux: py
         guest, arch, _ = complete(replace(stated, vmcoreinfo=hostile), None, registry)
         assert arch is not None
         for work in (
-            lambda: linux_filter.classify(linux.source, guest, arch),  # noqa: B023
-            lambda: list(read_log(KernelMemory.of(linux.source, guest, arch))),  # noqa: B023
+            lambda: linux_filter.classify(linux.image, guest, arch),  # noqa: B023
+            lambda: list(read_log(KernelMemory.of(linux.image, guest, arch))),  # noqa: B023
         ):
             with contextlib.suppress(PydumpError):
                 work()

@@ -45,7 +45,7 @@ def test_the_right_words_put_a_pc_backend_where_its_guest_has_it(pc_backend: Pat
         assert [(b.paddr, b.size) for b in opened.guest.memory] == [(0, 3 * GIB), (4 * GIB, 2 * GIB)]
         assert opened.read(0xBFFFF000, 8) == b"LOWTOP__"
         assert opened.read(4 * GIB, 8) == b"AT4GIB__"
-        assert [value for _, value in opened.source.describe()] == [
+        assert [value for _, value in opened.image.describe()] == [
             f"{pc_backend}[0x0:0xc0000000] at 0x0",
             f"{pc_backend}[0xc0000000:0x80000000] at 0x100000000",
         ]
@@ -113,7 +113,7 @@ def test_memory_that_does_not_begin_at_a_page_is_warned_of(tmp_path: Path) -> No
     (tmp_path / "a").write_bytes(bytes(8192))
     (tmp_path / "b").write_bytes(bytes(8192))
     with pydump.open(f"raw:{tmp_path}/a@0x100000,{tmp_path}/b@0x200010", arch="x86_64") as opened:
-        (warning,) = opened.source.warnings()
+        (warning,) = opened.image.warnings()
     assert warning == (
         f"{tmp_path}/b is placed at 0x200010, which is not a multiple of 0x1000: RAM begins at a page; "
         "is the address right?"

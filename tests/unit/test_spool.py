@@ -137,8 +137,8 @@ def test_a_cut_compressed_kdump_is_read_as_far_as_it_goes(flatten: bool, vmcore:
     (tmp_path / "in").write_bytes(packed[: len(packed) // 2])
     with pydump.open(tmp_path / "in") as opened:
         assert opened.read(1 << 20, 4096) == RAM[:4096]
-        assert "the gzip stream is cut off after" in " ".join(opened.source.warnings())
-        lost = opened.source.unreadable().size
+        assert "the gzip stream is cut off after" in " ".join(opened.image.warnings())
+        lost = opened.image.unreadable().size
         assert 0 < lost < len(RAM)
     report = pydump.dump(tmp_path / "in", tmp_path / "out", workers=1, sync=False)
     assert report.unreadable_size == lost
@@ -223,7 +223,7 @@ WRAP: dict[str, Pack] = {**{name: PACK[name] for name in ("gzip", "bzip2", "xz",
 def test_what_is_wrapped_in_each_other_is_read(outer: str, inner: str, vmcore: Path, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(WRAP[outer](WRAP[inner](vmcore.read_bytes())))
     with pydump.open(tmp_path / "in") as opened:
-        assert opened.source.warnings() == ()
+        assert opened.image.warnings() == ()
         assert opened.read(1 << 20, len(RAM)) == RAM
 
 
@@ -241,7 +241,7 @@ def test_a_cut_flattened_stream_around_a_compressed_file_is_said_to_be_cut(vmcor
     whole = flat(PACK["zstd without its size"](vmcore.read_bytes()))
     (tmp_path / "in").write_bytes(whole[:-16])
     with pydump.open(tmp_path / "in") as opened:
-        assert any("without its end mark" in line for line in opened.source.warnings())
+        assert any("without its end mark" in line for line in opened.image.warnings())
         assert opened.read(1 << 20, len(RAM)) == RAM
 
 

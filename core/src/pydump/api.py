@@ -128,10 +128,10 @@ def dump(
         arch: An architecture's name, which overrides what the source says.
         begin: The first paddr wanted.
         length: Bytes wanted from ``begin`` on.
-        vmcoreinfo: VMCOREINFO to write in place of the source's; "memory" takes the one in guest memory. Where the
+        vmcoreinfo: VMCOREINFO to write instead of the source's; "memory" takes the one in guest memory. Where the
             source has none and none is given, it is looked for there as well.
         no_vmcoreinfo: Write none, and look for none.
-        cpus: CPUs whose notes are written in place of the source's.
+        cpus: CPUs whose notes are written instead of the source's.
         paging: Give the segments the guest kernel's virtual addresses (ELF only).
         compat: "qemu" to write what QEMU would, mistakes included.
         dump_level: Leave out pages by makedumpfile's number: the sum of 1 (zero pages), 2 (cache), 4 (cache, also with
@@ -227,10 +227,10 @@ def verify(
         open_executor(executor, workers, installed(), options) as running,
         _captured(path, running, arch=arch, options=options, progress=progress) as opened,
     ):
-        report = run_verify(opened.source, os.fspath(path), installed(), arch=arch, executor=running, progress=progress)
+        report = run_verify(opened.image, os.fspath(path), installed(), arch=arch, executor=running, progress=progress)
         if not hash_memory:
             return report
-        image, guest = opened.source, opened.known
+        image, guest = opened.image, opened.known
         held = guest.memory.ranges().subtract(image.excluded()).subtract(image.unreadable())
         page_size = guest.page_size or hashes.PAGE
         digest = hashes.hash_memory(image, held, "sha256", page_size=page_size, executor=running, progress=progress)
@@ -272,10 +272,8 @@ def survey(
         guest = opened.known
         label = _label(source)
         classes = opened.classes() if by_class else None
-        report = run_survey(
-            opened.source, label, guest, max_cells, classes=classes, executor=running, progress=progress
-        )
-        return replace(report, warnings=opened.source.warnings())
+        report = run_survey(opened.image, label, guest, max_cells, classes=classes, executor=running, progress=progress)
+        return replace(report, warnings=opened.image.warnings())
 
 
 def compare(
@@ -312,8 +310,8 @@ def compare(
         _captured(right, running, options=options, shared=True, progress=progress) as b,
     ):
         report = run_compare(
-            a.source,
-            b.source,
+            a.image,
+            b.image,
             (os.fspath(left), os.fspath(right)),
             installed(),
             arch=arch,
@@ -322,7 +320,7 @@ def compare(
             progress=progress,
         )
         sides = ((os.fspath(left), a), (os.fspath(right), b))
-        warnings = (f"{path}: {line}" for path, side in sides for line in side.source.warnings())
+        warnings = (f"{path}: {line}" for path, side in sides for line in side.image.warnings())
         return replace(report, warnings=(*report.warnings, *warnings))
 
 
@@ -363,4 +361,4 @@ def sizes(source: Path | Input, *, arch: str | None = None, options: Options | N
     label = _label(source)
     with _captured(source, LocalExecutor(), arch=arch, options=options) as opened:
         guest, known, _ = opened._searched()
-        return run_sizes(opened.source, label, guest, known, registry)
+        return run_sizes(opened.image, label, guest, known, registry)

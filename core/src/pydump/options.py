@@ -44,7 +44,7 @@ class OptionField:
         choices: The values a str may have; empty for any.
         alias: A short flag beside ``--<owner>-<field>``, such as ``--pause``; of a bool that can be denied both ways,
             such as ``--dedup/--no-dedup``. None for no alias.
-        owner: What stands before the field's name in the flag, in place of the plugin's name; None for that name.
+        owner: What stands before the field's name in the flag, instead of the plugin's name; None for that name.
         metavar: What ``--help`` calls the value, such as ``DIR``; None for a name by its type.
     """
 

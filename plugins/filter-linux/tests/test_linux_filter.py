@@ -37,4 +37,4 @@ class TestLinux(FilterTests):
         self._dump = dump
 
     def example(self) -> tuple[MemoryImage, Guest, type[Arch]]:
-        return self._dump.source, self._dump.guest, installed().arch("x86_64")
+        return self._dump.image, self._dump.guest, installed().arch("x86_64")

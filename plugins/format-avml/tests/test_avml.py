@@ -65,7 +65,7 @@ def test_the_samples_are_read(name: str, truth: dict[int, bytes], tmp_path: Path
             assert dump.read(paddr, len(data)) == data
             for at, size in ((0, 1), (FRAME - 3, 6), (5, FRAME), (4096, 3 * FRAME), (len(data) - 9, 9)):
                 assert dump.read(paddr + at, size) == data[at : at + size]
-        assert dump.source.warnings() == ()
+        assert dump.image.warnings() == ()
 
 
 def blocks(path: Path) -> dict[int, bytes]:
@@ -107,7 +107,7 @@ def test_what_is_written_is_in_blocks_as_avml_has_them(workers: int, truth: dict
     assert report.compression == "snappy"
     assert blocks(tmp_path / "out") == truth
     with pydump.open(tmp_path / "out", arch="x86_64") as dump:
-        assert dump.source.warnings() == ()
+        assert dump.image.warnings() == ()
         for paddr, data in truth.items():
             assert dump.read(paddr, len(data)) == data
 
@@ -142,7 +142,7 @@ def test_lime_ranges_among_the_blocks(tmp_path: Path) -> None:
         assert [(part.paddr, part.end) for part in dump.guest.memory] == [(0, 0x1000), (0x2000, 0x7000)]
         assert dump.read(0x2000, 0x5000) == plain + text(0x2000, 1)
         assert dump.read(0x2001, 3) == plain[1:4]
-        assert dump.source.warnings() == ()
+        assert dump.image.warnings() == ()
 
 
 def test_skipped_frames_and_frames_of_any_size(tmp_path: Path) -> None:
@@ -154,19 +154,19 @@ def test_skipped_frames_and_frames_of_any_size(tmp_path: Path) -> None:
     data = header(0x1000, 0x1000 + 60099) + stream + struct.pack("<Q", len(stream))
     with opened(tmp_path / "in", data) as dump:
         assert dump.read(0x1000, 60100) == first + second
-        assert dump.source.warnings() == ()
+        assert dump.image.warnings() == ()
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 5000, 100_000, 150_000])
 def test_a_cut_file_reads_what_is_there(cut: int, truth: dict[int, bytes], tmp_path: Path) -> None:
     data = sample("blocks-of-256k.avml")
     with opened(tmp_path / "in", data[:-cut]) as dump:
-        held = dump.stated.memory.ranges().subtract(dump.source.unreadable())
+        held = dump.stated.memory.ranges().subtract(dump.image.unreadable())
         for start, end in held:
             base = 0 if start < 0x100000 else 0x100000
             assert dump.read(start, end - start) == truth[base][start - base : end - base]
-        assert bool(dump.source.unreadable()) == (cut > 8)
-        assert dump.source.warnings()
+        assert bool(dump.image.unreadable()) == (cut > 8)
+        assert dump.image.warnings()
 
 
 def test_a_damaged_frame_is_lost_and_no_other(truth: dict[int, bytes], tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_damaged_frame_is_lost_and_no_other(truth: dict[int, bytes], tmp_path:
 def test_damage_behind_a_block_ends_the_file(second: bytes, why: str, tmp_path: Path) -> None:
     with opened(tmp_path / "in", block(0x1000, text(4096)) + second) as dump:
         assert dump.read(0x1000, 4096) == text(4096)
-        assert why in dump.source.warnings()[0]
+        assert why in dump.image.warnings()[0]
 
 
 @pytest.mark.parametrize("head", [header(0x5000, 0x4FFF), header(0, 1 << 63), header(0, 0xFFF)[:31]])
@@ -211,15 +211,15 @@ def test_blocks_over_each_other(tmp_path: Path) -> None:
     data = block(0x1000, text(8192, 1)) + block(0x2000, text(8192, 2))
     with opened(tmp_path / "in", data) as dump:
         assert dump.read(0x1000, 8192) == text(8192, 1)
-        assert dump.source.unreadable() == Ranges.of([(0x3000, 0x4000)])
-        assert any("overlap" in line for line in dump.source.warnings())
+        assert dump.image.unreadable() == Ranges.of([(0x3000, 0x4000)])
+        assert any("overlap" in line for line in dump.image.warnings())
 
 
 def test_a_length_that_is_not_the_streams_is_said(tmp_path: Path) -> None:
     whole = block(0, text(4096))
     with opened(tmp_path / "in", whole[:-8] + struct.pack("<Q", 7)) as dump:
         assert dump.read(0, 4096) == text(4096)
-        assert "and 7 are stated" in dump.source.warnings()[0]
+        assert "and 7 are stated" in dump.image.warnings()[0]
 
 
 def test_random_damage_gives_memory_or_an_error(tmp_path: Path) -> None:
@@ -231,6 +231,6 @@ def test_random_damage_gives_memory_or_an_error(tmp_path: Path) -> None:
             at = chance.randrange(60) if chance.random() < 0.5 else chance.randrange(len(data))
             broken[at] = chance.randrange(256)
         with contextlib.suppress(PydumpError), opened(tmp_path / "in", bytes(broken)) as dump:
-            for start, end in dump.stated.memory.ranges().subtract(dump.source.unreadable()):
+            for start, end in dump.stated.memory.ranges().subtract(dump.image.unreadable()):
                 with contextlib.suppress(PydumpError):
                     dump.read(start, min(end - start, 1 << 20))

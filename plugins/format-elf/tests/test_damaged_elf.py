@@ -31,13 +31,13 @@ def memory(core: Core) -> dict[int, bytes]:
 def check_cut(core: Core, whole: bytes, cut: int, path: Path) -> int:
     """Open the first ``cut`` bytes of ``whole``; returns how much guest memory could be read."""
     with pydump.open(write(path, whole[:cut])) as dump:
-        lost = dump.source.unreadable()
+        lost = dump.image.unreadable()
         held = dump.stated.memory.ranges().subtract(lost)
         for start, end in held:
             (base,) = (base for base, data in memory(core).items() if base <= start < base + len(data))
             assert dump.read(start, end - start) == memory(core)[base][start - base : end - base]
         assert held.size == max(0, cut - core.data_at)
-        assert bool(dump.source.warnings()) == (cut < len(whole))
+        assert bool(dump.image.warnings()) == (cut < len(whole))
         text = dump.vmcoreinfo
         if cut >= core.data_at:
             assert text is not None
@@ -83,7 +83,7 @@ def test_dump_of_a_cut_elf_writes_the_rest(bits: int, order: str, format_: str, 
     assert report.unreadable_size == 15 * PAGE
     assert any("61440 bytes of guest memory are lost" in line for line in report.warnings)
     with pydump.open(str(tmp_path / "out")) as dump:
-        assert list(dump.source.unreadable()) == [((1 << 24) + PAGE, (1 << 24) + 16 * PAGE)]
+        assert list(dump.image.unreadable()) == [((1 << 24) + PAGE, (1 << 24) + 16 * PAGE)]
         assert dump.read(0, 16 * PAGE) == pages(16)
         assert dump.read(1 << 24, PAGE) == pages(1, 2)
 
@@ -111,8 +111,8 @@ def test_memory_that_another_segment_holds_is_not_lost(tmp_path: Path) -> None:
     """The kernel's image stands in the file twice, and the file ends within the second copy."""
     core = Core([Load(0, pages(4)), Load(8 * PAGE, pages(4, 2)), Load(PAGE, pages(4)[PAGE : 3 * PAGE])])
     with pydump.open(write(tmp_path / "in", core.build()[: -2 * PAGE])) as dump:
-        assert not dump.source.unreadable()
-        assert not dump.source.warnings()
+        assert not dump.image.unreadable()
+        assert not dump.image.warnings()
 
 
 class TestNotes:
@@ -141,7 +141,7 @@ class TestNotes:
             assert [(note.name, note.type, note.desc) for note in dump.notes] == [("CORE", 1, b"abc" * 5)] * 2
             assert dump.vmcoreinfo is not None
             assert dump.vmcoreinfo.text == VMCOREINFO
-            assert len(dump.source.warnings()) == (0 if kind == "whole" else 1)
+            assert len(dump.image.warnings()) == (0 if kind == "whole" else 1)
 
     @pytest.mark.parametrize(("written", "said"), [(4, 8), (4, 0), (4, 4096)])
     def test_p_align_that_is_not_true_of_the_notes(self, written: int, said: int, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ class TestNotes:
         with pydump.open(write(tmp_path / "in", core.build())) as dump:
             assert [len(note.desc) for note in dump.notes] == [336]
             assert dump.vmcoreinfo is not None
-            assert not dump.source.warnings()
+            assert not dump.image.warnings()
 
     @pytest.mark.parametrize("first", [b"", bytes(1024), b"no entries", b"A=1\n" * (1 << 15)])
     def test_the_first_vmcoreinfo_that_has_entries_counts(self, first: bytes, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ class TestNotes:
         with pydump.open(write(tmp_path / "in", core.build())) as dump:
             assert dump.vmcoreinfo is not None
             assert dump.vmcoreinfo.text == VMCOREINFO
-            assert dump.source.warnings() == ("1 VMCOREINFO note has no entries, or too many",)
+            assert dump.image.warnings() == ("1 VMCOREINFO note has no entries, or too many",)
 
     def test_an_empty_vmcoreinfo_is_looked_for_in_memory(self, tmp_path: Path) -> None:
         core = small()
@@ -182,7 +182,7 @@ class TestSegments:
         core.loads = [Load(0, pages(1), 4 * PAGE), Load(2 * PAGE, pages(1, 2)), Load(1 << 20, pages(1, 3), 2 * PAGE)]
         with pydump.open(write(tmp_path / "in", core.build())) as dump:
             left_out = [(PAGE, 2 * PAGE), (3 * PAGE, 4 * PAGE), ((1 << 20) + PAGE, (1 << 20) + 2 * PAGE)]
-            assert list(dump.source.excluded()) == left_out
+            assert list(dump.image.excluded()) == left_out
             assert dump.stated.memory.size == 6 * PAGE
             assert dump.read(2 * PAGE, PAGE) == pages(1, 2)
 
@@ -222,7 +222,7 @@ class TestSegments:
             assert dump.read(0, 16 * PAGE) == pages(16)
             assert dump.read(1 << 24, 16 * PAGE) == pages(16, 2)
             warning = f"{name} of the PT_LOAD at paddr 0x0 is {value:#x}: its other size is taken"
-            assert dump.source.warnings() == (warning,)
+            assert dump.image.warnings() == (warning,)
 
     def test_a_mapping_of_what_is_not_ram(self, tmp_path: Path) -> None:
         """QEMU gives it p_offset -1 and no bytes."""
@@ -236,7 +236,7 @@ class TestSegments:
         core = small()
         core.loads = [Load(0, pages(1)), Load(1 << 32, b"", 1 << 40)]
         with pydump.open(write(tmp_path / "in", core.build())) as dump:
-            assert "claim 1099511631872 bytes of RAM" in dump.source.warnings()[0]
+            assert "claim 1099511631872 bytes of RAM" in dump.image.warnings()[0]
 
 
 class TestManySegments:
@@ -275,12 +275,12 @@ class TestManySegments:
         core.patches[40] = struct.pack("<Q", 1 << 40)
         with pydump.open(write(tmp_path / "in", core.build())) as dump:
             assert list(dump.stated.memory.ranges()) == [(0, 16 * PAGE), (1 << 24, (1 << 24) + 16 * PAGE)]
-            assert "before the number of its program headers: the first 3 are read" in dump.source.warnings()[0]
+            assert "before the number of its program headers: the first 3 are read" in dump.image.warnings()[0]
 
 
 def test_what_is_excluded_and_lost_do_not_overlap(tmp_path: Path) -> None:
     core = Core([Load(0, pages(2), 4 * PAGE), Load(8 * PAGE, pages(2, 2), 4 * PAGE)])
     with pydump.open(write(tmp_path / "in", core.build()[: -2 * PAGE - 1])) as dump:
-        excluded, lost = dump.source.excluded(), dump.source.unreadable()
+        excluded, lost = dump.image.excluded(), dump.image.unreadable()
         assert list(lost) == [(2 * PAGE - 1, 2 * PAGE), (8 * PAGE, 10 * PAGE)]
         assert excluded == Ranges.of([(2 * PAGE, 4 * PAGE), (10 * PAGE, 12 * PAGE)])

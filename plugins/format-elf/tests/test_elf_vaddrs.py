@@ -94,8 +94,8 @@ def test_left_out_memory_is_kept_with_its_virtual_address(tmp_path: Path) -> Non
     (tmp_path / "in").write_bytes(core.build())
     pydump.dump(str(tmp_path / "in"), str(tmp_path / "out"), format="elf", sync=False)
     with pydump.open(str(tmp_path / "in")) as before, pydump.open(str(tmp_path / "out")) as after:
-        assert after.source.excluded() == before.source.excluded()
-        assert after.source.excluded().size == 6 * PAGE
+        assert after.image.excluded() == before.image.excluded()
+        assert after.image.excluded().size == 6 * PAGE
 
 
 def test_vmcoreinfo_from_memory_on_request(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_registers_and_ram(tmp_path: Path) -> None:
             for found, (_, values) in zip(dump.cpus, cpus, strict=True):
                 assert {name: found.registers[name] for name in values} == values
     with pydump.open(tmp_path / "in") as dump:
-        assert ("not read", f"{5 * 4096} bytes of memory of devices") in dump.source.describe()
+        assert ("not read", f"{5 * 4096} bytes of memory of devices") in dump.image.describe()
 
 
 def test_a_short_note_of_a_cpu_has_no_registers(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_pages_by_their_frame_numbers(magic: int, order: str, tmp_path: Path) ->
         assert dump.guest.memory.ranges() == Ranges.of((pfn * PAGE, pfn * PAGE + PAGE) for pfn in pfns)
         for i, pfn in enumerate(pfns):
             assert dump.read(pfn * PAGE, PAGE) == memory(len(pfns))[i * PAGE : (i + 1) * PAGE]
-        assert any("machine addresses" in line for line in dump.source.warnings()) == (magic == PV)
+        assert any("machine addresses" in line for line in dump.image.warnings()) == (magic == PV)
 
 
 def test_registers_of_an_hvm_guest_become_notes(tmp_path: Path) -> None:
@@ -120,17 +120,17 @@ def test_a_page_without_a_place_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, PAGE, 3 * PAGE + 7, 7 * PAGE])
 def test_a_cut_core_reads_what_is_there(cut: int, tmp_path: Path) -> None:
     with opened(tmp_path / "in", core(PFNS, memory(len(PFNS)))[:-cut]) as dump:
-        assert dump.source.unreadable().size == cut
-        for start, end in dump.stated.memory.ranges().subtract(dump.source.unreadable()):
+        assert dump.image.unreadable().size == cut
+        for start, end in dump.stated.memory.ranges().subtract(dump.image.unreadable()):
             i = max(i for i, pfn in enumerate(PFNS) if pfn * PAGE <= start)
             at = i * PAGE + start - PFNS[i] * PAGE
             assert dump.read(start, end - start) == memory(len(PFNS))[at : at + end - start]
-        assert any("cut off" in line for line in dump.source.warnings())
+        assert any("cut off" in line for line in dump.image.warnings())
 
 
 def test_more_pages_than_have_a_place(tmp_path: Path) -> None:
     with opened(tmp_path / "in", core(PFNS, memory(len(PFNS)), count=1000)) as dump:
-        assert any("1000 pages are stated, and the places of 7" in line for line in dump.source.warnings())
+        assert any("1000 pages are stated, and the places of 7" in line for line in dump.image.warnings())
 
 
 @pytest.mark.parametrize(
@@ -155,5 +155,5 @@ def test_random_damage_gives_memory_or_an_error(tmp_path: Path) -> None:
         for _ in range(3):
             broken[chance.randrange(64 * 8 + 1600)] = chance.randrange(256)
         with contextlib.suppress(PydumpError), opened(tmp_path / "in", bytes(broken)) as dump:
-            for start, end in dump.stated.memory.ranges().subtract(dump.source.unreadable()):
+            for start, end in dump.stated.memory.ranges().subtract(dump.image.unreadable()):
                 dump.read(start, min(end - start, 1 << 16))

@@ -74,7 +74,7 @@ def test_the_parts_are_the_guest(compression: str, workers: int, tmp_path: Path)
 def test_a_filtered_guest_is_split_by_what_is_left(tmp_path: Path) -> None:
     source = Filtered(guest("64-bit, little-endian"), Ranges.of([(0x104000, 0x120000), (0, 40 * PAGE)]))
     with pydump.open(joined(split(source, tmp_path, 2))) as back:
-        assert back.source.excluded() == source.excluded()
+        assert back.image.excluded() == source.excluded()
         assert back.guest.memory.ranges() == source.guest().memory.ranges()
 
 
@@ -86,11 +86,11 @@ def test_a_missing_part_is_named_and_the_rest_is_read(missing: int, tmp_path: Pa
     start, end = ranges[missing]
     del parts[missing]
     with pydump.open(joined(parts)) as back:
-        (line,) = back.source.warnings()
+        (line,) = back.image.warnings()
         assert f"the part with the pfns {start:#x} to {end:#x} is missing" in line
-        assert back.source.unreadable() == source.guest().memory.ranges().clip(start * PAGE, end * PAGE)
-        for at, stop in back.guest.memory.ranges().subtract(back.source.unreadable()):
-            assert contents(back.source, at, stop - at) == contents(source, at, stop - at)
+        assert back.image.unreadable() == source.guest().memory.ranges().clip(start * PAGE, end * PAGE)
+        for at, stop in back.guest.memory.ranges().subtract(back.image.unreadable()):
+            assert contents(back.image, at, stop - at) == contents(source, at, stop - at)
     report = pydump.dump(joined(parts), tmp_path / "out")
     assert not report.complete
 

@@ -50,7 +50,7 @@ def test_the_sample_is_read(lime: Path) -> None:
         assert [(block.paddr, block.end) for block in dump.guest.memory] == RANGES
         for (start, end), offset in zip(RANGES, OFFSETS, strict=True):
             assert dump.read(start, end - start) == data[offset : offset + end - start]
-        assert dump.source.warnings() == ()
+        assert dump.image.warnings() == ()
 
 
 def test_a_lime_file_is_written_as_lime_writes_it(lime: Path, tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_what_was_left_out_is_in_no_range(tmp_path: Path) -> None:
 def test_a_cut_file_reads_what_is_there(cut: int, lime: Path, tmp_path: Path) -> None:
     data = lime.read_bytes()
     with opened(tmp_path / "in", data[:cut]) as dump:
-        lost = dump.source.unreadable()
+        lost = dump.image.unreadable()
         held = dump.stated.memory.ranges().subtract(lost)
         headers = 1 if cut < OFFSETS[1] else 2
         assert held.size == cut - 32 * headers
         for start, end in held:
             offset = OFFSETS[start >= 0x100000] - (0x100000 if start else 0)
             assert dump.read(start, end - start) == data[start + offset : end + offset]
-        assert any("cut off" in line for line in dump.source.warnings())
+        assert any("cut off" in line for line in dump.image.warnings())
 
 
 def test_a_dump_of_a_cut_file_is_incomplete(lime: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_dump_of_a_cut_file_is_incomplete(lime: Path, tmp_path: Path) -> None:
     report = pydump.dump(tmp_path / "in", tmp_path / "out", format="elf", arch="x86_64")
     assert (report.complete, report.unreadable_size) == (False, 4096)
     with pydump.open(tmp_path / "out") as dump:
-        assert dump.source.unreadable() == Ranges.of([(0x3FF000, 0x400000)])
+        assert dump.image.unreadable() == Ranges.of([(0x3FF000, 0x400000)])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_dump_of_a_cut_file_is_incomplete(lime: Path, tmp_path: Path) -> None:
 def test_a_damaged_header_ends_the_file(second: bytes, why: str, tmp_path: Path) -> None:
     with opened(tmp_path / "in", header(0x1000, 0x1FFF) + page(1) + second) as dump:
         assert [(block.paddr, block.end) for block in dump.guest.memory] == [(0x1000, 0x2000)]
-        (line,) = dump.source.warnings()
+        (line,) = dump.image.warnings()
         assert why in line
         assert "at offset 0x1020" in line
 
@@ -142,7 +142,7 @@ def test_ranges_in_any_order_and_over_each_other(tmp_path: Path) -> None:
         assert [(block.paddr, block.end) for block in dump.guest.memory] == [(0x1000, 0x2000), (0x3000, 0x6000)]
         for paddr, seed in ((0x1000, 1), (0x3000, 3), (0x4000, 4), (0x5000, 6)):
             assert dump.read(paddr, 4096) == page(seed)
-        assert any("overlap" in line for line in dump.source.warnings())
+        assert any("overlap" in line for line in dump.image.warnings())
 
 
 def test_ranges_that_touch_are_one_block(tmp_path: Path) -> None:
@@ -160,5 +160,5 @@ def test_random_damage_gives_memory_or_an_error(lime: Path, tmp_path: Path) -> N
             at = chance.choice((0, OFFSETS[1] - 32)) + chance.randrange(32)
             broken[at] = chance.randrange(256)
         with contextlib.suppress(PydumpError), opened(tmp_path / "in", bytes(broken)) as dump:
-            for start, end in dump.stated.memory.ranges().subtract(dump.source.unreadable()):
+            for start, end in dump.stated.memory.ranges().subtract(dump.image.unreadable()):
                 dump.read(start, min(end - start, 1 << 16))

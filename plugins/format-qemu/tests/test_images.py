@@ -71,8 +71,8 @@ def test_memory_and_registers_are_those_of_qemus_dump(
         assert memory(ours) == memory(theirs)
         for fact in ("arch", "byte_order", "elf_class", "page_size", "phys_base", "n_cpus"):
             assert getattr(ours.guest, fact) == getattr(theirs.guest, fact), fact
-        assert not ours.source.unreadable()
-        assert not ours.source.warnings()
+        assert not ours.image.unreadable()
+        assert not ours.image.warnings()
     found = pydump.compare(sample(name), sample(elf), options={"qemu": options})
     assert not found.differences
 
@@ -81,15 +81,15 @@ def test_memory_and_registers_are_those_of_qemus_dump(
 def test_a_guest_that_ran(name: str, sample: Sample) -> None:
     with pydump.open(sample(name)) as dump:
         assert len(dump.cpus) == 2
-        assert not dump.source.warnings()
+        assert not dump.image.warnings()
         # The firmware's reset vector, by the source of SeaBIOS: a far jump.
         assert dump.read(0xFFFFFFF0, 5) == b"\xea\x5b\xe0\x00\xf0"
 
 
 def test_shared_memory_is_lost_until_its_file_is_named(sample: Sample) -> None:
     with pydump.open(sample("x86_64-7-ignoreshared.stream")) as dump:
-        assert "use --qemu-backing ram=FILE" in dump.source.warnings()[0]
-        assert dump.source.unreadable().size == (4 << 20) - 0x40000
+        assert "use --qemu-backing ram=FILE" in dump.image.warnings()[0]
+        assert dump.image.unreadable().size == (4 << 20) - 0x40000
     with pytest.raises(PlanError, match="there is no file elsewhere beside"):
         pydump.open(sample("x86_64-7-ignoreshared.stream"), options={"qemu": {"backing": "ram=elsewhere"}})
 
@@ -97,9 +97,9 @@ def test_shared_memory_is_lost_until_its_file_is_named(sample: Sample) -> None:
 def test_memory_devices_are_where_the_guest_has_them(sample: Sample) -> None:
     with pydump.open(sample("q35-10-dimm-virtio-mem.stream")) as dump:
         assert dump.guest.memory.ranges() == Ranges.of([(0, 64 << 20), (0xFFFC0000, 0x108000000)])
-        assert "d1 is taken to be at 0x100000000" in dump.source.warnings()[0]
+        assert "d1 is taken to be at 0x100000000" in dump.image.warnings()[0]
     with pydump.open(sample("q35-10-dimm-virtio-mem.stream"), options={"qemu": {"place": "d1=0x140000000"}}) as dump:
-        assert not dump.source.warnings()
+        assert not dump.image.warnings()
         assert dump.guest.memory.end == 0x148000000
 
 
@@ -124,7 +124,7 @@ def test_junk_behind_a_stream_does_not_matter(sample: Sample, tmp_path: Path) ->
     (tmp_path / "long").write_bytes(content("x86_64-7.stream") + b"\x06\0\0\0\x02{}" + b"junk" * 1000)
     with pydump.open(tmp_path / "long") as dump:
         assert len(dump.cpus) == 2
-        assert not dump.source.warnings()
+        assert not dump.image.warnings()
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_a_cut_file_gives_what_is_there(name: str, part: float, sample: Sample, 
     whole = content(name)
     (tmp_path / "cut").write_bytes(whole[: int(len(whole) * part)])
     with pydump.open(tmp_path / "cut") as ours, pydump.open(sample(name)) as all_of_it:
-        lost = ours.source.unreadable()
-        assert ours.source.warnings()
+        lost = ours.image.unreadable()
+        assert ours.image.warnings()
         arch = {"s390x-7.stream": "s390x"}.get(name)
         base = all_of_it.guest.memory.ranges()
         for start, end in ours.stated.memory.ranges().intersect(base).subtract(lost):
@@ -150,7 +150,7 @@ def test_a_cut_file_gives_what_is_there(name: str, part: float, sample: Sample, 
 
 def read(dump: pydump.Dump, paddr: int, size: int) -> bytes:
     buffer = bytearray(size)
-    dump.source.read_into(paddr, memoryview(buffer))
+    dump.image.read_into(paddr, memoryview(buffer))
     return bytes(buffer)
 
 
@@ -171,7 +171,7 @@ def test_save_images_of_other_hosts_and_unfinished_ones(sample: Sample, tmp_path
         assert len(dump.cpus) == 2
     (tmp_path / "unfinished").write_bytes(b"LibvirtQemudPart" + whole[16:])
     with pydump.open(tmp_path / "unfinished") as dump:
-        assert "has not finished" in dump.source.warnings()[0]
+        assert "has not finished" in dump.image.warnings()[0]
 
 
 def header(format: int, length: int = 0, version: int = 2) -> bytes:
@@ -193,12 +193,12 @@ def test_save_images_in_each_compression(
     (tmp_path / "packed").write_bytes(packed)
     with pydump.open(tmp_path / "packed") as ours, pydump.open(sample("paused.elf")) as theirs:
         assert memory(ours) == memory(theirs)
-        assert not ours.source.warnings()
+        assert not ours.image.warnings()
     if number == 2:
         return  # all of it is one block of bzip2's, which unpacks or does not
     (tmp_path / "packed").write_bytes(packed[:-2000])
     with pydump.open(tmp_path / "packed", arch="i386") as ours:
-        assert any("cut off" in line for line in ours.source.warnings())
+        assert any("cut off" in line for line in ours.image.warnings())
 
 
 @pytest.mark.parametrize(
@@ -294,10 +294,10 @@ def test_devices_that_cannot_be_read_are_warned_of(old: bytes, new: bytes, why: 
     assert whole.count(old) >= 1
     (tmp_path / "in").write_bytes(whole.replace(old, new))
     with pydump.open(tmp_path / "in", arch="i386") as dump:
-        assert re.search(why, " ".join(dump.source.warnings()))
+        assert re.search(why, " ".join(dump.image.warnings()))
         assert dump.cpus == ()
         # Whether firmware hides RAM there is one of the things that cannot be read.
-        assert dump.source.unreadable() in (Ranges.empty(), Ranges.of([(0xC0000, 0x100000)]))
+        assert dump.image.unreadable() in (Ranges.empty(), Ranges.of([(0xC0000, 0x100000)]))
 
 
 def test_many_runs_are_what_each_of_them_is(sample: Sample) -> None:
@@ -307,7 +307,7 @@ def test_many_runs_are_what_each_of_them_is(sample: Sample) -> None:
     for name in ("x86_64-7.stream", "x86_64-7-compress.stream", "x86_64-10-mappedram"):
         with pydump.open(sample(name)) as dump:
             buffer = bytearray(sum(end - start for start, end in runs))
-            dump.source.read_runs(runs, memoryview(buffer))
+            dump.image.read_runs(runs, memoryview(buffer))
             assert bytes(buffer) == b"".join(read(dump, start, end - start) for start, end in runs)
 
 
@@ -321,7 +321,7 @@ def test_what_a_cut_may_hide_is_unreadable_and_not_zero(name: str, tmp_path: Pat
         cut = tmp_path / "cut"
         cut.write_bytes(whole.read_bytes()[: int(size * part)])
         with pydump.open(whole) as complete, pydump.open(cut, arch="i386") as left:
-            held = left.source.guest().memory.ranges().subtract(left.source.unreadable())
-            assert left.source.unreadable()
+            held = left.image.guest().memory.ranges().subtract(left.image.unreadable())
+            assert left.image.unreadable()
             for start, end in held:
                 assert left.read(start, end - start) == complete.read(start, end - start)

@@ -97,14 +97,14 @@ def test_padded_memory_goes_down_a_pipe_and_packed_does_not(tmp_path: Path) -> N
 def test_another_process_opens_memory_by_its_map(tmp_path: Path) -> None:
     pydump.dump(source(), tmp_path / "out", format="raw", options={"raw": {"packed": True}})
     with pydump.open(f"raw:{tmp_path}/out.map", arch="x86_64") as dump:
-        assert faults_of_reopening(dump.source) == []
+        assert faults_of_reopening(dump.image) == []
 
 
 def test_a_cut_file_reads_what_is_there(tmp_path: Path) -> None:
     pydump.dump(source(), tmp_path / "out", format="raw", options={"raw": {"packed": True}})
     os.truncate(tmp_path / "out", (tmp_path / "out").stat().st_size - PAGE - 3)
     with pydump.open(f"raw:{tmp_path}/out.map", arch="x86_64") as dump:
-        assert dump.source.unreadable() == Ranges.of([((1 << 32) + PAGE - 3, (1 << 32) + 2 * PAGE)])
+        assert dump.image.unreadable() == Ranges.of([((1 << 32) + PAGE - 3, (1 << 32) + 2 * PAGE)])
         assert dump.read(0, 5 * PAGE) == CONTENTS[0]
     report = pydump.dump(f"raw:{tmp_path}/out.map", tmp_path / "elf", format="elf", arch="x86_64")
     assert not report.complete
@@ -145,7 +145,7 @@ def test_a_map_by_hand_with_runs_over_each_other(tmp_path: Path) -> None:
     with pydump.open(f"raw:{tmp_path}/ram.map", arch="x86_64") as dump:
         assert dump.read(0x1000, PAGE) == b"a" * PAGE
         assert dump.read(0x3000, PAGE) == b"b" * PAGE
-        assert any("overlap" in line for line in dump.source.warnings())
+        assert any("overlap" in line for line in dump.image.warnings())
 
 
 def test_memory_whose_name_ends_in_map_is_memory(tmp_path: Path) -> None:

@@ -150,16 +150,16 @@ def test_compressed_memory_is_refused(tmp_path: Path) -> None:
 def test_a_cut_vmem_reads_what_is_there(tmp_path: Path) -> None:
     path = write(tmp_path, state({"memory": regions()}), MEMORY[: 12 * PAGE + 5])
     with pydump.open(path, arch="x86_64") as dump:
-        assert dump.source.unreadable() == Ranges.of([((1 << 32) + 2 * PAGE + 5, (1 << 32) + 6 * PAGE)])
+        assert dump.image.unreadable() == Ranges.of([((1 << 32) + 2 * PAGE + 5, (1 << 32) + 6 * PAGE)])
         assert dump.read(1 << 32, 2 * PAGE) == MEMORY[10 * PAGE : 12 * PAGE]
-        assert any("cut off" in line for line in dump.source.warnings())
+        assert any("cut off" in line for line in dump.image.warnings())
 
 
 @pytest.mark.parametrize("cut", [13, 95, 180, 200, 220])
 def test_a_cut_state_gives_memory_or_an_error(cut: int, tmp_path: Path) -> None:
     path = write(tmp_path, state({"memory": regions()})[:cut])
     with contextlib.suppress(FormatError), pydump.open(path, arch="x86_64") as dump:
-        assert dump.source.warnings()
+        assert dump.image.warnings()
         assert dump.read(0, PAGE) == MEMORY[:PAGE]
 
 
@@ -185,7 +185,7 @@ def test_random_damage_gives_memory_or_an_error(tmp_path: Path) -> None:
             broken[chance.randrange(len(broken))] = chance.randrange(256)
         path = write(tmp_path, bytes(broken))
         with contextlib.suppress(PydumpError), pydump.open(path, arch="x86_64") as dump:
-            for start, end in dump.stated.memory.ranges().subtract(dump.source.unreadable()):
+            for start, end in dump.stated.memory.ranges().subtract(dump.image.unreadable()):
                 dump.read(start, min(end - start, 1 << 16))
 
 

@@ -37,12 +37,12 @@ def check(
     path.write_bytes(data)
     with pydump.open(str(path)) as dump:
         assert dump.stated.memory.ranges() == paddrs(ram)
-        assert dump.source.unreadable() == Ranges.empty()
-        assert dump.source.excluded() == paddrs(ram).subtract(paddrs(held))
-        assert dump.source.warnings() == ()
+        assert dump.image.unreadable() == Ranges.empty()
+        assert dump.image.excluded() == paddrs(ram).subtract(paddrs(held))
+        assert dump.image.warnings() == ()
         runs = [(start * PAGE + 5, end * PAGE) for start, end in held]
         buffer = bytearray(sum(end - start for start, end in runs))
-        dump.source.read_runs(runs, memoryview(buffer))
+        dump.image.read_runs(runs, memoryview(buffer))
         assert buffer == b"".join(guest.ram[start:end] for start, end in runs)
         for start, end in runs:
             assert dump.read(start, end - start) == guest.ram[start:end]
@@ -131,9 +131,9 @@ def test_cut_dump_reads_what_is_there(form: str, tmp_path: Path) -> None:
         with pydump.open(str(tmp_path / "in")) as dump:
             kept = pages[: there // PAGE]
             lost = Ranges.of((pfn * PAGE, pfn * PAGE + PAGE) for pfn in pages[there // PAGE :])
-            assert dump.source.unreadable().page_aligned(PAGE) == lost
-            assert dump.source.unreadable().size == size - there
-            assert dump.source.warnings()
+            assert dump.image.unreadable().page_aligned(PAGE) == lost
+            assert dump.image.unreadable().size == size - there
+            assert dump.image.warnings()
             for pfn in kept[:: max(1, len(kept) // 20)]:
                 assert dump.read(pfn * PAGE, PAGE) == guest.ram[pfn * PAGE : pfn * PAGE + PAGE]
     out = tmp_path / "out"
@@ -147,8 +147,8 @@ def test_dump_cut_within_its_bitmap_loses_the_pages_that_it_does_not_name(tmp_pa
     guest = made(64, False)
     (tmp_path / "in").write_bytes(guest.bitmap(RAM)[: 8192 + 56 + 64])
     with pydump.open(str(tmp_path / "in")) as dump:
-        assert dump.source.unreadable() == paddrs(RAM)
-        assert any("within the bitmap" in line for line in dump.source.warnings())
+        assert dump.image.unreadable() == paddrs(RAM)
+        assert any("within the bitmap" in line for line in dump.image.warnings())
 
 
 @pytest.mark.parametrize("size", [4, 8, 8191, 8192 + 55])
@@ -178,9 +178,9 @@ def test_absurd_run_costs_what_follows_it_and_no_more(case: str, tmp_path: Path)
     (tmp_path / "in").write_bytes(damaged(offset, value, size, made(64, False).full()))
     began = time.monotonic()
     with pydump.open(str(tmp_path / "in")) as dump:
-        assert dump.source.warnings()
+        assert dump.image.warnings()
         ram = dump.stated.memory.ranges()
-        assert ram.subtract(dump.source.unreadable()).subtract(dump.source.excluded()) == paddrs(held)
+        assert ram.subtract(dump.image.unreadable()).subtract(dump.image.excluded()) == paddrs(held)
     assert time.monotonic() - began < 2
 
 
@@ -194,7 +194,7 @@ def test_absurd_bitmap_is_refused_or_said(offset: int, value: int, tmp_path: Pat
     (tmp_path / "in").write_bytes(damaged(8192 + offset, value, 8, guest.bitmap(RAM)))
     try:
         with pydump.open(str(tmp_path / "in")) as dump:
-            assert dump.source.warnings()
+            assert dump.image.warnings()
     except FormatError:
         assert value == 0
 

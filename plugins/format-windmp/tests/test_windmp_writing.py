@@ -229,7 +229,7 @@ def test_more_runs_than_the_header_has_room_for_make_a_bitmap_dump(bits: int, ro
         assert at == type_
         with pydump.open(str(tmp_path / "out")) as opened:
             assert opened.stated.memory.ranges() == source.guest().memory.ranges()
-            assert opened.source.excluded() == opened.source.unreadable() == Ranges.empty()
+            assert opened.image.excluded() == opened.image.unreadable() == Ranges.empty()
             last = source.guest().memory.blocks[-1]
             assert opened.read(last.paddr, PAGE) == struct.pack("<Q", extra) * 512
             assert opened.read(0x100000, 0x100000) == guest.with_contexts()[0x100000:0x200000]
@@ -244,7 +244,7 @@ def test_pages_that_are_left_out_or_lost_make_a_bitmap_dump(tmp_path: Path) -> N
     end = sum(BLOCKS[-1])
     with pydump.open(str(tmp_path / "out")) as opened:
         assert opened.stated.memory.ranges() == Ranges.of((start, start + size) for start, size in BLOCKS)
-        assert opened.source.excluded() == Ranges.of([(end - 8 * PAGE, end)])
+        assert opened.image.excluded() == Ranges.of([(end - 8 * PAGE, end)])
 
 
 @pytest.mark.parametrize("middle", ["windmp", "kdump"])
@@ -277,7 +277,7 @@ def test_contexts_are_written_where_zero_pages_are_left_out(tmp_path: Path) -> N
         guest.write(vaddr, bytes(1232))
     dump(elf(guest, tmp_path / "in", guest.header()), str(tmp_path / "out"), format="windmp", exclude=["zero"])
     with pydump.open(str(tmp_path / "out")) as opened:
-        assert opened.source.excluded()
+        assert opened.image.excluded()
         for cpu in opened.cpus:
             assert {name: cpu.registers[name] for name in guest.registers(cpu.index)} == guest.registers(cpu.index)
         assert len(opened.cpus) == 2

@@ -129,7 +129,7 @@ class FileSink(Sink):
                 os.unlink(self.path)
 
     def _appear(self) -> None:
-        """Give the file its name; without ``force`` never in place of another."""
+        """Give the file its name. Without ``force``, no other file is replaced."""
         where = os.path.dirname(self.path) or "."
         directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

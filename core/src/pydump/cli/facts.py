@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool) -> None:
     """What a vmcore is."""
     guest = opened.known
-    source = opened.source
-    excluded, lost = _absent_sizes(source)
-    rows = [("file", path), *source.describe()]
+    image = opened.image
+    excluded, lost = _absent_sizes(image)
+    rows = [("file", path), *image.describe()]
     length = _file_size(path)
     if length is not None:
         rows.append(("size", size(length)))
@@ -74,11 +74,11 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
                 line("  " + "".join(f"{cell:<32}" for cell in cells[at : at + across]).rstrip())
 
 
-def _absent_sizes(source: MemoryImage) -> tuple[int, int | None]:
+def _absent_sizes(image: MemoryImage) -> tuple[int, int | None]:
     """Bytes that were left out, and that are lost; None where it takes long to count those."""
-    if isinstance(source, KnowsAbsent):
-        return source.absent_sizes()
-    return source.excluded().size, source.unreadable().size
+    if isinstance(image, KnowsAbsent):
+        return image.absent_sizes()
+    return image.excluded().size, image.unreadable().size
 
 
 def _who(guest: Guest) -> list[tuple[str, str]]:
@@ -134,11 +134,11 @@ def info_json(opened: Dump, path: str, symbols: Symbols | None, *, notes: bool) 
     """What a vmcore is, for a program."""
     guest = opened.known
     uts = guest.utsname
-    excluded, lost = _absent_sizes(opened.source)
+    excluded, lost = _absent_sizes(opened.image)
     result: dict[str, Any] = {
         "path": path,
         "file_size": _file_size(path),
-        "source": dict(opened.source.describe()),
+        "source": dict(opened.image.describe()),
         "arch": guest.arch,
         "machine": guest.machine,
         "byte_order": guest.byte_order,

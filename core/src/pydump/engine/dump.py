@@ -40,15 +40,15 @@ class Dump:
         arch: An architecture's name, which overrides what the image states.
 
     Attributes:
-        source: Reads the memory; of a live guest, a view of it.
+        image: Reads the memory; of a live guest, a view of it.
         stated: The facts as the image states them.
     """
 
     def __init__(self, opened: Input, registry: Registry, *, arch: str | None = None) -> None:
         self._opened = opened
         self._live = is_live(opened)
-        self.source = view_of(opened)
-        self.stated = self.source.guest()
+        self.image = view_of(opened)
+        self.stated = self.image.guest()
         self._registry = registry
         self._arch = arch
         self._completed: tuple[Guest, tuple[str, ...]] | None = None
@@ -71,8 +71,8 @@ class Dump:
         if self._unknown():
             names = ", ".join(self._registry.names("arch")) or "none"
             unknown = f"the source does not name the guest's architecture; name it with --arch; available: {names}"
-            return (*self.source.warnings(), unknown)
-        return (*self.source.warnings(), *self._facts()[1])
+            return (*self.image.warnings(), unknown)
+        return (*self.image.warnings(), *self._facts()[1])
 
     @property
     def known(self) -> Guest:
@@ -87,8 +87,8 @@ class Dump:
         if self._completed is None:
             facts = complete(self.stated, self._arch, self._registry)
             if not self._live:  # its memory is read once it is captured
-                facts = with_registers(self.source, facts)
-                facts = facts._replace(guest=with_utsname(self.source, facts.guest, facts.arch))
+                facts = with_registers(self.image, facts)
+                facts = facts._replace(guest=with_utsname(self.image, facts.guest, facts.arch))
             self._completed = facts.guest, facts.warnings
         return self._completed
 
@@ -112,7 +112,7 @@ class Dump:
         """The kernel's memory, by the VMCOREINFO in guest memory where the source has none."""
         if self._kernel is None:
             guest, arch, _ = self._searched()
-            self._kernel = KernelMemory.of(self.source, guest, arch)
+            self._kernel = KernelMemory.of(self.image, guest, arch)
         return self._kernel
 
     def _with_vmcoreinfo(self) -> Guest:
@@ -122,7 +122,7 @@ class Dump:
         if self._found is None:  # it takes a look at all of memory
             # Only the process that opened a live guest can read it.
             executor = LocalExecutor(1 if self._live else None)
-            self._found = with_vmcoreinfo(self.source, self.stated, self._arch, self._registry, executor=executor)
+            self._found = with_vmcoreinfo(self.image, self.stated, self._arch, self._registry, executor=executor)
         return self._found
 
     def find_vmcoreinfo(self) -> Vmcoreinfo | None:
@@ -207,7 +207,7 @@ class Dump:
 
         guest, arch, _ = self._searched()
         wanted = frozenset(name for cls in self._registry.filters() if cls.knows(guest) for name in cls.classes)
-        found = classified(self.source, guest, arch, wanted or frozenset({"free"}), self._registry)
+        found = classified(self.image, guest, arch, wanted or frozenset({"free"}), self._registry)
         return {name: ranges for one in found for name, ranges in one.classes.items()}
 
     def look_up(self, address: int, *, virtual: bool = False) -> AddressReport:
@@ -227,7 +227,7 @@ class Dump:
         if paddr is None:
             return AddressReport(None, vaddr, "not mapped")
         guest, arch, _ = Facts(self.stated, GenericArch) if self._unknown() else self._searched()
-        return look_up(self.source, guest, arch, paddr, self._registry, vaddr=vaddr)
+        return look_up(self.image, guest, arch, paddr, self._registry, vaddr=vaddr)
 
     def log(self) -> Iterator[Record]:
         """The records of the kernel's log, the oldest first.
@@ -281,7 +281,7 @@ class Dump:
 
     def _physical_memory(self) -> PhysicalMemory:
         if self._physical is None:
-            self._physical = PhysicalMemory(self.source)
+            self._physical = PhysicalMemory(self.image)
         return self._physical
 
     def close(self) -> None:

@@ -93,24 +93,23 @@ def complete(guest: Guest, wanted: str | None, registry: Registry, *, needed: bo
             else "install the architecture's plugin, such as pydump-arch-x86-64, and name it with --arch",
         )
     arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
-    if arch is GenericArch:
-        machine = guest.utsname.machine or "unknown"
-        named = f"e_machine {guest.machine}" if guest.machine is not None else f"machine {machine!r}"
-        warning = (
-            f"no architecture plugin knows this guest ({named}): facts are taken as the source states them; "
-            "install its pydump-arch plugin to have them checked and completed"
-        )
-        guest, lacking = _with_own_cpus(guest, arch)
-        return Facts(arch.complete(guest), arch, (warning, *lacking))
+    warnings: tuple[str, ...] = ()
     if wanted:
         _check_wanted(arch, guest, registry)
         guest = replace(guest, machine=None, utsname=replace(guest.utsname, machine=""))
         guest = replace(guest, byte_order=guest.byte_order or arch.byte_order)
+    elif arch is GenericArch:
+        machine = guest.utsname.machine or "unknown"
+        named = f"e_machine {guest.machine}" if guest.machine is not None else f"machine {machine!r}"
+        warnings = (
+            f"no architecture plugin knows this guest ({named}): facts are taken as the source states them; "
+            "install its pydump-arch plugin to have them checked and completed",
+        )
     guest, lacking = _with_own_cpus(guest, arch)
     guest = arch.complete(guest)
     if guest.elf_class == 32 and guest.memory.end > 1 << 32:
         guest = replace(guest, elf_class=64)
-    return Facts(guest, arch, (*lacking, *odd_notes(arch.note_kinds, guest.notes)))
+    return Facts(guest, arch, (*warnings, *lacking, *odd_notes(arch.note_kinds, guest.notes)))
 
 
 def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
@@ -172,7 +171,7 @@ def searched_facts(
 
 
 def _with_given(guest: Guest, request: Request, registry: Registry) -> Guest:
-    """``guest`` with the registers and the VMCOREINFO that the user gives in place of its own."""
+    """``guest`` with the registers and the VMCOREINFO that the user gives instead of its own."""
     if request.no_vmcoreinfo and request.vmcoreinfo is not None:
         raise PlanError("--vmcoreinfo and --no-vmcoreinfo exclude each other", hint="leave one of the two out")
     if request.cpus is not None:
@@ -183,7 +182,7 @@ def _with_given(guest: Guest, request: Request, registry: Registry) -> Guest:
 
 
 def _with_cpus(guest: Guest, cpus: tuple[Cpu, ...], wanted: str | None, registry: Registry) -> Guest:
-    """``guest`` with the notes of ``cpus`` in place of its own. Done before it is completed: other facts follow."""
+    """``guest`` with the notes of ``cpus`` instead of its own. Done before it is completed: other facts follow."""
     arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
     if arch is GenericArch:
         raise PlanError("registers need an architecture", hint="name it with --arch")
@@ -206,7 +205,7 @@ def _with_own_cpus(guest: Guest, arch: type[Arch]) -> tuple[Guest, tuple[str, ..
 
 
 def _with_notes_of(guest: Guest, arch: type[Arch], cpus: tuple[Cpu, ...]) -> Guest:
-    """``guest`` with the notes of ``cpus`` in place of its own."""
+    """``guest`` with the notes of ``cpus`` instead of its own."""
     others = tuple(note for note in guest.notes if not any(kind.matches(note) for kind in arch.note_kinds))
     kinds = given_kinds(arch.note_kinds, cpus)
     made = arch.cpu_notes(cpus, guest.byte_order or arch.byte_order)

@@ -21,9 +21,9 @@ class Request:
         arch: An architecture's name, which overrides what the source says.
         begin: The first paddr wanted, or None for all.
         length: Bytes wanted from ``begin`` on.
-        vmcoreinfo: The text to write in place of the source's, "memory" for the one in guest memory, or None.
+        vmcoreinfo: The text to write instead of the source's, "memory" for the one in guest memory, or None.
         no_vmcoreinfo: Write none, and look for none.
-        cpus: CPUs whose notes are written in place of the source's, or None.
+        cpus: CPUs whose notes are written instead of the source's, or None.
         paging: Give the segments the guest kernel's virtual addresses.
         compat: "qemu" to write what QEMU would.
         exclude: Classes of pages to leave out: "zero", and what the installed filters know.

@@ -33,7 +33,7 @@ def run_verify(
         source: The dump.
         label: What the user called it.
         registry: What is installed.
-        arch: An architecture's name, in place of what the dump says.
+        arch: An architecture's name, instead of what the dump says.
         executor: Whose workers read; default: as many local ones as there are CPUs.
         progress: Told how far the run is.
     """

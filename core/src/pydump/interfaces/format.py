@@ -186,7 +186,7 @@ class Format:
 
 
 def _implements(cls: type[Format], method: str) -> bool:
-    """Whether a format has a method of its own in place of the one that refuses."""
+    """Whether a format has a method of its own instead of the one that refuses."""
     return getattr(cls, method).__func__ is not getattr(Format, method).__func__
 
 

@@ -112,7 +112,7 @@ class Sink(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Leave nothing behind. Called in place of :meth:`commit`, or after one that failed; never raises."""
+        """Leave nothing behind. Called instead of :meth:`commit`, or after one that failed; never raises."""
 
     def retract(self) -> None:
         """Remove what :meth:`commit` made appear, because another file of the same dump could not; never raises.

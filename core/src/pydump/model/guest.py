@@ -95,7 +95,7 @@ class Guest:
         notes: All notes but VMCOREINFO, in the file's order and byte order.
         cpus: Registers that the source holds in a form of its own; notes are made of them.
         vmcoreinfo: The guest kernel's VMCOREINFO.
-        windows: The facts of a guest that runs Windows, which has a crash dump's header in place of VMCOREINFO.
+        windows: The facts of a guest that runs Windows, which has a crash dump's header instead of VMCOREINFO.
         utsname: The guest kernel's names.
         n_cpus: Number of CPUs, or None when it follows from the notes.
         sections: ELF sections that belong to the dump.

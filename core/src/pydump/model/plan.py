@@ -35,7 +35,7 @@ class Plan:
         load_vaddrs: ``(paddr, difference)`` pairs, ascending: from that paddr on p_vaddr = p_paddr + difference.
         aliases: ``(vaddr, paddr, size)`` of segments that readers need beside those of the RAM blocks.
         mappings: Rows of vaddr, paddr and size, shape (n, 3), that segments are made from, or None for one per block.
-        overlays: ``(paddr, bytes)`` that the dump holds in place of guest memory; only of a format that asks for it.
+        overlays: ``(paddr, bytes)`` that the dump holds instead of guest memory; only of a format that asks for it.
         part: ``(start, end)`` in paddr of the memory that this file of a split dump holds; None for a whole dump.
         warnings: What the user should know, a line each.
         fixed: Defects of the source that the plan corrects, a line each.

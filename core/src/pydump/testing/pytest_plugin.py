@@ -41,6 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse to test something else in place of the plugins that are meant."""
+    """Refuse to test something else instead of the plugins that are meant."""
     if wanted and not any(item.path == Path(__file__).with_name("test_installed.py") for item in items):
         raise pytest.UsageError("--pydump-plugin says what --pyargs pydump.testing tests: say both")

@@ -25,6 +25,6 @@ def check_placed(guest: Guest) -> None:
     if not guest.placed and guest.memory.end > IN_ONE_PIECE:
         raise PlanError(
             "a PC with more than 3 GiB of RAM has a hole below 4 GiB, and a file of bare memory does not say where",
-            hint="write raw:FILE[0:3G]@0,FILE[3G:]@4G for a memory backend, snapshot or .vmem (2G in place of 3G for "
+            hint="write raw:FILE[0:3G]@0,FILE[3G:]@4G for a memory backend, snapshot or .vmem (2G instead of 3G for "
             "QEMU's q35), or raw:FILE[0:]@0 for an image that has the hole in it",
         )

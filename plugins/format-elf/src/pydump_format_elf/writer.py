@@ -63,7 +63,7 @@ HOLE_UNIT: Final = 4096
 VADDR_UNIT: Final = 1 << 16
 #: Bytes of a section that are copied in one go.
 COPY_SIZE: Final = 4 << 20
-#: In place of a position in the stored stream: past the end of the file.
+#: Instead of a position in the stored stream: past the end of the file.
 _NOWHERE: Final = np.uint64((1 << 64) - 1)
 
 

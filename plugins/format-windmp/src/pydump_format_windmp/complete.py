@@ -1,4 +1,4 @@
-"""Completes a plan: the header to write, and what the dump holds in place of guest memory.
+"""Completes a plan: the header to write, and what the dump holds instead of guest memory.
 
 The guest's memory stays as it is. QEMU writes the contexts into it and restores it after the dump.
 """
@@ -31,7 +31,7 @@ _LARGEST: Final = max(layout.nbytes() for layout in HEADERS.values())
 
 
 def complete(plan: Plan, image: MemoryImage, arch: type[Arch]) -> Plan:
-    """The plan with the facts of Windows, and the contexts of the CPUs, which the dump holds in place of memory.
+    """The plan with the facts of Windows, and the contexts of the CPUs, which the dump holds instead of memory.
 
     Raises:
         PlanError: The file that should give the header does not, or nothing does that QEMU would take.
@@ -88,7 +88,7 @@ def _held_pages(image: MemoryImage, overlays: Sequence[tuple[int, bytes]]) -> Ra
 
 
 def _overlays(found: Found, cpus: Sequence[Cpu]) -> tuple[list[tuple[int, bytes]], tuple[int, ...]]:
-    """What the dump holds in place of memory, ``(paddr, bytes)`` each, and the CPUs that have no place."""
+    """What the dump holds instead of memory, ``(paddr, bytes)`` each, and the CPUs that have no place."""
     kernel, kdbg, facts = found.kernel, found.kdbg, found.facts
     if kernel is None or kdbg is None:
         return [], tuple(cpu.index for cpu in cpus)

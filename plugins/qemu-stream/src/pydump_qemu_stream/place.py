@@ -134,7 +134,7 @@ def place(machine: Machine, given: Sequence[Piece]) -> tuple[list[Piece], list[s
 
     Args:
         machine: What is known.
-        given: Where the user says that blocks are, in place of what is known.
+        given: Where the user says that blocks are, instead of what is known.
 
     Returns:
         Pieces in ascending addresses, and warnings, a line each.

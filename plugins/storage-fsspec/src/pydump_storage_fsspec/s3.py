@@ -122,7 +122,7 @@ class S3Sink(Sink):
                     raise self._failed(error) from None
 
     def _complete(self) -> None:
-        """Make the object of its parts; without ``force`` in place of no other."""
+        """Make the object from its parts. Without ``force``, no other object is replaced."""
         parts = [{"PartNumber": number, "ETag": self._tags[number]} for number in sorted(self._tags)]
         asked: dict[str, Any] = {"UploadId": self._upload, "MultipartUpload": {"Parts": parts}}
         try:

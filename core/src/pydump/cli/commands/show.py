@@ -129,7 +129,7 @@ def read(
     length = parse_number(size)
     start = 0 if symbol else parse_number(address)
     with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
-        warn(opened.source.warnings())
+        warn(opened.image.warnings())
         if symbol:
             start = opened.symbols(vmlinux).address(address)
         for at, data in opened.pieces(start, length, virtual=vaddr or symbol):
