@@ -257,6 +257,12 @@ def test_what_was_lost_lies_past_the_end_of_the_file(arch: str, tmp_path: Path) 
         assert back.image.unreadable() == source.unreadable()
         assert back.image.excluded() == source.excluded()
         assert back.read(8192, 4096) == A
+        lost = source.unreadable().size
+        assert back.warnings[0] == f"{lost} bytes of guest memory could not be read when the file was made"
+    with (tmp_path / "cut").open("wb") as cut:
+        cut.write(out.read_bytes()[:-100])
+    with pydump.open(tmp_path / "cut") as back:
+        assert back.warnings[0].startswith(f"the file ends at {size - 100:#x}, ")
 
 
 def test_sections_of_an_architecture_are_kept(tmp_path: Path) -> None:

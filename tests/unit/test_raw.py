@@ -91,6 +91,41 @@ def test_what_is_no_part_of_the_file_is_refused(part: str, tmp_path: Path) -> No
         pydump.open(f"raw:{tmp_path}/f{part}")
 
 
+@pytest.mark.parametrize("bad", ["[3G:", "3G:]", "[3G]", "[1:2:3]", "[]"])
+def test_a_bracket_that_is_not_a_part_says_how_to_write_one(bad: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes(8192))
+    with pytest.raises(PlanError, match="the bracket in ") as caught:
+        pydump.open(f"raw:{tmp_path}/f[0:4K]@0,{tmp_path}/f{bad}@4G")
+    assert "raw:PATH[OFFSET:SIZE]@PADDR, as raw:ram[0:3G]@0,ram[3G:]@4G" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\x7fELF\2\1\1", "an elf file"),
+        (b"KDUMP   ", "a kdump file"),
+        (b"makedumpfile\0\0\0\0" + (1).to_bytes(8, "big") * 2, "a flattened dump"),
+        (b"EMiL\1\0\0\0", "a lime file"),
+        (b"LKCD\0", ""),
+        (bytes.fromhex("ed238f61730119a8"), "an LKCD dump"),
+    ],
+)
+def test_a_dump_that_is_taken_as_bare_memory_is_warned_of(head: bytes, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(head.ljust(8192, b"\0"))
+    for how, warned in (("@0", bool(kind)), ("[0:]@0", False)):
+        with pydump.open(f"raw:{path}{how}", arch="x86_64") as opened:
+            assert opened.read(0, len(head)) == head
+            assert len(opened.warnings) == warned
+    if kind:
+        with pydump.open(f"raw:{path}@0x1000", arch="x86_64") as opened:
+            (warning,) = opened.warnings
+        assert warning == (
+            f"{path} begins like {kind}, and its bytes are taken as RAM: leave raw: out to read what it holds, "
+            f"or write raw:{path}[0:]@0x1000 where they are RAM"
+        )
+
+
 def test_a_file_of_that_very_name_comes_first(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"wrong")
     (tmp_path / "f[1:2]").write_bytes(b"right")

@@ -29,11 +29,19 @@ class Known(NamedTuple):
         name: What it is, as "a LiME memory image"; empty where a distribution reads it.
         hint: What to do.
         role: "format" or "compressor", of the distribution that reads it; else empty.
+        plugin: The plugin's name for that role; else empty.
     """
 
     name: str
     hint: str
     role: str = ""
+    plugin: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What it is, as "a LiME memory image" or "an elf file"."""
+        article = "an" if self.plugin[:1] in "aeio" else "a"
+        return self.name or f"{article} {self.plugin} file"
 
 
 def distribution_of(role: str, name: str) -> str | None:
@@ -64,7 +72,7 @@ def known_file(head: bytes) -> Known | None:
     if "name" in found:
         return Known(found["name"], found["way"])
     role = "format" if "format" in found else "compressor"
-    return Known("", f"pip install {distribution_of(role, found[role])}", role)
+    return Known("", f"pip install {distribution_of(role, found[role])}", role, found[role])
 
 
 def beginnings(entry: dict[str, Any]) -> Iterator[bytes]:

@@ -115,13 +115,13 @@ class Registry:
         """The format called ``name``, or what the alias ``name`` stands for.
 
         Raises:
-            UnknownPluginError: No plugin has it.
+            UnknownPluginError: No plugin has it. The error names the formats that can be written.
         """
         for cls in self.formats():
             implied = cls.aliases.get(name)
             if implied is not None:
                 return FormatChoice(cls, **implied)
-        return FormatChoice(self._get("format", name))
+        return FormatChoice(self._get("format", name, tuple(cls.name for cls in self.formats() if cls.writes())))
 
     def compressor(self, name: str, options: dict[str, Any] | None = None) -> Compressor:
         """An instance of the compressor ``name``.
@@ -194,7 +194,8 @@ class Registry:
         """How a format's reader gets its compressors."""
         return _Decompressors(self)
 
-    def _get(self, role: str, name: str) -> Any:
+    def _get(self, role: str, name: str, available: tuple[str, ...] | None = None) -> Any:
+        """The class called ``name``. ``available`` are the names that the error lists; default: all of the role."""
         known = self._classes.get(role, {})
         if name in known:
             return known[name]
@@ -204,7 +205,8 @@ class Registry:
         if broken:
             hint = f"it is installed but broken: {broken.error}"
         others = ("none",) if role == "compressor" else ()
-        raise UnknownPluginError(role, name, self.names(role) + others, hint=hint)
+        listed = self.names(role) + others if available is None else available
+        raise UnknownPluginError(role, name, listed, hint=hint)
 
 
 class _Decompressors(Decompressors):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -184,12 +183,19 @@ def _number(target: str) -> int | None:
     if target == "-":
         return 1
     if target.startswith("fd:") and not os.path.lexists(target):
-        with contextlib.suppress(ValueError):
-            return int(target.removeprefix("fd:"))
+        return descriptor_number(target)
     owner, fd = open_file_behind(target)
     return fd if owner == os.getpid() else None
 
 
+def descriptor_number(url: str) -> int | None:
+    """The number in ``fd:N``, or None where N is not one."""
+    number = url.removeprefix("fd:")
+    return int(number) if number.isdecimal() and number.isascii() else None
+
+
 def not_open(label: str) -> PlanError:
     """The error for a descriptor that cannot be written to."""
-    return PlanError(f"{label} is no descriptor open for writing", hint="pass one, as in 3>file pydump … fd:3")
+    return PlanError(
+        f"{label} is not a descriptor that is open for writing", hint="pass one, as in 3>file pydump … fd:3"
+    )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing, packing_of, spool
-from pydump.errors import FormatError, SourceError
+from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing, data_of
 
 #: Seconds after which it is said that a named pipe has no writer.
@@ -49,15 +49,18 @@ class FileBacking(Backing):
             packings: What is unpacked.
 
         Raises:
+            PlanError: The path is empty.
             SourceError: It cannot be opened or read.
         """
         if path == "-":
             return cls.of(0, "standard input", accept, packings)
+        if not path:
+            raise PlanError("the source has no name", hint="name a file, or - for standard input")
         try:
             fd = _open_file(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise SourceError(f"cannot open {path or 'a file without a name'}: {reason}") from None
+            raise SourceError(f"cannot open {path}: {reason}") from None
         opened = cls._opened(fd, path, accept, packings)
         if opened.fd == fd:
             opened._name = os.path.abspath(path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
 from pydump.builtin.files import FileBacking
+from pydump.builtin.flattened import is_flattened
 from pydump.builtin.memory_map import open_map
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS
 from pydump.catalog import known_file
@@ -25,6 +26,10 @@ from pydump.options import parse_number
 
 #: A path and the part of the file that is RAM.
 PART: Final = re.compile(r"(?P<path>.*)\[(?P<offset>[^][:]*):(?P<size>[^][:]*)\]", re.DOTALL)
+#: What is meant to be the part of a file: it begins or ends with a bracket, behind the last slash.
+BRACKET: Final = re.compile(r"\[[^/]*\Z|\]\Z")
+#: The right form of a source of bare memory.
+FORM: Final = "write raw:PATH@PADDR or raw:PATH[OFFSET:SIZE]@PADDR, as raw:ram[0:3G]@0,ram[3G:]@4G"
 
 
 class _Piece(NamedTuple):
@@ -35,12 +40,14 @@ class _Piece(NamedTuple):
         backing: The file.
         offset: Where it begins in the file.
         size: Bytes.
+        kind: What the whole file seems to be instead of RAM, as "an elf file"; else empty.
     """
 
     paddr: int
     backing: Backing
     offset: int
     size: int
+    kind: str = ""
 
 
 class RawSource(Source):
@@ -58,14 +65,12 @@ class RawSource(Source):
         mapped = open_map(argument)
         if mapped is not None:
             return mapped
+        parts = [_Named.parse(text, argument) for text in argument.split(",")]
         pieces: list[_Piece] = []
-        named = 0
         try:
-            for text in argument.split(","):
-                piece, stated = _piece(text, argument)
-                pieces.append(piece)
-                named += stated or piece.paddr > 0
-            return RawImage(pieces, placed=bool(named))
+            for part in parts:
+                pieces.append(part.open())
+            return RawImage(pieces, placed=any(part.stated or part.paddr for part in parts))
         except BaseException:
             for piece in pieces:
                 piece.backing.close()
@@ -109,6 +114,12 @@ class RawImage(MemoryImage):
     def warnings(self) -> tuple[str, ...]:
         odd = [piece for piece in self._pieces if piece.paddr % SMALLEST_PAGE]
         return (
+            *(
+                f"{piece.backing.path} begins like {piece.kind}, and its bytes are taken as RAM: leave raw: out to "
+                f"read what it holds, or write raw:{piece.backing.path}[0:]@{piece.paddr:#x} where they are RAM"
+                for piece in self._pieces
+                if piece.kind
+            ),
             *(f"{backing.path}: {line}" for backing in self._files for line in backing.warnings),
             *(
                 f"{piece.backing.path} is placed at {piece.paddr:#x}, which is not a multiple of {SMALLEST_PAGE:#x}: "
@@ -154,35 +165,61 @@ class ReopenRaw(Reopen):
             raise
 
 
-def _piece(text: str, argument: str) -> tuple[_Piece, bool]:
-    """What one of the parts between commas names, and whether it names a part of its file."""
-    path, at, address = text.rpartition("@")
-    if not at:
-        path, address = text, "0"
-    paddr = parse_number(address)
-    offset, length, stated = 0, None, False
-    match = None if os.path.exists(path) else PART.fullmatch(path)  # a file of that very name comes first
-    if match:
-        path, stated = match["path"], True
+class _Named(NamedTuple):
+    """What one of the texts between commas names.
+
+    Attributes:
+        path: The file.
+        paddr: Where its RAM begins in guest memory.
+        offset: Where it begins in the file.
+        size: Bytes, or None for all that follows.
+        stated: Whether a part of the file is named.
+    """
+
+    path: str
+    paddr: int
+    offset: int = 0
+    size: int | None = None
+    stated: bool = False
+
+    @classmethod
+    def parse(cls, text: str, argument: str) -> _Named:
+        path, at, address = text.rpartition("@")
+        if not at:
+            path, address = text, "0"
+        if os.path.exists(path):  # a file of that very name comes first
+            return cls(path, parse_number(address))
+        match = PART.fullmatch(path)
+        if match is None and BRACKET.search(path):
+            raise PlanError(f"raw: the bracket in {text!r} is not [OFFSET:SIZE]", hint=FORM)
+        path = match["path"] if match else path
+        if not path:
+            raise PlanError(f"raw:{argument} names no file", hint=FORM)
+        if match is None:
+            return cls(path, parse_number(address))
         offset = parse_number(match["offset"]) if match["offset"] else 0
-        length = parse_number(match["size"]) if match["size"] else None
-    if not path:
-        raise PlanError(f"raw:{argument} names no file", hint="write raw:PATH@PADDR or raw:PATH[OFFSET:SIZE]@PADDR")
-    backing = FileBacking.open(path, packings=() if stated else PACKINGS)
-    seen = None if stated else known_file(backing.read(0, min(HEAD_SIZE, backing.size)))
-    if seen is not None and seen.role == "compressor":
-        backing.close()
-        hint = f"unpack it first, or write {path}[0:] where these bytes are RAM"
-        raise PlanError(f"raw: {path} is compressed, and not unpacked here", hint=hint)
-    end = backing.size if length is None else offset + length
-    if not offset < end <= backing.size and backing.size:
-        size = backing.size
-        backing.close()
-        wanted = f"{offset:#x} and on" if length is None else f"{offset:#x}..{end:#x}"
-        raise PlanError(
-            f"raw: {path} has {size:#x} bytes, not {wanted}", hint="write [OFFSET:SIZE], a part of the file"
-        )
-    return _Piece(paddr, backing, offset, end - offset), stated
+        size = parse_number(match["size"]) if match["size"] else None
+        return cls(path, parse_number(address), offset, size, stated=True)
+
+    def open(self) -> _Piece:
+        path, offset = self.path, self.offset
+        backing = FileBacking.open(path, packings=() if self.stated else PACKINGS)
+        head = b"" if self.stated else backing.read(0, min(HEAD_SIZE, backing.size))
+        seen = known_file(head)
+        if seen is not None and seen.role == "compressor":
+            backing.close()
+            hint = f"unpack it first, or write {path}[0:] where these bytes are RAM"
+            raise PlanError(f"raw: {path} is compressed, and not unpacked here", hint=hint)
+        end = backing.size if self.size is None else offset + self.size
+        if not offset < end <= backing.size and backing.size:
+            size = backing.size
+            backing.close()
+            wanted = f"{offset:#x} and on" if self.size is None else f"{offset:#x}..{end:#x}"
+            raise PlanError(
+                f"raw: {path} has {size:#x} bytes, not {wanted}", hint="write [OFFSET:SIZE], a part of the file"
+            )
+        kind = "a flattened dump" if is_flattened(head) else seen.kind if seen else ""
+        return _Piece(self.paddr, backing, offset, end - offset, kind)
 
 
 def _part(piece: _Piece) -> str:

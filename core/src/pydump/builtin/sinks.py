@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -45,8 +46,10 @@ class FileSink(Sink):
     @classmethod
     def open(cls, path: str, *, force: bool = False, sync: bool = True) -> Self:
         """Open ``path`` for writing; see :meth:`pydump.interfaces.storage.Storage.writer`."""
-        if not path or "\0" in path:
-            raise SinkError(f"cannot write a file {'with a NUL in its name' if path else 'without a name'}")
+        if not path:
+            raise PlanError("the output has no name", hint="name a file, or - for standard output")
+        if "\0" in path:
+            raise SinkError("cannot write a file with a NUL in its name")
         if os.path.isdir(path):
             raise PlanError(f"{path} is a directory", hint="name a file in it")
         directory = os.path.dirname(path) or "."
@@ -248,3 +251,8 @@ def _sync_directory(fd: int) -> None:
 def _temporary(directory: str) -> str:
     """A name beside the target that nobody has: short, for the target's own may be as long as names can be."""
     return os.path.join(directory, f".pydump-{os.urandom(8).hex()}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether ``name`` is one that a file has before it is complete."""
+    return re.fullmatch(r"\.pydump-[0-9a-f]{16}", name) is not None

@@ -61,6 +61,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "storage": (
         ("pydump storage clean s3://crash/", "List what killed dumps left in a bucket"),
         ("pydump storage clean s3://crash/vmcore --remove", "Remove what is left of one dump"),
+        ("pydump storage clean /dumps", "List hidden files that killed dumps left in a directory"),
     ),
     "plugins": (
         ("pydump plugins", "List what is installed"),

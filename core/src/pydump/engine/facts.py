@@ -101,10 +101,11 @@ def complete(guest: Guest, wanted: str | None, registry: Registry, *, needed: bo
     elif arch is GenericArch:
         machine = guest.utsname.machine or "unknown"
         named = f"e_machine {guest.machine}" if guest.machine is not None else f"machine {machine!r}"
-        warnings = (
+        warning = (
             f"no architecture plugin knows this guest ({named}): facts are taken as the source states them; "
-            "install its pydump-arch plugin to have them checked and completed",
+            "install its pydump-arch plugin to have them checked and completed"
         )
+        warnings = (warning,)
     guest, lacking = _with_own_cpus(guest, arch)
     guest = arch.complete(guest)
     if guest.elf_class == 32 and guest.memory.end > 1 << 32:

@@ -203,11 +203,18 @@ def _report(
         seconds=time.monotonic() - began,
         workers=workers,
         dry_run=dry,
-        warnings=plan.warnings + _damaged(outcome, planned.writer),
+        warnings=plan.warnings + _damaged(outcome, planned.writer) + _one_file(output),
         fixed=plan.fixed,
         excluded_classes=planned.exclusion.sizes,
         checks=planned.exclusion.checks,
     )
+
+
+def _one_file(output: Output) -> tuple[str, ...]:
+    """What is said of an output that looks like several."""
+    if output.split or "," not in output.target:
+        return ()
+    return (f"{output.target} is one file, with a comma in its name; --split writes several",)
 
 
 def _damaged(outcome: Outcome, writer: Writer) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ class Storage(ABC):
     #: What stands before the colon: ``s3`` of ``s3://bucket/vmcore``.
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+    #: Whether what is written is gone when the process ends; the command line then refuses to write there.
+    transient: ClassVar[bool] = False
 
     @classmethod
     def reader(cls, url: str, options: Any = None) -> Backing:
@@ -92,7 +94,7 @@ class Storage(ABC):
 
     @classmethod
     def leftovers(cls, url: str, options: Any = None) -> Sequence[Leftover]:
-        """What runs that were killed left behind at ``url`` and below, the oldest first; here nothing is ever left.
+        """What runs that were killed left behind at ``url`` and below, the oldest first. By default nothing is.
 
         Raises:
             SourceError: The storage does not say.
@@ -108,6 +110,11 @@ class Storage(ABC):
     def writes(cls) -> bool:
         """Whether it can be written to."""
         return cls._implements("writer")
+
+    @classmethod
+    def leaves(cls) -> bool:
+        """Whether a run that is killed can leave something behind."""
+        return cls._implements("leftovers")
 
     @classmethod
     def _implements(cls, method: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pydump.errors import PydumpError
+from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.interfaces.live import LiveGuest
 from pydump.interfaces.source import Source
@@ -82,6 +82,11 @@ class SourceTests:
         assert said.strip(), "the error says nothing"
         # What the user wrote may be repeated as it is.
         assert len(said.replace(argument or " ", " ").splitlines()) == 1, f"the error is not one line: {said!r}"
+
+    def test_open_says_how_to_write_a_name_that_is_missing(self) -> None:
+        with pytest.raises(PlanError) as caught:
+            self.source.open("").close()
+        assert f"{self.source.name}:" in (caught.value.hint or ""), "the hint does not show the right form"
 
     # --- memory ---
 

@@ -42,7 +42,7 @@ class Loads:
     warnings: tuple[str, ...]
 
 
-def find_loads(backing: Backing, segments: NDArray[Any], elf_class: int) -> Loads:
+def find_loads(backing: Backing, segments: NDArray[Any], elf_class: int, *, incomplete: bool = False) -> Loads:
     """Find memory.
 
     Segments may overlap: /proc/vmcore maps the kernel's text twice, and a QEMU dump with paging=true has one segment
@@ -53,6 +53,7 @@ def find_loads(backing: Backing, segments: NDArray[Any], elf_class: int) -> Load
         backing: The file.
         segments: Its PT_LOADs.
         elf_class: 32 or 64.
+        incomplete: Whether e_flags says that memory is missing.
 
     Raises:
         FormatError: What they say cannot be true.
@@ -83,9 +84,13 @@ def find_loads(backing: Backing, segments: NDArray[Any], elf_class: int) -> Load
     if memory.size > MAX_RAM:
         raise FormatError(backing.path, f"its PT_LOADs claim {memory.size >> 40} TiB of RAM", offset=0)
     if lost:
-        ends = f"the file ends at {backing.size:#x}, and its memory at {needed:#x}"
-        why = "; ".join(backing.warnings) or ends
-        warnings += (f"{why}: {lost.size} bytes of guest memory are lost",)
+        # What its maker could not read has PT_LOADs that begin where the file ends, if it has all of its bytes.
+        beyond = {offset for _, offset, filesz, _ in table if filesz and offset + filesz > backing.size}
+        if incomplete and beyond == {backing.size}:
+            warnings += (f"{lost.size} bytes of guest memory could not be read when the file was made",)
+        else:
+            why = "; ".join(backing.warnings) or f"the file ends at {backing.size:#x}, and its memory at {needed:#x}"
+            warnings += (f"{why}: {lost.size} bytes of guest memory are lost",)
     elif backing.warnings:
         warnings += backing.warnings
     if memory.size > MANY_TIMES * backing.size:

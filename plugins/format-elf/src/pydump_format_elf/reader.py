@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydump.errors import FormatError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.pieces import PiecesImage
-from pydump.layout.elf import PT_LOAD, PT_NOTE
+from pydump.layout.elf import DUMP_ELF_INCOMPLETE, PT_LOAD, PT_NOTE
 from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, read_notes, split_vmcoreinfo
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
@@ -48,7 +48,8 @@ class ElfImage(PiecesImage):
         self._is_virtualbox, self._device_size = is_virtualbox(self._notes, headers.byte_order), 0
         if self._is_virtualbox:
             segments, self._device_size = without_devices(segments)
-        loads = find_loads(backing, segments, headers.elf_class)
+        incomplete = bool(headers.header.e_flags & DUMP_ELF_INCOMPLETE)
+        loads = find_loads(backing, segments, headers.elf_class, incomplete=incomplete)
         super().__init__(backing, loads.pieces, loads.memory)
         self._excluded, self._lost, self._mappings = loads.excluded, loads.lost, loads.mappings
         self._warnings = (*headers.warnings, *note_faults, *no_text, *loads.warnings)

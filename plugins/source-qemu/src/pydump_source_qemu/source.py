@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydump.errors import PlanError
 from pydump.interfaces.source import Source
 from pydump_source_qemu.options import QemuOptions
 
@@ -23,6 +24,8 @@ class QemuSource(Source):
         from pydump_source_qemu.session import Session
 
         options = options or QemuOptions()
+        if not argument:
+            raise PlanError("qmp: names no monitor", hint="write qmp:SOCKET or qmp:HOST:PORT")
         session = Session.connect(argument, options.connect_timeout)
         try:
             return QemuGuest(session, options)

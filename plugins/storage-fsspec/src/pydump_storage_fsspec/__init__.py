@@ -46,6 +46,7 @@ class MemoryStorage(FsspecStorage):
     """``memory://NAME``: this process alone, for tests and notebooks."""
 
     name: ClassVar[str] = "memory"
+    transient: ClassVar[bool] = True
 
     @classmethod
     def writer(cls, url: str, options: Any = None, *, force: bool = False, sync: bool = True) -> Sink:

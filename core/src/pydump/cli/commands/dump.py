@@ -161,6 +161,7 @@ def dump(
     from pydump.options import parse_number
     from pydump.process import be_nice
 
+    _refuse_transient(output, split)
     session.lost = "; the output is not complete" if names_descriptor(output) else "; nothing was left at the output"
     given: Vmcoreinfo | Literal["memory"] | None = None
     if vmcoreinfo is not None:
@@ -221,6 +222,21 @@ def dump(
         if report.unreadable_size:
             talk(f"incomplete: {report.unreadable_size} bytes of guest memory are unreadable")
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _refuse_transient(output: str, split: int | None) -> None:
+    """Refuse an output that is gone when this process ends."""
+    from pydump.engine.locate import find_stored
+    from pydump.engine.outputs import targets
+    from pydump.registry import installed
+
+    for name in targets(output, split):
+        storage = find_stored(name, installed()).storage
+        if storage.transient:
+            raise PlanError(
+                f"{name} would be lost when pydump ends: {storage.name} keeps it in this process only",
+                hint="name a file; from Python, pydump.dump() writes there",
+            )
 
 
 def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_run: bool, as_json: bool) -> None:

@@ -19,16 +19,20 @@ class Action(StrEnum):
 
 
 def storage(
-    action: Annotated[Action, Argument(metavar="clean", help="List, or remove, what runs that were killed left.")],
-    url: Annotated[str, Argument(metavar="URL", help="An object, or a bucket or folder: all that is below it.")],
+    action: Annotated[Action, Argument(metavar="clean", help="List, or remove, what killed dumps left.")],
+    url: Annotated[
+        str,
+        Argument(metavar="URL", help="An object; a bucket or folder and all below it; or a directory of this machine."),
+    ],
     remove: Annotated[
         bool, Option("--remove", help="Remove what is listed. A dump that is still being written there fails.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List parts of dumps that were killed while they were written to a store; --remove removes them.
+    """List what dumps that were killed left where they were written; --remove removes it.
 
-    Nobody sees such parts, but they are paid for. A dump that is being written is listed as well.
+    A store keeps their parts, which nobody sees and somebody pays for. A directory may keep hidden files. A dump that
+    is still being written is listed as well.
     """
     from pydump.cli import render
     from pydump.cli.console import talk
@@ -49,5 +53,7 @@ def storage(
             for one in left
         ]
         render.grid(("output", "began", "removed" if remove else "size"), rows)
+    elif place.storage.leaves():
+        talk(f"no unfinished dump is left at {url}")
     else:
-        talk(f"nothing is left at {url}")
+        talk(f"a dump that is killed leaves nothing at {url}: {place.storage.name} keeps no unfinished dumps")

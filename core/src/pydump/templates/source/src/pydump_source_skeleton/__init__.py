@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydump.errors import ReadError, SourceError
+from pydump.errors import PlanError, ReadError, SourceError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.source import Source
@@ -22,6 +22,8 @@ class SkeletonSource(Source):
 
     @classmethod
     def open(cls, argument: str, options: Any = None) -> SkeletonImage:
+        if not argument:
+            raise PlanError("skeleton: names no file", hint="write skeleton:PATH")
         try:
             fd = os.open(argument, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
