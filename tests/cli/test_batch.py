@@ -110,6 +110,29 @@ def test_what_cannot_be_done_is_refused(dumps: Path, refuse: Refuse) -> None:
     assert "--journal FILE" in refuse(2, "batch", "-")
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--to", "{name}.kdump", "dump", "--fromat", "elf"), "No such option: --fromat"),
+        (("verify", "--workers", "many"), "Invalid value for '--workers'"),
+        (("info", "--jsno"), "see pydump info --help"),
+    ],
+)
+def test_a_misspelt_option_is_refused_before_the_journal_begins(
+    dumps: Path, refuse: Refuse, words: tuple[str, ...], why: str
+) -> None:
+    assert why in refuse(2, "batch", "--each", "in/*.elf", *words)
+
+
+def test_a_list_with_a_misspelt_option_is_refused(dumps: Path, refuse: Refuse, tmp_path: Path) -> None:
+    jobs = [
+        {"command": "info", "source": "in/bare-s390x.elf"},
+        {"command": "info", "source": "in/bare-s390x.elf", "options": ["--quite"]},
+    ]
+    (tmp_path / "jobs").write_text("\n".join(map(json.dumps, jobs)))
+    assert "No such option: --quite" in refuse(2, "batch", "jobs")
+
+
 def test_a_journal_is_not_mixed_with_another_run(dumps: Path, run: Run, refuse: Refuse) -> None:
     words = ("batch", "--journal", "done", "--each", "in/bare*.elf", "info")
     assert run(*words).code == 0

@@ -63,6 +63,18 @@ def test_sizes_are_those_of_dumps(guest: Path, run: Callable[..., Any], tmp_path
         assert level["packed_size"] == pytest.approx((tmp_path / f"out{number}").stat().st_size, rel=0.15)
 
 
+def test_a_guest_that_does_not_say_what_its_pages_are_has_two_levels(
+    qemu: Callable[[str, str], Path], run: Callable[..., Any]
+) -> None:
+    vmcore = qemu("bare-x86_64", "elf")
+    done = run("size", "--json", vmcore)
+    report = json.loads(done.out)
+    assert [(level["level"], level["classes"]) for level in report["levels"]] == [(0, []), (1, ["zero"])]
+    assert report["levels"][0]["size"] == report["ram_size"] > report["levels"][1]["size"] > 0
+    assert done.code == 0
+    assert done.err.startswith("pydump: warning: levels 0 and 1 only: no filter can find the ")
+
+
 def test_the_table_names_its_columns(guest: Path, run: Callable[..., Any]) -> None:
     lines = run("size", guest).out.splitlines()
     assert lines[0].split()[:3] == ["level", "leaves", "out"]

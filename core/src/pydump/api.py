@@ -347,13 +347,15 @@ def follow(
 def sizes(source: Path | Input, *, arch: str | None = None, options: Options | None = None) -> SizeReport:
     """What each dump level would leave of a guest: pages, bytes, and an estimate of their compressed size.
 
+    A guest that does not say what its pages are has levels 0 and 1 only, as a warning says.
+
     Args:
         source: As for :func:`open`.
         arch: An architecture's name, for sources that say none.
         options: Options of the plugin that reads it.
 
     Raises:
-        PydumpError: It cannot be opened or read, or the guest does not say what its pages are.
+        PydumpError: It cannot be opened or read.
     """
     from pydump.engine.sizes import run_sizes
 

@@ -12,7 +12,7 @@ import pytest
 
 import pydump
 from pydump.builtin.raw import BytesImage
-from pydump.errors import FormatError, PlanError, SinkError, SourceError
+from pydump.errors import FormatError, PlanError, SinkError, SourceError, UnsupportedError
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.testing.reopen import faults_of_reopening
@@ -37,6 +37,31 @@ def test_padded_memory_lies_at_its_address(workers: int, tmp_path: Path) -> None
             assert file.read(len(data)) == data
     with pydump.open(f"raw:{tmp_path}/out@0", arch="x86_64") as dump:
         assert dump.read(0x100000, PAGE) == b"b" * PAGE
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_report_says_how_the_file_is_read(packed: bool, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = pydump.dump(source(), out, format="raw", options={"raw": {"packed": packed}})
+    how, *rest = report.remarks
+    name, _, arch = how.removeprefix("read it as ").replace("'", "").partition(" --arch ")
+    assert name == (f"raw:{out}.map" if packed else f"raw:{out}[0:]@0")
+    with pydump.open(name, arch=arch) as back:
+        assert back.guest.arch == "x86_64"
+        assert all(back.read(paddr, len(data)) == data for paddr, data in CONTENTS.items())
+    assert rest == ([] if packed else ["3 GiB of it are not RAM and read as zeros: --raw-packed leaves them out"])
+
+
+def test_nothing_is_said_of_how_a_stream_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        report = pydump.dump(source(), f"fd:{file.fileno()}", format="raw")
+    assert report.remarks == ()
+
+
+def test_a_flattened_stream_of_bare_memory_is_refused(tmp_path: Path) -> None:
+    for packed in (False, True):
+        with pytest.raises(UnsupportedError, match="nothing reads a flattened stream of raw"):
+            pydump.dump(source(), tmp_path / "out", format="raw", flatten=True, options={"raw": {"packed": packed}})
 
 
 @pytest.mark.parametrize("guest", ["bare-arm", "bare-riscv64", "bare-s390x", "nano-x86_64"])

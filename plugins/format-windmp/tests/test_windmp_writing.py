@@ -16,6 +16,7 @@ from pydump.builtin.raw import BytesImage
 from pydump.errors import PlanError
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import installed
 from pydump_format_windmp.complete import CONTROL_REGISTERS
 from windows_guest import BLOCKS, BUILD, KDBG_SIZE, KERNEL, MODULES, PAGE, PFN_DATABASE, PROCESSES, WindowsGuest
@@ -203,6 +204,21 @@ def test_guest_that_does_not_run_windows_has_a_header_that_says_where_memory_lie
     with pydump.open(str(tmp_path / "out"), arch="s390x" if machine == 22 else None) as opened:
         assert opened.guest.machine == machine
         assert opened.read(PAGE, len(memory)) == memory
+
+
+def test_a_linux_guest_is_refused(tmp_path: Path) -> None:
+    """Its dump would claim to be of a Windows without a version."""
+    facts = Guest(MemoryMap.of([]), arch="x86_64", vmcoreinfo=Vmcoreinfo(b"OSRELEASE=6.1.0\nPAGESIZE=4096\n"))
+    linux = BytesImage(facts, {0: bytes(range(256)) * 1024})
+    with pytest.raises(PlanError, match="the guest runs Linux") as caught:
+        dump(linux, str(tmp_path / "out"), format="windmp")
+    assert "--windmp-header" in (caught.value.hint or "")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "header").write_bytes(WindowsGuest(64).header())
+    report = dump(
+        linux, str(tmp_path / "out"), format="windmp", options={"windmp": {"header": str(tmp_path / "header")}}
+    )
+    assert report.windows
 
 
 def scattered(guest: WindowsGuest, n_blocks: int, path: Path) -> BytesImage:

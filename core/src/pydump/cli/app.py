@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    session.written = False
+    session.written = session.json = session.stdout_is_data = False
 
     def work() -> int:
         escape_unprintable()

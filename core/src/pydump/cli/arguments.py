@@ -9,6 +9,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from pydump.cli.session import session
+
 
 class ProgressStyle(StrEnum):
     """How progress is shown on standard error."""
@@ -52,7 +54,15 @@ Arch = Annotated[
         autocompletion=completes("arch"),
     ),
 ]
-Json = Annotated[bool, Option("--json", help="Print JSON.")]
+
+
+def _note_json(value: bool) -> bool:
+    """Note that errors are printed as JSON too."""
+    session.json = session.json or value
+    return value
+
+
+Json = Annotated[bool, Option("--json", help="Print JSON.", callback=_note_json)]
 Style = Annotated[ProgressStyle, Option("--progress", help="How to show progress on standard error.")]
 Workers = Annotated[int | None, Option("--workers", metavar="N", help="Worker processes. Default: the CPUs.")]
 Executor = Annotated[

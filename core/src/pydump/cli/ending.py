@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,14 +18,35 @@ from pydump.errors import Cancelled, PydumpError
 EXIT_INCOMPLETE: Final = 3
 EXIT_DIFFERS: Final = 4
 EXIT_INTERRUPTED: Final = 130
+#: What a shell says of a program that SIGPIPE ended, because nobody reads its output any more.
+EXIT_BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 #: What to add to errors of the operating system that concern none of our files.
 _OS_HINTS: Final = {errno.EMFILE: "; raise the limit with ulimit -n", errno.EBADF: ": standard output is closed"}
 
 
-def fail(message: str, code: int) -> int:
-    """Print an error on one line; returns ``code``."""
-    tell("pydump: error: " + " ".join(message.split()))
+def complain(message: str, hint: str | None = None) -> None:
+    """Print an error on one line of standard error."""
+    tell("pydump: error: " + " ".join(f"{message}; {hint}".split() if hint else message.split()))
+
+
+def fail(message: str, code: int, hint: str | None = None) -> int:
+    """Print the error that ends a command, with ``--json`` also as an object on standard output; returns ``code``.
+
+    Where standard output is data, nothing is added to it.
+    """
+    complain(message, hint)
+    if session.json and not session.stdout_is_data:
+        with contextlib.suppress(OSError, ImportError, MemoryError):
+            from pydump.cli.render import print_json
+
+            print_json(error_object(message, code, hint))
+            sys.stdout.flush()
     return code
+
+
+def error_object(message: str, code: int, hint: str | None) -> dict[str, Any]:
+    """What JSON has of an error."""
+    return {"error": message, "hint": hint, "exit_code": code}
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
@@ -31,12 +54,12 @@ def exit_code_of(work: Callable[[], int]) -> int:
     try:
         return work()
     except PydumpError as error:
-        return fail(str(error), error.exit_code)
+        return fail(error.message, error.exit_code, error.hint)
     except KeyboardInterrupt:
         return fail(f"interrupted{session.lost}", EXIT_INTERRUPTED)
     except BrokenPipeError:
         silence_stdout()
-        return 1
+        return EXIT_BROKEN_PIPE
     except MemoryError:
         return fail("out of memory", 1)
     except OSError as error:  # of the standard streams and the process's limits; files have their own errors

@@ -22,12 +22,13 @@ def print_lines(records: Iterable[Record]) -> None:
 
 def print_json(records: Iterable[Record]) -> None:
     """An object whose ``records`` are objects, a line each, as they come."""
-    print(f'{{"schema": {SCHEMA}, "records": [', end="")
-    comma = ""
+    before = head = (
+        f'{{"schema": {SCHEMA}, "records": ['  # printed with the first record, which may be an error instead
+    )
     for record in records:
-        print(f"{comma}\n  {json.dumps(_as_json(record))}", end="")
-        comma = ","
-    print("\n]}" if comma else "]}")
+        print(f"{before}\n  {json.dumps(_as_json(record))}", end="")
+        before = ","
+    print(f"{head}]}}" if before == head else "\n]}")
 
 
 def print_followed(found: Generator[Record | LogNotice, None, None], *, as_json: bool) -> None:

@@ -13,8 +13,8 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from pydump.cli.app import print_version
 from pydump.cli.arguments import Arch, Json
-from pydump.cli.console import listen, tell
-from pydump.cli.ending import handle_signals
+from pydump.cli.console import listen, silence_stdout, tell
+from pydump.cli.ending import EXIT_BROKEN_PIPE, handle_signals
 from pydump.cli.session import session
 
 #: Each command's name, and ``module:function`` below ``pydump.cli.commands``.
@@ -90,7 +90,11 @@ class Command(TyperCommand):
         if self.name not in LIGHT:
             _load()
         handle_signals()
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the parser's own answer is exit code 1
+            silence_stdout()
+            return EXIT_BROKEN_PIPE
 
 
 class ReadingCommand(Command):
@@ -135,6 +139,11 @@ class _Commands(Mapping[str, TyperCommand]):
         return len(COMMANDS)
 
 
+def command_named(name: str) -> TyperCommand:
+    """A command of ``pydump``, ready to parse."""
+    return _Commands()[name]
+
+
 class _Program(TyperGroup):
     """``pydump`` itself."""
 
@@ -173,7 +182,7 @@ def top(
 
     With --arch NAME and no command: the dump facts of that architecture.
     """
-    session.arch, session.json, session.verbose, session.quiet = arch, as_json, verbose, quiet
+    session.arch, session.verbose, session.quiet = arch, verbose, quiet
     if version:
         print_version()
     elif context.invoked_subcommand is None:

@@ -138,6 +138,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
     if r.paused_seconds is not None:
         whole = "" if r.consistent else "; the memory is not consistent"
         rows.append(("guest paused", f"for {1000 * r.paused_seconds:.1f} ms{whole}"))
+    rows += [("note" if i == 0 else "", remark) for i, remark in enumerate(r.remarks)]
     if not r.has_vmcoreinfo and not r.windows:
         rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
     table(rows, stream)

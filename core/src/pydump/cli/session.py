@@ -10,7 +10,8 @@ class Session:
 
     Attributes:
         arch: The architecture's name that was given before the command, or None.
-        json: Whether ``--json`` was given before the command.
+        json: Whether ``--json`` was given.
+        stdout_is_data: Whether standard output is the dump itself, so that nothing may be added to it.
         verbose: Whether to explain choices.
         quiet: Whether to print errors only.
         written: Whether the output is complete and in its place, so that an interruption no longer undoes it.
@@ -20,6 +21,7 @@ class Session:
 
     arch: str | None = None
     json = False
+    stdout_is_data = False
     verbose = False
     quiet = False
     written = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydump.cli import render
-from pydump.cli.ending import fail
+from pydump.cli.ending import complain, error_object
 from pydump.errors import Cancelled, PydumpError
 
 #: Shows one file, or returns what JSON has of it; and the exit code.
@@ -43,8 +43,9 @@ def each(files: Sequence[str], work: Work, *, as_json: bool, blank: bool = False
         except Cancelled:
             raise
         except PydumpError as error:
-            code = fail(str(error), error.exit_code)
-            value = {"path": file, "error": str(error), "exit_code": code}
+            complain(error.message, error.hint)
+            code = error.exit_code
+            value = {"path": file, **error_object(error.message, code, error.hint)}
         values.append(value)
         worst = max(worst, code)
     if as_json:

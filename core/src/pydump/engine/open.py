@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydump.builtin.files import unpacked_part
 from pydump.builtin.flattened import is_flattened
@@ -21,6 +21,12 @@ from pydump.interfaces.format import Format, KernelFile, Opened
 from pydump.interfaces.image import MemoryImage
 from pydump.options import chosen_options
 from pydump.registry import Registry
+
+#: What to do with a file that no format reads.
+BARE: Final = (
+    "bare memory is read with --arch NAME and raw:PATH@PADDR, "
+    "or raw:PATH[0:3G]@0,PATH[3G:]@4G of a PC with more than 3 GiB"
+)
 
 
 def open_source(
@@ -192,5 +198,5 @@ def _format_of(heads: list[bytes], paths: list[str], registry: Registry) -> type
     raise FormatError(
         paths[unknown],
         f"no installed format reads it; installed: {names}",
-        hint=seen.hint if seen else "bare memory is read with raw:PATH@PADDR",
+        hint=seen.hint if seen else BARE,
     )

@@ -86,6 +86,10 @@ def choose(request: Request, registry: Registry) -> Chosen:
         raise UnsupportedError(
             f"format {choice.format.name} has no place for virtual addresses", hint="--format elf has"
         )
+    if request.compat and not choice.format.qemu_writes:
+        raise PlanError(f"QEMU does not write {choice.format.name}", hint="leave --compat out")
+    if request.filter_anyway and not request.exclude and request.dump_level is None:
+        raise PlanError("--filter-anyway has no effect where nothing is left out", hint="add -d N or --exclude CLASSES")
     if request.compat and (request.exclude or request.ram_only):
         raise PlanError("QEMU leaves no pages out: --compat qemu cannot", hint="leave --compat out")
     check_classes(request.exclude, registry)

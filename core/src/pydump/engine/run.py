@@ -7,17 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from pydump.builtin.descriptors import names_descriptor
 from pydump.builtin.local import LocalExecutor
+from pydump.builtin.storages import FileStorage
 from pydump.engine import hashes
 from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.exclude import ZERO
 from pydump.engine.executors import refuse_live
 from pydump.engine.live import Input, captured, is_live, view_of
+from pydump.engine.locate import find_stored
 from pydump.engine.narrow import Narrowing
 from pydump.engine.outputs import Output, Outputs, targets
 from pydump.engine.parts import Files
 from pydump.engine.planner import Chosen, Planned, choose, make_plan, outline
 from pydump.engine.request import Request
+from pydump.errors import UnsupportedError
 from pydump.interfaces.executor import Executor, Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.writer import Writer
@@ -60,6 +64,10 @@ def run_dump(
         PydumpError: It failed; nothing is left at the output.
     """
     chosen = choose(request, registry)
+    if output.flatten and not chosen.format.reads():
+        raise UnsupportedError(
+            f"nothing reads a flattened stream of {chosen.format.name}, which has no header", hint="leave --flatten out"
+        )
     executor = executor or LocalExecutor()
     refuse_live(opened, executor)
     run = _Run(label, output, chosen, registry, executor, batch_size, hash_memory)
@@ -145,7 +153,13 @@ class _Run:
         self, planned: Planned, files: Files, outcome: Outcome, size: int, *, flattened: bool, dry: bool = False
     ) -> DumpReport:
         count = self.executor.workers_for(files.n_pieces)
-        return _report(planned, self.label, self.output, count, self.began, outcome, size, flattened=flattened, dry=dry)
+        report = _report(
+            planned, self.label, self.output, count, self.began, outcome, size, flattened=flattened, dry=dry
+        )
+        target = self.output.target
+        if self.output.split or names_descriptor(target) or find_stored(target, self.registry).storage != FileStorage:
+            return report
+        return replace(report, remarks=planned.writer.remarks(target))
 
 
 def _memory_hash(

@@ -6,6 +6,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from pydump.engine.exclude import LEVELS, MAX_LEVEL, ZERO, classes_of_level, classified
+from pydump.errors import PlanError
 from pydump.model.memory import Ranges
 from pydump.model.report import LevelSize, SizeReport
 
@@ -32,17 +33,24 @@ def run_sizes(source: MemoryImage, label: str, guest: Guest, arch: type[Arch], r
         arch: The guest's architecture.
         registry: What is installed.
 
+    Returns:
+        All levels; of a guest that does not say what its pages are, levels 0 and 1, and a warning.
+
     Raises:
-        PlanError: The guest does not say what its pages are.
         ReadError: Some of the memory cannot be read.
     """
     page = guest.page_size or 4096
     names = frozenset(name for names in LEVELS.values() for name in names) - {ZERO}
-    found = classified(source, guest, arch, names, registry)
+    numbers, unknown = range(MAX_LEVEL + 1), tuple[str, ...]()
+    try:
+        found = classified(source, guest, arch, names, registry)
+    except PlanError as error:  # zero pages are found without the kernel
+        found, numbers = [], range(2)
+        unknown = (f"levels 0 and 1 only: {error}",)
     parts = list(_parts(guest.memory.ranges().subtract(source.excluded()).subtract(source.unreadable()), found))
     samples = [_sample(source, ranges, page) for _, ranges in parts]
     levels = []
-    for level in range(MAX_LEVEL + 1):
+    for level in numbers:
         dropped = classes_of_level(level)
         left = packed = 0
         for (classes, ranges), (zero, size) in zip(parts, samples, strict=True):
@@ -54,7 +62,7 @@ def run_sizes(source: MemoryImage, label: str, guest: Guest, arch: type[Arch], r
         levels.append(LevelSize(level, tuple(sorted(dropped)), left // page, left, packed))
     sizes = tuple((name, ranges.size) for one in found for name, ranges in one.classes.items())
     checks = tuple(check for one in found for check in one.checks)
-    warnings = tuple(warning for one in found for warning in one.warnings)
+    warnings = unknown + tuple(warning for one in found for warning in one.warnings)
     return SizeReport(label, guest.memory.size, page, tuple(levels), sizes, checks, warnings)
 
 

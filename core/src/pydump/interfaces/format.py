@@ -87,6 +87,8 @@ class Format:
     splits: ClassVar[bool] = False
     #: Does it hold whole pages only?
     whole_pages: ClassVar[bool] = False
+    #: Whether QEMU writes it, so that ``compat`` can ask for QEMU's bytes.
+    qemu_writes: ClassVar[bool] = False
     #: Does it store all zero pages as one? Then leaving them out saves nothing.
     shares_zero_pages: ClassVar[bool] = False
     #: A run that a filter left out is stored all the same if it is shorter than this many bytes: each costs a header.

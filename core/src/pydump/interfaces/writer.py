@@ -179,6 +179,10 @@ class Writer(ABC):
         """Small files to write beside the output: what is put after its name, and their content."""
         return {}
 
+    def remarks(self, output: str) -> tuple[str, ...]:
+        """What the user should know of the file ``output``, a line each: how it is read if its name is not enough."""
+        return ()
+
     def size(self, end: int) -> int:
         """The output's length in bytes when the last payload ends at ``end``."""
         return end

@@ -101,6 +101,7 @@ class DumpReport:
         paused_seconds: How long a live guest was paused, or None for a source that does not run.
         consistent: Whether all memory shows a single point in time. Only a running guest's may not.
         windows: Whether the guest runs Windows, which has no VMCOREINFO.
+        remarks: How the output is read, where its name is not enough, and more of the kind, a line each.
     """
 
     source: str
@@ -139,6 +140,7 @@ class DumpReport:
     hashes: tuple[str, ...] = ()
     hashed: Literal["", "while writing", "read back"] = ""
     memory_hash: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:

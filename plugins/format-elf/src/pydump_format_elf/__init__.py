@@ -34,6 +34,7 @@ class ElfFormat(Format):
     """An ELF core file whose PT_LOAD segments are guest memory."""
 
     name: ClassVar[str] = "elf"
+    qemu_writes: ClassVar[bool] = True
     maps_vaddrs: ClassVar[bool] = True
     #: As makedumpfile does: 256 pages of 4 KiB. Each run that is left out costs a program header.
     least_hole: ClassVar[int] = 1 << 20

@@ -45,6 +45,7 @@ class KdumpFormat(Format):
     """makedumpfile's kdump-compressed format."""
 
     name: ClassVar[str] = "kdump"
+    qemu_writes: ClassVar[bool] = True
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         alias + codec: {"compression": codec}
         for codec in ("zlib", "lzo", "snappy", "zstd")

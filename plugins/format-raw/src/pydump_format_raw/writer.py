@@ -6,12 +6,15 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydump.interfaces.sink import Extent, Hole
 from pydump.interfaces.writer import Batch, Encoded, Encoder, Writer
 from pydump.layout.memory_map import MAP_HEAD, MAP_SUFFIX
 from pydump.model.plan import Plan
+
+#: Bytes of holes between RAM that are worth a word.
+LARGE_HOLES: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class RawWriter(Writer):
         self.unit = 1
         self.stored = plan.readable()
         self.start = 0
+        self._guest = plan.guest
         self._packed: bool = plan.options.packed
         self._runs = tuple(self.stored)
         sizes = [end - start for start, end in self._runs]
@@ -73,6 +77,16 @@ class RawWriter(Writer):
 
     def size(self, end: int) -> int:
         return self.size_limit
+
+    def remarks(self, output: str) -> tuple[str, ...]:
+        arch = f" --arch {self._guest.arch}" if self._guest.arch else ""
+        if self._packed:
+            return (f"read it as raw:{output}{MAP_SUFFIX}{arch}",)
+        how = f"read it as 'raw:{output}[0:]@0'{arch}"
+        holes = self.size_limit - self._guest.memory.size
+        if holes < LARGE_HOLES:
+            return (how,)
+        return how, f"{holes >> 30} GiB of it are not RAM and read as zeros: --raw-packed leaves them out"
 
     def beside(self) -> Mapping[str, bytes]:
         if not self._packed:

@@ -36,6 +36,7 @@ class WindmpFormat(Format):
     """A Windows crash dump with all of memory."""
 
     name: ClassVar[str] = "windmp"
+    qemu_writes: ClassVar[bool] = True
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {"win-dmp": {}}
     #: Registers and the architecture depend on the guest: see the writer.
     carries: ClassVar[frozenset[str]] = frozenset({"excluded", "windows"})

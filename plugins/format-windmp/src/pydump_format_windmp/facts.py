@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from pydump.errors import PydumpError
+from pydump.errors import PlanError, PydumpError
 from pydump.kernel.memory import KernelMemory
 from pydump.layout.windows import HEADERS, LIVE_SYSTEM_DUMP, DumpHeader, DumpHeader32, windows_facts
 from pydump.model.windows import WindowsFacts
@@ -95,6 +95,8 @@ def find_facts(
         cpus: Its CPUs.
         facts: What Windows or the user gives, or None.
 
+    Raises:
+        PlanError: Nobody gives them, memory shows no Windows, and the guest runs Linux.
     """
     if facts is None:
         return _made(image, guest, arch, cpus)
@@ -155,6 +157,11 @@ def _made(image: MemoryImage, guest: Guest, arch: type[Arch], cpus: Sequence[Cpu
         shared = read_shared_data(kernel, bits) if kernel else None
         if kernel is not None and shared is not None:
             return _filled(fields, kernel, shared, cpus, bits)
+    if guest.vmcoreinfo is not None:
+        raise PlanError(
+            "the guest runs Linux, and a Windows crash dump holds a guest that runs Windows",
+            hint="write --format kdump or elf; --windmp-header FILE takes the header of another dump of the guest",
+        )
     why = "its registers lead to no memory of Windows" if cpus else "no registers lead to its page tables"
     warning = (
         f"the guest gives no header of a Windows crash dump, and {why}: the header says no more than where memory is; "

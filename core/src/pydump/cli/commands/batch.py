@@ -80,6 +80,7 @@ def batch(
         where = journal or Path("pydump-batch.done")
     if where is None:
         raise PlanError("jobs from standard input need --journal FILE")
+    _check_options(jobs)
     cpus = len(os.sched_getaffinity(0))
     at_once = cpus if at_once is None else at_once
     if at_once < 1:
@@ -105,6 +106,22 @@ def batch(
         _summary(codes, len(complete))
     if any(codes):
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _check_options(jobs: Sequence[BatchJob]) -> None:
+    """Parse the command line of each kind of job, before any of them begins.
+
+    Raises:
+        TyperException: An option is unknown, or has a wrong value.
+    """
+    from pydump.cli.program import command_named
+
+    before = dict(vars(session))
+    for job in {(job.command, job.options): job for job in jobs}.values():
+        command, *words = job.words(1)
+        command_named(command).make_context(f"pydump {command}", words).close()
+    vars(session).clear()
+    vars(session).update(before)
 
 
 def _listed(name: str) -> list[BatchJob]:

@@ -161,6 +161,7 @@ def dump(
     from pydump.options import parse_number
     from pydump.process import be_nice
 
+    session.stdout_is_data = is_stdout(output)
     _refuse_transient(output, split)
     session.lost = "; the output is not complete" if names_descriptor(output) else "; nothing was left at the output"
     given: Vmcoreinfo | Literal["memory"] | None = None

@@ -58,6 +58,8 @@ def info(
     if paddr is not None and vaddr is not None:
         raise PlanError("--paddr and --vaddr exclude each other", hint="leave one of the two out")
     asked = vaddr if paddr is None else paddr
+    if [asked is not None, notes, vmcoreinfo].count(True) > 1:
+        raise PlanError("--paddr or --vaddr, --notes and --vmcoreinfo exclude each other", hint="use one of them")
     as_json = as_json or session.json
 
     def one(file: str) -> tuple[dict[str, Any], int]:
