@@ -75,19 +75,19 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_index_says_what_the_bitmaps_say(dump: Path) -> None:
     with pydump.open(dump) as near, opened(dump)[0] as far:
-        assert far.guest() == near.source.guest()
-        assert near.source.excluded() == Filtered().excluded()
-        assert far.absent_sizes() == (near.source.excluded().size, 0)
-        for start, end in near.source.guest().memory.ranges().subtract(near.source.excluded()):
+        assert far.guest() == near.image.guest()
+        assert near.image.excluded() == Filtered().excluded()
+        assert far.absent_sizes() == (near.image.excluded().size, 0)
+        for start, end in near.image.guest().memory.ranges().subtract(near.image.excluded()):
             assert [not ranges for ranges in far.absent(start, end)] == [True, True]
             buffer, wanted = bytearray(end - start), bytearray(end - start)
             far.read_into(start, memoryview(buffer))
             Filtered().read_into(start, memoryview(wanted))
             assert buffer == wanted
         absent = far.absent(0, 5 * GIB)
-        assert absent[0] == near.source.excluded().clip(0, 5 * GIB)
-        assert far.excluded() == near.source.excluded()
-        assert far.unreadable() == near.source.unreadable() == Ranges.empty()
+        assert absent[0] == near.image.excluded().clip(0, 5 * GIB)
+        assert far.excluded() == near.image.excluded()
+        assert far.unreadable() == near.image.unreadable() == Ranges.empty()
 
 
 def test_little_is_fetched_of_a_remote_file(dump: Path) -> None:
@@ -104,19 +104,19 @@ def test_little_is_fetched_of_a_remote_file(dump: Path) -> None:
 @pytest.mark.parametrize("at", [0.3, 0.6, 0.9, 0.99])
 def test_a_cut_remote_file_says_so(dump: Path, tmp_path: Path, at: float) -> None:
     with pydump.open(dump) as near:
-        bitmaps = near.source._headers.bitmaps
+        bitmaps = near.image._headers.bitmaps
     data = dump.read_bytes()
     (tmp_path / "cut").write_bytes(data[: bitmaps + int(at * (len(data) - bitmaps))])
     with pydump.open(tmp_path / "cut") as near, opened(tmp_path / "cut")[0] as far:
-        assert far.warnings() == near.source.warnings() != ()
-        assert far.unreadable() == near.source.unreadable()
-        assert far.absent_sizes() == (near.source.excluded().size, near.source.unreadable().size)
+        assert far.warnings() == near.image.warnings() != ()
+        assert far.unreadable() == near.image.unreadable()
+        assert far.absent_sizes() == (near.image.excluded().size, near.image.unreadable().size)
 
 
 def test_an_index_that_lies_is_found_out(dump: Path, tmp_path: Path) -> None:
     data = bytearray(dump.read_bytes())
     with pydump.open(dump) as near:
-        headers = near.source._headers
+        headers = near.image._headers
     second = headers.bitmaps + (headers.descs - headers.bitmaps) // 2
     data[second] ^= 1  # the bit of page 0, which is there
     (tmp_path / "lies").write_bytes(data)
@@ -128,7 +128,7 @@ def test_an_index_that_lies_is_found_out(dump: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_index_is_not_used(dump: Path, tmp_path: Path) -> None:
     with pydump.open(dump) as near:
-        end, guest = near.source._headers.bitmaps, near.source.guest()
+        end, guest = near.image._headers.bitmaps, near.image.guest()
     draw = random.Random(2)
     data = dump.read_bytes()
     for _ in range(20):
