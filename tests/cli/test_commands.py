@@ -450,7 +450,7 @@ def test_phys_base_outlives_vmcoreinfo(qemu: Qemu, run: Run) -> None:
         ("dump a b --pause ", ["auto", "copy", "full", "none", "snapshot"]),
         ("dump a b --qemu-access s", ["shared", "stream"]),
         ("dump a b --zlib-library z", ["zlib", "zlib-ng"]),
-        ("new-plugin ", ["arch", "compressor", "filter", "format", "source", "storage"]),
+        ("new-plugin ", ["arch", "compressor", "executor", "filter", "format", "source", "storage"]),
     ],
 )
 def test_the_shell_completes_what_plugins_have(typed: str, offered: list[str], run: Run) -> None:

@@ -15,7 +15,16 @@ import pytest
 
 @pytest.mark.parametrize(
     "asked",
-    [("arch",), ("compressor",), ("filter",), ("format",), ("format", "--memory-only"), ("source",), ("storage",)],
+    [
+        ("arch",),
+        ("compressor",),
+        ("executor",),
+        ("filter",),
+        ("format",),
+        ("format", "--memory-only"),
+        ("source",),
+        ("storage",),
+    ],
 )
 def test_every_name_is_the_new_one(asked: tuple[str, ...], run: Callable[..., Any], tmp_path: Path) -> None:
     role, *options = asked
@@ -45,13 +54,21 @@ def test_names_that_are_none(name: str, refuse: Callable[..., str]) -> None:
 
 def test_a_role_that_is_none(refuse: Callable[..., str]) -> None:
     assert refuse(2, "new-plugin", "codec", "tape") == (
-        "no template for a plugin of role 'codec'; available: arch, format, compressor, filter, source, storage"
+        "no template for a plugin of role 'codec'; "
+        "available: arch, format, compressor, executor, filter, source, storage"
     )
 
 
 @pytest.mark.parametrize(
     ("role", "name"),
-    [("compressor", "zlib"), ("compressor", "none"), ("arch", "amd64"), ("source", "raw"), ("storage", "fd")],
+    [
+        ("compressor", "zlib"),
+        ("compressor", "none"),
+        ("arch", "amd64"),
+        ("executor", "local"),
+        ("source", "raw"),
+        ("storage", "fd"),
+    ],
 )
 def test_a_name_that_is_taken(role: str, name: str, refuse: Callable[..., str]) -> None:
     assert refuse(2, "new-plugin", role, name) == f"the {role} name {name!r} is taken; pydump plugins lists the names"

@@ -11,6 +11,7 @@ from environments import Environment
 NEW = {
     "arch": "abacus",
     "compressor": "squeeze",
+    "executor": "crew",
     "filter": "sieve",
     "format": "drawer_2",
     "source": "tape",
@@ -20,7 +21,7 @@ NEW = {
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
-    """An environment with pydump and all five new plugins, which lie beside it."""
+    """An environment with pydump and all new plugins, which lie beside it."""
     directory = tmp_path_factory.mktemp("new")
     made = Environment(directory / "venv", wheels)
     made.install("pydump-core[testing]")

@@ -14,7 +14,7 @@ from shutil import rmtree
 from pydump.errors import PlanError, PydumpError
 from pydump.registry import installed
 
-ROLES = ("arch", "format", "compressor", "filter", "source", "storage")
+ROLES = ("arch", "format", "compressor", "executor", "filter", "source", "storage")
 
 
 def new_plugin(role: str, name: str, directory: Path, *, memory_only: bool = False) -> Path:

@@ -70,7 +70,9 @@ def plugins(as_json: Json = False) -> None:
 def new_plugin(
     role: Annotated[
         str,
-        Argument(metavar="ROLE", help="arch, compressor, filter, format, source or storage.", autocompletion=_roles),
+        Argument(
+            metavar="ROLE", help="arch, compressor, executor, filter, format, source or storage.", autocompletion=_roles
+        ),
     ],
     name: Annotated[
         str,
