@@ -21,7 +21,7 @@ def test_what_the_page_says_happens(page: str, wheels: Path, tmp_path: Path) -> 
         "HOME": os.environ.get("HOME", str(tmp_path)),
         "LANG": "C.UTF-8",
         "COLUMNS": "200",
-        # In place of a registry.
+        # Instead of a registry.
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),
         "PIP_CONFIG_FILE": os.devnull,
