@@ -19,6 +19,8 @@ A format that does not carry notes, VMCOREINFO, the architecture or excluded pag
 for them.
 """
 
+# Long: a plugin's tests subclass one class, in which each promise is a test.
+
 from __future__ import annotations
 
 import contextlib
@@ -101,6 +103,7 @@ class _Extents(MemorySink):
         super().write(extent)
 
 
+# Long: a plugin's tests subclass one class, in which each promise is a test.
 class FormatTests:
     """The tests.
 

@@ -47,6 +47,7 @@ PIECES: tuple[Extent | Hole, ...] = (
 SIZE = (5 << 20) + 100
 
 
+# Long: a plugin's tests subclass one class, in which each promise is a test.
 class StorageTests:
     """The tests.
 

@@ -53,6 +53,7 @@ class CommandError(SourceError):
         self.why = why
 
 
+# Long: all that is sent and read on one connection shares its buffer, its events and its time limits.
 class Monitor:
     """A connection to a QMP server.
 

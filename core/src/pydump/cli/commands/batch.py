@@ -68,6 +68,7 @@ def batch(
     Exit code 3 if a job failed, found a defect or was incomplete; the summary names each.
     """
     from pydump.cli import batch as work
+    from pydump.cli.batch_run import run_all
 
     if pattern is None:
         if len(words) != 1 or to:
@@ -95,7 +96,7 @@ def batch(
         ended = []
         try:
             left = [job for job in jobs if job not in skipped]
-            for done in work.run_all(left, kept, at_once, max(1, cpus // at_once)):
+            for done in run_all(left, kept, at_once, max(1, cpus // at_once)):
                 ended.append(done)
                 _show(done, len(ended) + len(complete), len(jobs), as_json=as_json or session.json)
         except BaseException:

@@ -153,20 +153,15 @@ def dump(
     """
     import pydump
     from pydump.builtin.descriptors import is_stdout, names_descriptor
-    from pydump.cli import render
     from pydump.cli.plugin_options import given as plugin_options_of
     from pydump.cli.progress import shown
     from pydump.engine.cpus import read_cpus
-    from pydump.engine.vmcoreinfo import read_vmcoreinfo
     from pydump.options import parse_number
     from pydump.process import be_nice
 
     session.stdout_is_data = is_stdout(output)
     _refuse_transient(output, split)
     session.lost = "; the output is not complete" if names_descriptor(output) else "; nothing was left at the output"
-    given: Vmcoreinfo | Literal["memory"] | None = None
-    if vmcoreinfo is not None:
-        given = "memory" if str(vmcoreinfo) == "memory" else read_vmcoreinfo(vmcoreinfo)
 
     def work(tell: ProgressCallback | None, captured: Callable[[], None] | None = None) -> DumpReport:
         def reached(milestone: Milestone) -> None:
@@ -184,7 +179,7 @@ def dump(
             arch=arch or session.arch,
             begin=None if begin is None else parse_number(begin),
             length=None if length is None else parse_number(length),
-            vmcoreinfo=given,
+            vmcoreinfo=_given(vmcoreinfo),
             no_vmcoreinfo=no_vmcoreinfo,
             cpus=None if cpus is None else read_cpus(cpus),
             paging=paging,
@@ -212,10 +207,27 @@ def dump(
         return
     with shown(ProgressStyle.none if session.quiet or dry_run else progress) as tell:
         report = work(tell)
+    _show(report, output, as_json=as_json or session.json)
+
+
+def _given(vmcoreinfo: Path | None) -> Vmcoreinfo | Literal["memory"] | None:
+    """The VMCOREINFO that the user names: a file's, or that of guest memory."""
+    from pydump.engine.vmcoreinfo import read_vmcoreinfo
+
+    if vmcoreinfo is None or str(vmcoreinfo) == "memory":
+        return None if vmcoreinfo is None else "memory"
+    return read_vmcoreinfo(vmcoreinfo)
+
+
+def _show(report: DumpReport, output: str, *, as_json: bool) -> None:
+    """Print the report of a dump, and end with the exit code of an incomplete one."""
+    from pydump.builtin.descriptors import is_stdout
+    from pydump.cli import render
+
     warn(report.warnings)
     stream = sys.stderr if is_stdout(output) else sys.stdout
-    with contextlib.nullcontext() if dry_run else afterwards():
-        if as_json or session.json:
+    with contextlib.nullcontext() if report.dry_run else afterwards():
+        if as_json:
             render.print_json(asdict(report), stream)
         elif not session.quiet:
             render.report(report, stream)
