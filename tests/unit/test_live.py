@@ -164,3 +164,15 @@ def test_a_check_of_a_guest_captures_it(tmp_path: Path) -> None:
     live = Recorded(holds=False)
     assert pydump.survey(live, arch="x86_64", workers=1).blocks == tuple((at, len(data)) for at, data in RAM.items())
     assert live.events == ["paused", "released", "closed"]
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["read in place", "copied"])
+def test_a_guest_that_waits_is_read_at_full_speed(
+    registry: Registry, tmp_path: Path, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("pydump.engine.pace.time.sleep", slept.append)
+    request = Request(format="dummy", compression="dummy", arch="dummy")
+    live, output = Recorded(holds=holds), Output(str(tmp_path / "out"))
+    run_dump(live, "live", output, request, registry, executor=LocalExecutor(1), max_rate=1)
+    assert (sum(slept) == 0) == holds

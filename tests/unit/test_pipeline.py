@@ -542,3 +542,19 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(registry: Registry, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_all_workers_together_read_no_faster_than_they_may(registry: Registry, tmp_path: Path, workers: int) -> None:
+    source, output = guest_source(), Output(str(tmp_path / "out"))
+    size = source.guest().memory.size
+    began = time.monotonic()
+    run_dump(source, "guest", output, REQUEST, registry, executor=LocalExecutor(workers), max_rate=3 * size)
+    assert time.monotonic() - began >= 1 / 3
+
+
+@pytest.mark.parametrize("rate", [0, -1])
+def test_a_rate_that_never_ends_is_refused(registry: Registry, tmp_path: Path, rate: int) -> None:
+    with pytest.raises(PlanError, match="a dump cannot be that slow"):
+        run_dump(guest_source(), "guest", Output(str(tmp_path / "out")), REQUEST, registry, max_rate=rate)
+    assert not (tmp_path / "out").exists()

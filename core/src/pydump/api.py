@@ -113,6 +113,7 @@ def dump(
     sync: bool = True,
     workers: int | None = None,
     executor: str | None = None,
+    max_rate: int | None = None,
     dry_run: bool = False,
     options: Options | None = None,
     progress: ProgressCallback | None = None,
@@ -148,6 +149,8 @@ def dump(
         sync: Wait until the data is on the disk.
         workers: Processes that encode; default: the CPUs this process may use.
         executor: Which executor's workers encode, as ``NAME[:ARGUMENT]``; default: local ones.
+        max_rate: Read at most so many bytes of guest memory a second, and so write no faster. What a guest is paused
+            for, and what QEMU sends of a snapshot, is not slowed down: the guest would wait.
         dry_run: Plan only, write nothing.
         options: Plugin options: ``{"zlib": {"level": 6}}``.
         progress: Told how far the run is.
@@ -188,6 +191,7 @@ def dump(
                 registry,
                 executor=running,
                 hash_memory=(hash or "sha256") if hash_memory else None,
+                max_rate=max_rate,
                 dry_run=dry_run,
                 progress=progress,
                 reached=reached,

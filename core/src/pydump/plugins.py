@@ -31,7 +31,7 @@ CORE = "pydump-core"
 #: The flags of ``pydump dump``, and those that stand before any command or after it.
 DUMP_FLAGS = (
     "--arch --begin --compat --compression --cpus --detach --dry-run --dump-level --exclude --executor --filter-anyway "
-    "--flatten --force --format --hash --hash-memory --help --json --length --ram-only --split "
+    "--flatten --force --format --hash --hash-memory --help --json --length --max-rate --ram-only --split "
     "--nice --no-sync --no-vmcoreinfo --paging --progress --quiet --verbose --vmcoreinfo --workers"
 )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pydump.engine.batches import Batches
+from pydump.engine.pace import Pace
 from pydump.errors import PluginError, PydumpError
 from pydump.interfaces.executor import Job, Spec, Task
 from pydump.interfaces.sink import Sink
@@ -19,6 +20,7 @@ class Encoding(Task[Encoded[Any]]):
     Args:
         batches: What is read.
         encoder: What it is encoded with.
+        pace: How fast, or None for no limit.
 
     Attributes:
         batches: See above.
@@ -26,9 +28,10 @@ class Encoding(Task[Encoded[Any]]):
 
     label = "encode"
 
-    def __init__(self, batches: Batches, encoder: Encoder[Any]) -> None:
+    def __init__(self, batches: Batches, encoder: Encoder[Any], pace: Pace | None = None) -> None:
         self.batches = batches
         self._encoder = encoder
+        self._pace = pace
         self.total = batches.total
         self.piece_size = batches.batch_size
         self.result_size = encoder.max_payload(batches.batch_size)
@@ -37,10 +40,12 @@ class Encoding(Task[Encoded[Any]]):
         return self.batches.specs()
 
     def worker(self) -> Callable[[Spec], Encoded[Any]]:
-        batches, encoder, buffer = self.batches, self._encoder, self.batches.buffer()
+        batches, encoder, pace, buffer = self.batches, self._encoder, self._pace, self.batches.buffer()
 
         def encode(spec: Spec) -> Encoded[Any]:
             batch = batches.load(spec, buffer)
+            if pace is not None and not spec.hole:
+                pace.take(spec.size)
             try:
                 encoded = encoder.encode(batch)
             except (PydumpError, MemoryError):
@@ -58,7 +63,9 @@ class Encoding(Task[Encoded[Any]]):
         return encode
 
 
-def job_of(batches: Batches, writer: Writer, sink: Sink, progress: Callable[[int], None]) -> Job:
-    """The job of writing ``batches``."""
+def job_of(
+    batches: Batches, writer: Writer, sink: Sink, progress: Callable[[int], None], pace: Pace | None = None
+) -> Job:
+    """The job of writing ``batches``, no faster than ``pace``."""
     encoder = writer.encoder()
-    return Job(Encoding(batches, encoder), encoder, writer, sink, progress)
+    return Job(Encoding(batches, encoder, pace), encoder, writer, sink, progress)

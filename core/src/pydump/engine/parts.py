@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydump.engine.encoding import job_of
+from pydump.engine.pace import Pace
 from pydump.engine.planner import Chosen, Planned
 from pydump.engine.salvage import SalvagingBatches
 from pydump.interfaces.executor import Executor, Outcome
@@ -46,8 +47,10 @@ class Files:
         self.n_pieces = max(batches.n_batches for batches in self._batches)
         self.size_limit = sum(writer.size_limit for writer in self.writers)
 
-    def write(self, executor: Executor, sinks: Sequence[Sink], progress: ProgressCallback | None) -> Outcome:
-        """Write headers and pages.
+    def write(
+        self, executor: Executor, sinks: Sequence[Sink], progress: ProgressCallback | None, pace: Pace | None = None
+    ) -> Outcome:
+        """Write headers and pages, no faster than ``pace``.
 
         Returns:
             What all files add up to.
@@ -59,7 +62,7 @@ class Files:
                 if progress is not None:
                     progress(Progress("dump", before + done, total))
 
-            self._outcomes.append(executor.run(job_of(batches, writer, sink, tell)))
+            self._outcomes.append(executor.run(job_of(batches, writer, sink, tell, pace)))
             before += batches.total
         return _added(self._outcomes)
 

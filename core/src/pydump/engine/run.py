@@ -18,6 +18,7 @@ from pydump.engine.live import Input, captured, is_live, view_of
 from pydump.engine.locate import find_stored
 from pydump.engine.narrow import Narrowing
 from pydump.engine.outputs import Output, Outputs, targets
+from pydump.engine.pace import Pace
 from pydump.engine.parts import Files
 from pydump.engine.planner import Chosen, Planned, choose, make_plan, outline
 from pydump.engine.request import Request
@@ -41,6 +42,7 @@ def run_dump(
     executor: Executor | None = None,
     batch_size: int = BATCH_SIZE,
     hash_memory: hashes.Algorithm | None = None,
+    max_rate: int | None = None,
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
     reached: Callable[[Milestone], None] | None = None,
@@ -56,6 +58,7 @@ def run_dump(
         executor: Whose workers read and encode; default: as many local ones as there are CPUs.
         batch_size: Bytes of guest memory that are encoded at once.
         hash_memory: How guest memory is hashed, or None.
+        max_rate: Bytes of guest memory that are read in a second, unless the guest waits for it; None for no limit.
         dry_run: Plan only.
         progress: Told how far the run is.
         reached: Told what has been reached.
@@ -70,7 +73,8 @@ def run_dump(
         )
     executor = executor or LocalExecutor()
     refuse_live(opened, executor)
-    run = _Run(label, output, chosen, registry, executor, batch_size, hash_memory)
+    pace = Pace.of(max_rate, executor)
+    run = _Run(label, output, chosen, registry, executor, batch_size, hash_memory, pace)
     return run.plan(opened) if dry_run else run.write(opened, progress, reached or (lambda _: None))
 
 
@@ -85,6 +89,7 @@ class _Run:
     executor: Executor
     batch_size: int
     hash_memory: hashes.Algorithm | None
+    pace: Pace | None
     began: float = field(default_factory=time.monotonic)
 
     def plan(self, opened: Input) -> DumpReport:
@@ -117,7 +122,7 @@ class _Run:
                 held = capture.holds
                 if not held:
                     reached("captured")
-                outcome = files.write(executor, sinks, progress)
+                outcome = files.write(executor, sinks, progress, None if held else self.pace)
                 memory_hash = _memory_hash(image, planned, self.hash_memory, executor, progress)
             if held:
                 reached("captured")

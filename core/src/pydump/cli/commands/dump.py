@@ -34,7 +34,7 @@ PANELS: Final = {
     "Filter": ("dump_level", "exclude", "filter_anyway"),
     "Format and compression": ("format_", "compression", "flatten", "compat"),
     "Live guest": (),
-    "Running": ("workers", "executor", "nice", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
+    "Running": ("workers", "executor", "nice", "max_rate", "detach", "dry_run", "progress", "verbose", "quiet", "help"),
     "Output": ("split", "hash_", "hash_memory", "force", "no_sync", "as_json"),
 }
 
@@ -103,6 +103,15 @@ def dump(
     nice: Annotated[
         bool, Option("--nice", help="Once the guest is captured, take CPUs and disks only when nobody else does.")
     ] = False,
+    max_rate: Annotated[
+        str | None,
+        Option(
+            "--max-rate",
+            metavar="BYTES/S",
+            help="Read guest memory no faster, such as 200M, and so write no faster. It does not apply while the guest "
+            "is paused, or to what QEMU sends of a snapshot: the guest would wait.",
+        ),
+    ] = None,
     vmcoreinfo: Annotated[
         Path | None,
         Option(
@@ -196,6 +205,7 @@ def dump(
             sync=not no_sync,
             workers=workers,
             executor=executor,
+            max_rate=None if max_rate is None else parse_number(max_rate),
             dry_run=dry_run,
             options=plugin_options_of(context),
             progress=tell,
