@@ -189,7 +189,7 @@ class FormatTests:
         assert native_modules(self.format) == []
 
     def test_it_knows_its_own_files_and_no_others(self, tmp_path: Path) -> None:
-        own, _ = self.sample("64-bit, little-endian", tmp_path)
+        own, _ = self.sample("32-bit, little-endian", tmp_path)
         assert self.format.detect(own[:4096]) or not self.format.reads()
         strange = [b"", b"\0", bytes(4096), b"\xff" * 4096, b"text\n" * 800, b"{}", guests.random_page(1)]
         strange += [magic.ljust(4096, b"\0") for magic in MAGICS if not own.startswith(magic)]

@@ -101,13 +101,16 @@ def zeros(source: MemoryImage) -> int:
 
 
 def large(kind: type[BytesImage] = BytesImage) -> BytesImage:
-    """A guest whose memory takes several batches, most of it zero."""
+    """A guest whose memory takes several batches, most of it zero.
+
+    It ends at 64 MiB: there are formats whose files are as large as the highest address.
+    """
     small = guest("64-bit, little-endian")
     memory = bytearray(22 << 20)
     for at in range(0, len(memory), 3 << 20):
         memory[at : at + (64 << 10)] = guests.memory(16, seed=at)
     memory[9 << 20 : 12 << 20] = b"".join(guests.random_page(n, 1 << 20) for n in range(3))
-    return kind(small.guest(), {0: bytes(memory), 1 << 33: bytes(guests.memory(7))})
+    return kind(small.guest(), {0: bytes(memory), (64 << 20) - 7 * PAGE: bytes(guests.memory(7))})
 
 
 def dense() -> BytesImage:
