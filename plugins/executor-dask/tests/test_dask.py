@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,19 @@ from typing import Any
 import pytest
 
 import pydump
-from pydump.errors import PlanError, PydumpError
+from pydump.builtin.local import LocalExecutor
+from pydump.builtin.sinks import FileSink, SharedFile
+from pydump.engine.open import open_source
+from pydump.engine.outputs import Output
+from pydump.engine.request import Request
+from pydump.engine.run import run_dump
+from pydump.errors import PlanError, PydumpError, SinkError
+from pydump.interfaces.executor import Executor
+from pydump.registry import installed
 from pydump.testing import guests
 from pydump.testing.executor import ExecutorTests
-from pydump_executor_dask import DaskExecutor
+from pydump_executor_dask import DaskExecutor, writing
+from pydump_executor_dask import cluster as cluster_module
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 #: Format and compression.
@@ -37,7 +46,7 @@ class Processes:
         self._file = directory / "scheduler.json"
         self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", self._file)
         self.workers: list[subprocess.Popen[bytes]] = []
-        self._until(self._file.exists)
+        self._until(lambda: self._file.exists() and self._file.read_text().rstrip().endswith("}"))
         self.address: str = json.loads(self._file.read_text())["address"]
 
     def _start(self, what: str, *words: Any) -> subprocess.Popen[bytes]:
@@ -47,14 +56,31 @@ class Processes:
             return subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def grow(self, count: int) -> None:
-        """Have so many workers in all."""
+        """Have so many workers, at least."""
         from distributed import Client
 
+        self.workers = [worker for worker in self.workers if worker.poll() is None]
         while len(self.workers) < count:
             words = ("--scheduler-file", self._file, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1")
             self.workers.append(self._start("worker", *words))
         with Client(self.address, timeout=60) as client:
             client.wait_for_workers(count, timeout=120)
+
+    @contextmanager
+    def only(self, count: int) -> Iterator[None]:
+        """Have so many workers, and no others."""
+        from distributed import Client
+
+        for worker in self.workers[count:]:
+            worker.kill()
+            worker.wait(30)
+        self.grow(count)
+        with Client(self.address, timeout=60) as client:
+            end = time.monotonic() + 60
+            while len(client.nthreads()) != count:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        yield
 
     def _until(self, holds: Callable[[], bool]) -> None:
         end = time.monotonic() + 60
@@ -78,20 +104,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         processes.end()
 
 
-@pytest.fixture
-def own_cluster(tmp_path: Path) -> Iterator[Processes]:
-    """One that a test may damage."""
-    (tmp_path / "cluster").mkdir()
-    processes = Processes(tmp_path / "cluster")
-    try:
-        yield processes
-    finally:
-        processes.end()
-
-
-class TestLocal(ExecutorTests):
+class TestCluster(ExecutorTests):
     executor = DaskExecutor
-    argument = "local:2"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opened(cls, cluster: Processes) -> Iterator[DaskExecutor]:  # type: ignore[override]
+        cluster.grow(2)
+        with DaskExecutor.open(cluster.address) as executor:
+            yield executor
 
 
 def ram(path: Path, mebibytes: int = 20) -> str:
@@ -106,17 +127,65 @@ def dump(source: str, output: Path, **options: Any) -> bytes:
     return output.read_bytes()
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_the_same_bytes_however_many_workers(cluster: Processes, tmp_path: Path, count: int) -> None:
-    source = ram(tmp_path / "ram")
-    cluster.grow(count)
-    for format, compression in KINDS:
-        for more in ({}, {"exclude": ["zero"]}):
-            if more and format == "avml":
-                continue
-            options = {"format": format, "compression": compression, **more}
-            own = dump(source, tmp_path / "own", workers=1, **options)
-            assert dump(source, tmp_path / "theirs", executor=f"dask:{cluster.address}", **options) == own, options
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is what one worker does at a time: here as little as a batch."""
+    monkeypatch.setattr(writing, "RUN_SIZE", 1)
+    monkeypatch.setattr(writing, "LARGEST_RUN", 1)
+    monkeypatch.setattr(cluster_module, "RUN_SIZE", 1)
+
+
+def run(source: str, output: Path, executor: Executor, **options: Any) -> bytes:
+    """A dump in small batches, by an executor that is open."""
+    registry = installed()
+    request = Request(arch="x86_64", no_vmcoreinfo=True, **options)
+    with open_source(source, registry) as opened:
+        target = Output(str(output), flatten=False, force=True, sync=False)
+        run_dump(opened, source, target, request, registry, executor=executor, batch_size=2 << 20)
+    return output.read_bytes()
+
+
+@pytest.mark.parametrize(("count", "kinds"), [(2, KINDS), (5, KINDS[4:5]), (1, KINDS[4:5])])
+def test_the_same_bytes_however_many_workers(
+    cluster: Processes, tmp_path: Path, short_runs: None, count: int, kinds: list[tuple[str, str | None]]
+) -> None:
+    source = ram(tmp_path / "ram", 8)
+    with cluster.only(count), DaskExecutor.open(cluster.address) as executor:
+        assert executor.workers_for(100) == count
+        for format, compression in kinds:
+            exclude = frozenset({"zero"} if compression == "zstd" or format == "elf" else ())
+            options = {"format": format, "compression": compression, "exclude": exclude}
+            own = run(source, tmp_path / "own", LocalExecutor(1), **options)
+            assert run(source, tmp_path / "theirs", executor, **options) == own, options
+    assert sorted(os.listdir(tmp_path)) == ["own", "ram", "theirs"]
+
+
+def test_workers_write_the_file_themselves(
+    cluster: Processes, tmp_path: Path, short_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or, where one does not reach it, this process does."""
+    cluster.grow(2)
+    source, written = ram(tmp_path / "ram", 8), []
+    real = FileSink.write
+    monkeypatch.setattr(FileSink, "write", lambda sink, extent: (written.append(extent.size), real(sink, extent))[1])
+    with DaskExecutor.open(cluster.address) as executor:
+        theirs = run(source, tmp_path / "theirs", executor, format="elf")
+        assert sum(written) < 1 << 20
+        assert len(theirs) > 4 << 20
+        monkeypatch.setattr(FileSink, "share", lambda sink: SharedFile(sink.path, str(tmp_path / "elsewhere")))
+        assert run(source, tmp_path / "theirs", executor, format="elf") == theirs
+        assert sum(written) > 4 << 20
+
+
+def test_a_worker_that_cannot_write_is_an_error(
+    cluster: Processes, tmp_path: Path, short_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.grow(2)
+    monkeypatch.setattr(FileSink, "share", lambda sink: SharedFile(sink.path, "/dev/full"))
+    said = r"^cannot write .*/theirs on .*: No space left on device; nothing was left there"
+    with DaskExecutor.open(cluster.address) as executor, pytest.raises(SinkError, match=said):
+        run(ram(tmp_path / "ram", 8), tmp_path / "theirs", executor, format="kdump")
+    assert os.listdir(tmp_path) == ["ram"]
 
 
 def test_scans_find_the_same(cluster: Processes, tmp_path: Path) -> None:
@@ -136,33 +205,20 @@ def test_scans_find_the_same(cluster: Processes, tmp_path: Path) -> None:
     assert len(found[0][0]) == 1
 
 
-def test_a_worker_that_is_killed_does_not_matter(own_cluster: Processes, tmp_path: Path) -> None:
-    own_cluster.grow(2)
-    source = ram(tmp_path / "ram", 120)
+def test_a_worker_that_is_killed_does_not_matter(cluster: Processes, tmp_path: Path, short_runs: None) -> None:
+    cluster.grow(2)
+    source = ram(tmp_path / "ram", 60)
     own = dump(source, tmp_path / "own", workers=1, compression="zlib")
     killed: list[int] = []
 
     def kill(progress: Any) -> None:
         if progress.phase == "dump" and progress.done and not killed:
-            killed.append(own_cluster.workers[0].pid)
-            own_cluster.workers[0].kill()
+            killed.append(cluster.workers[0].pid)
+            cluster.workers[0].kill()
 
-    options = {"executor": f"dask:{own_cluster.address}", "compression": "zlib", "progress": kill}
+    options = {"executor": f"dask:{cluster.address}", "compression": "zlib", "progress": kill}
     assert dump(source, tmp_path / "theirs", **options) == own
     assert killed
-
-
-def test_a_scheduler_that_is_killed_leaves_nothing(own_cluster: Processes, tmp_path: Path) -> None:
-    own_cluster.grow(1)
-    source = ram(tmp_path / "ram", 120)
-
-    def kill(progress: Any) -> None:
-        if progress.phase == "dump" and progress.done:
-            own_cluster.scheduler.kill()
-
-    with pytest.raises(PydumpError, match=r"^the dask scheduler at tcp://127.0.0.1:\d+ is gone$"):
-        dump(source, tmp_path / "out", executor=f"dask:{own_cluster.address}", progress=kill)
-    assert sorted(os.listdir(tmp_path)) == ["cluster", "ram"]
 
 
 def test_other_versions_are_refused_before_work_begins(
@@ -208,9 +264,9 @@ def test_workers_of_its_own_end_with_it(tmp_path: Path) -> None:
     """From the command line, in a process of its own."""
     source = ram(tmp_path / "ram")
     command = [sys.executable, "-m", "pydump", "dump", source, str(tmp_path / "out"), "--arch", "x86_64", "--json"]
-    done = subprocess.run([*command, "--executor", "dask:local:2"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--executor", "dask:local:1"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["workers"] == 2
+    assert json.loads(done.stdout)["workers"] == 1
     assert (tmp_path / "out").read_bytes() == dump(source, tmp_path / "own", workers=1)
     left = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -218,3 +274,17 @@ def test_workers_of_its_own_end_with_it(tmp_path: Path) -> None:
             if str(tmp_path) in entry.read_text():
                 left.append(entry)
     assert left == []
+
+
+def test_a_scheduler_that_is_killed_leaves_nothing(cluster: Processes, tmp_path: Path, short_runs: None) -> None:
+    """The last test: it ends the cluster of all the others."""
+    cluster.grow(1)
+    source = ram(tmp_path / "ram", 60)
+
+    def kill(progress: Any) -> None:
+        if progress.phase == "dump" and progress.done:
+            cluster.scheduler.kill()
+
+    with pytest.raises(PydumpError, match=r"^the dask scheduler at tcp://127.0.0.1:\d+ is gone$"):
+        dump(source, tmp_path / "out", executor=f"dask:{cluster.address}", progress=kill)
+    assert os.listdir(tmp_path) == ["ram"]

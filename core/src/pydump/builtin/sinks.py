@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -77,12 +77,11 @@ class FileSink(Sink):
     def share(self) -> SharedOutput | None:
         """The file by a temporary name beside the target: it has to have one."""
         if self._temporary is None:
-            name = _temporary(os.path.dirname(self.path) or ".")
+            directory = os.path.dirname(self.path) or "."
             try:
-                os.link(f"/proc/self/fd/{self._fd}", name, follow_symlinks=True)
+                self._temporary = _named(self._fd, directory, _temporary(""))
             except OSError:  # workers send this process what they made
                 return None
-            self._temporary = name
         return SharedFile(self.path, os.path.abspath(self._temporary))
 
     def written(self) -> Backing:
@@ -134,26 +133,20 @@ class FileSink(Sink):
     def _appear(self) -> None:
         """Give the file its name. Without ``force``, no other file is replaced."""
         where = os.path.dirname(self.path) or "."
-        directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if self._temporary is None:
-                name = _temporary("") if self._force else os.path.basename(self.path)
-                # Only linkat follows the symbolic link that stands for an open file, and Python takes it with a dir_fd.
-                os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=directory, follow_symlinks=True)
-                self._named = not self._force
-                if self._force:
-                    self._temporary = os.path.join(where, name)
-            if self._temporary is not None:
-                if self._force:
-                    os.rename(self._temporary, self.path)
-                else:
-                    self._take_name(self._temporary)
-                self._named = True
-                self._temporary = None
-            if self.sync:
+        if self._temporary is None:
+            named = _named(self._fd, where, _temporary("") if self._force else os.path.basename(self.path))
+            self._named = not self._force
+            self._temporary = named if self._force else None
+        if self._temporary is not None:
+            if self._force:
+                os.rename(self._temporary, self.path)
+            else:
+                self._take_name(self._temporary)
+            self._named = True
+            self._temporary = None
+        if self.sync:
+            with _directory(where) as directory:
                 _sync_directory(directory)
-        finally:
-            os.close(directory)
 
     def _take_name(self, temporary: str) -> None:
         """Move the file from ``temporary`` to its name, if that is free."""
@@ -211,6 +204,24 @@ class SharedFile(SharedOutput):
         except OSError as error:
             where = f"cannot write {self.path} on {os.uname().nodename}"
             raise SinkError(f"{where}: {error.strerror}; nothing was left there") from error
+
+
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[int]:
+    """A descriptor of a directory."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _named(fd: int, where: str, name: str) -> str:
+    """Give an open file that has none a name in the directory ``where``; the path that it has then."""
+    with _directory(where) as directory:
+        # Only linkat follows the symbolic link that stands for an open file, and Python takes it with a dir_fd.
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
+    return os.path.join(where, name)
 
 
 def _write(fd: int, extent: Extent | Hole) -> None:

@@ -186,13 +186,13 @@ class Cluster:
                     one.close()
 
 
-def runs(specs: Iterator[Spec]) -> Iterator[list[Spec]]:
-    """Pieces that are done together."""
+def runs(specs: Iterator[Spec], run_size: int = RUN_SIZE) -> Iterator[list[Spec]]:
+    """Pieces that are done together: those of ``run_size`` bytes that are read."""
     run: list[Spec] = []
     size = 0
     for spec in specs:
         here = 0 if spec.hole else spec.size
-        if run and (size + here > RUN_SIZE or len(run) == RUN_LENGTH):
+        if run and (size + here > run_size or len(run) == RUN_LENGTH):
             yield run
             run, size = [], 0
         run.append(spec)

@@ -20,12 +20,8 @@ _local = threading.local()
 
 def installed() -> dict[str, str]:
     """The versions of Python, of pydump and of all its plugins."""
-    found = {
-        dist.name: dist.version
-        for dist in metadata.distributions()
-        if dist.name == "pydump-core" or any(entry.group == "pydump" for entry in dist.entry_points)
-    }
-    return {"Python": platform.python_version(), **found}
+    plugins = {entry.dist.name: entry.dist.version for entry in metadata.entry_points(group="pydump") if entry.dist}
+    return {"Python": platform.python_version(), "pydump-core": metadata.version("pydump-core"), **plugins}
 
 
 def keep(data: bytes) -> bytes:
@@ -68,36 +64,39 @@ class Encodings:
     """What became of some batches, kept by the worker that made it until it is written.
 
     Attributes:
-        batches: Them, in order.
+        batches: Each pickled, in order: what an encoder makes may refer to a buffer that the next batch will be in.
+        summaries: What is to be known of them to place them, pickled.
         error: Why there are no more, or None.
     """
 
-    batches: tuple[Encoded[Any], ...]
+    batches: tuple[bytes, ...]
+    summaries: bytes
     error: PydumpError | None
 
     def __sizeof__(self) -> int:
         """What dask takes into account."""
-        return 1000 + sum(memoryview(one.payload).nbytes for one in self.batches if one.payload is not None)
+        return sum(map(len, self.batches)) + len(self.summaries)
 
 
 def encode(data: bytes, token: str, specs: list[Spec]) -> Encodings:
     """Encode batches, and keep what they became; see :func:`work`."""
-    batches: list[Encoded[Any]] = []
+    batches: list[bytes] = []
+    summaries: list[Encoded[Any]] = []
+    error = None
     try:
         examine = _worker(data, token)
         for spec in specs:
             one: Encoded[Any] = examine(spec)
-            if isinstance(one.payload, memoryview):  # of a buffer that the next batch will be in
-                one = replace(one, payload=bytes(one.payload))
-            batches.append(one)
-    except Exception as error:
-        return Encodings(tuple(batches), _said(error))
-    return Encodings(tuple(batches), None)
+            batches.append(pickle.dumps(one, protocol=5))
+            summaries.append(replace(one, payload=None, table=None))
+    except Exception as fault:
+        error = _said(fault)
+    return Encodings(tuple(batches), pickle.dumps(summaries, protocol=5), error)
 
 
 def summary(made: Encodings) -> tuple[bytes, PydumpError | None]:
-    """What the driver needs to know of batches to place them."""
-    return pickle.dumps([replace(one, payload=None, table=None) for one in made.batches], protocol=5), made.error
+    """What the driver needs to know of batches to place them: pickled, and what went wrong with the next."""
+    return made.summaries, made.error
 
 
 def write(made: Encodings, data: bytes, places: list[tuple[int, Any]]) -> None:
@@ -112,8 +111,8 @@ def write(made: Encodings, data: bytes, places: list[tuple[int, Any]]) -> None:
         SinkError: They could not be written.
     """
     encoder, share = pickle.loads(data)
-    for one, (start, answer) in zip(made.batches, places, strict=True):
-        share.write(encoder.extents(one, start, answer))
+    for batch, (start, answer) in zip(made.batches, places, strict=True):
+        share.write(encoder.extents(pickle.loads(batch), start, answer))
 
 
 def _worker(data: bytes, token: str) -> Callable[[Spec], Any]:

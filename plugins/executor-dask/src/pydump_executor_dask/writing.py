@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydump.interfaces.executor import Job, Outcome, Tally, pickled
-from pydump_executor_dask.cluster import AHEAD, Cluster, runs
+from pydump_executor_dask.cluster import AHEAD, RUN_SIZE, Cluster, runs
 from pydump_executor_dask.worker import Encodings, encode, summary, write
 
 if TYPE_CHECKING:
     from distributed import Future
 
     from pydump.interfaces.sink import SharedOutput
+
+
+#: Runs of batches that each thread gets, at least, if they are not to be smaller than those of a scan.
+RUNS_EACH: Final = 12
+#: Bytes of memory in a run, at most: a worker may have four of them for each thread.
+LARGEST_RUN: Final = 64 << 20
 
 
 def run_shared(cluster: Cluster, job: Job, share: SharedOutput) -> Outcome:
@@ -46,7 +52,9 @@ def run_shared(cluster: Cluster, job: Job, share: SharedOutput) -> Outcome:
     with cluster.watched(made, sizes, written):
         task, token = cluster.keep(pickled(job.encoding), "task")
         output, _ = cluster.keep(pickle.dumps((job.encoder, share)), "output")
-        for number, specs in enumerate(runs(job.encoding.specs())):
+        share_of_each = job.encoding.total // (RUNS_EACH * cluster.n_threads())
+        run_size = min(max(share_of_each, RUN_SIZE), LARGEST_RUN)
+        for number, specs in enumerate(runs(job.encoding.specs(), run_size)):
             made.append(
                 client.submit(encode, task, token, specs, key=f"pydump-encode-{token}-{number}", priority=-number)
             )
@@ -54,7 +62,7 @@ def run_shared(cluster: Cluster, job: Job, share: SharedOutput) -> Outcome:
             ahead = AHEAD * cluster.n_threads()
             if len(made) > ahead:
                 place()
-            if len(written) > ahead:
+            if len(written) > cluster.n_threads():
                 cluster.wait(written.popleft())
         while made:
             place()
