@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 
 import pydump
+from pydump.cli import batch
 from pydump.cli.facts import info_json
 from pydump.errors import PlanError, PydumpError, ReadError, SinkError, SourceError
 from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
+from pydump.testing import guests
 from pydump_storage_fsspec import S3Storage, parts, remote
 from s3_proxy import Proxy
 
@@ -323,6 +325,30 @@ def test_little_is_fetched_of_a_dump_of_1_tib(boto: Any, bucket: str, proxy: Pro
         assert dump.guest.memory.size == 1 << 40
     assert proxy.down < MIB
     assert time.monotonic() - began < 5, "it takes a tenth of a second on a machine that does nothing else"
+
+
+def test_each_object_of_a_bucket_is_a_job(boto: Any, bucket: str, keys: None, tmp_path: Path) -> None:
+    (tmp_path / "ram").write_bytes(guests.text_page(1) * 16)
+    pydump.dump(f"raw:{tmp_path}/ram@0", tmp_path / "a", format="lime", arch="x86_64", workers=1)
+    boto.upload_file(str(tmp_path / "a"), bucket, "in/a.lime")
+    boto.put_object(Bucket=bucket, Key="in/bad.lime", Body=b"this is text")
+    boto.put_object(Bucket=bucket, Key="in/other.txt", Body=b"this is text")
+    pattern, to = f"s3://{bucket}/in/*.lime", f"s3://{bucket}/out/{{name}}.kdump"
+    options = ["--arch", "x86_64"]
+    command = [sys.executable, "-m", "pydump", "batch", "--executor", "local:1", "--each", pattern, "--to", to, "dump"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines() == ["     1  complete", "     1  failed"]
+    assert f"s3://{bucket}/in/bad.lime" in done.stderr
+    with pydump.open(f"s3://{bucket}/out/a.kdump") as dump:
+        assert dump.read(4096, 4096) == guests.text_page(1)
+
+    good, bad = batch.each(batch.matching(pattern), to, "dump", options)
+    journal = batch.Journal(tmp_path / "pydump-batch.done", resume=True)
+    assert (journal.complete(good), journal.complete(bad)) == (True, False)
+    boto.put_object(Bucket=bucket, Key="out/a.kdump", Body=b"changed")
+    assert not journal.complete(good)
+    journal.close()
 
 
 class Filtered(MemoryImage):

@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from pydump.engine.locate import find_stored
 from pydump.errors import PlanError, PydumpError
+from pydump.interfaces.storage import Storage
+from pydump.registry import installed
 
 #: The commands that a job can be.
 COMMANDS: Final = ("dump", "verify", "info", "size", "dmesg")
@@ -38,18 +41,20 @@ class BatchJob:
     to: str = ""
     options: tuple[str, ...] = ()
 
-    def words(self, workers: int, *, replace: bool = False) -> list[str]:
+    def words(self, workers: int, executor: str | None = None, *, replace: bool = False) -> list[str]:
         """The command line after ``pydump``.
 
         Args:
             workers: Worker processes, if the options do not say.
+            executor: The executor that does the work in their place, or None.
             replace: Replace an output that is there.
         """
         words = [self.command, *self.options]
         if replace and self.command == "dump" and "--force" not in self.options:
             words.append("--force")
-        if self.command in PARALLEL and "--workers" not in self.options:
-            words += ["--workers", str(workers)]
+        said = {word.partition("=")[0] for word in self.options}
+        if self.command in PARALLEL and not said & {"--workers", "--executor"}:
+            words += ["--workers", str(workers)] if executor is None else ["--executor", executor]
         if not self.to or self.command == "dump":
             words += [] if self.command == "dmesg" else ["--json"]
         if self.command in ("dump", "verify"):
@@ -75,8 +80,8 @@ class Done:
     exit_code: int
     error: str
     seconds: float
-    source_state: list[list[int]] | None
-    output_state: list[list[int]] | None
+    source_state: list[list[int]] | str | None
+    output_state: list[list[int]] | str | None
     report: dict[str, Any] | None = None
 
 
@@ -164,14 +169,28 @@ def matching(pattern: str) -> list[str]:
     Raises:
         PlanError: There are none.
     """
-    found = sorted(glob.glob(pattern))
+    storage = _storage(pattern)
+    found = sorted(glob.glob(pattern)) if storage is None else list(storage.matching(pattern))
     if not found:
         raise PlanError(f"no file matches {pattern}")
     return found
 
 
-def state(name: str) -> list[list[int]] | None:
-    """Size and time of change of each file that ``name`` names, or None if it does not name files of this host."""
+def _storage(name: str) -> type[Storage] | None:
+    """The storage of a URL; None for a path of this host."""
+    if "://" not in name or os.path.lexists(name):
+        return None
+    return find_stored(name, installed()).storage
+
+
+def state(name: str) -> list[list[int]] | str | None:
+    """What changes with each file that ``name`` names: size and time of change, or what its storage says; or None."""
+    try:
+        storage = _storage(name)
+        if storage is not None:
+            return storage.state(name)
+    except PydumpError:  # the job will say it
+        return None
     try:
         paths = [name] if os.path.exists(name) else name.split(",")
         return [[status.st_size, status.st_mtime_ns] for status in map(os.stat, paths)]

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pydump.cli.batch import BatchJob, Done, Journal, state
+from pydump.engine.locate import find_stored
 from pydump.errors import PydumpError
+from pydump.registry import installed
 
 #: Bytes of messages that are kept of a job; its error is in the last line.
 MAX_MESSAGES: Final = 64 << 10
@@ -35,18 +37,19 @@ class Running:
     Args:
         job: Which.
         workers: Worker processes that it may use.
+        executor: The executor that does the work, or None.
         replace: Replace an output that is there.
 
     Attributes:
         process: The process.
     """
 
-    def __init__(self, job: BatchJob, workers: int, *, replace: bool = False) -> None:
+    def __init__(self, job: BatchJob, workers: int, executor: str | None, *, replace: bool = False) -> None:
         self.job = job
         self._before, self._began = state(job.source), time.monotonic()
         self._out, self._messages = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  (done() closes)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, str(os.getpid()), *job.words(workers, replace=replace)],
+            [sys.executable, "-c", BOOT, str(os.getpid()), *job.words(workers, executor, replace=replace)],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._messages,
@@ -73,12 +76,12 @@ class Running:
 
 def _keep(out: Any, to: str) -> str:
     """Write what a command has printed to ``to``, whole or not at all; returns what went wrong."""
-    from pydump.builtin.storages import FileStorage
     from pydump.interfaces.sink import Extent
 
     sink = None
     try:
-        sink = FileStorage.writer(FileStorage.url(to), force=True, sync=False)
+        stored = find_stored(to, installed())
+        sink = stored.storage.writer(stored.url, force=True, sync=False)
         size = 0
         out.seek(0)
         while piece := out.read(1 << 20):
@@ -111,7 +114,9 @@ def _error(messages: Any, code: int) -> str:
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def run_all(jobs: Sequence[BatchJob], journal: Journal, at_once: int, workers: int) -> Iterator[Done]:
+def run_all(
+    jobs: Sequence[BatchJob], journal: Journal, at_once: int, workers: int, executor: str | None = None
+) -> Iterator[Done]:
     """Run jobs in processes of this host; each is yielded when it has ended.
 
     If the run is interrupted, jobs that are running are ended, and they leave nothing.
@@ -121,6 +126,7 @@ def run_all(jobs: Sequence[BatchJob], journal: Journal, at_once: int, workers: i
         journal: Where to write which jobs have begun and ended.
         at_once: How many run at a time.
         workers: Worker processes of each.
+        executor: The executor that does their work, or None.
     """
     left = iter(jobs)
     running: dict[int, Running] = {}
@@ -129,7 +135,7 @@ def run_all(jobs: Sequence[BatchJob], journal: Journal, at_once: int, workers: i
         while True:
             while len(running) < at_once and (job := next(left, None)) is not None:
                 journal.begin(job)
-                one = Running(job, workers, replace=journal.replaces(job))
+                one = Running(job, workers, executor, replace=journal.replaces(job))
                 fd = os.pidfd_open(one.process.pid)
                 running[fd] = one
                 poll.register(fd, select.POLLIN)

@@ -102,6 +102,20 @@ class Storage(ABC):
         return ()
 
     @classmethod
+    def matching(cls, pattern: str) -> Sequence[str]:
+        """The URLs that a pattern names, in order: ``*`` stands for any characters but ``/``.
+
+        Raises:
+            SourceError: The storage does not say; or UnsupportedError, where it never does.
+        """
+        raise UnsupportedError(f"{cls.name} does not list what is there", hint="name each file in a list of jobs")
+
+    @classmethod
+    def state(cls, url: str) -> str | None:
+        """What differs once the content of ``url`` has changed; None where nothing is there, or it is not known."""
+        return None
+
+    @classmethod
     def reads(cls) -> bool:
         """Whether it can be read from."""
         return cls._implements("reader")

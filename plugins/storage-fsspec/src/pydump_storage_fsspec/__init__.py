@@ -23,6 +23,18 @@ class FsspecStorage(Storage):
 
         return RemoteBacking(url)
 
+    @classmethod
+    def matching(cls, pattern: str) -> Sequence[str]:
+        from pydump_storage_fsspec.listing import matching
+
+        return matching(pattern)
+
+    @classmethod
+    def state(cls, url: str) -> str | None:
+        from pydump_storage_fsspec.listing import state
+
+        return state(url)
+
 
 class S3Storage(FsspecStorage):
     """``s3://BUCKET/KEY``: Amazon S3, and every server that speaks its protocol."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from typer import Argument, Option
 
-from pydump.cli.arguments import Json
+from pydump.cli.arguments import Executor, Json
 from pydump.cli.console import line, talk
 from pydump.cli.ending import EXIT_INCOMPLETE
 from pydump.cli.program import Command as _Command
@@ -61,6 +61,7 @@ def batch(
         Path | None,
         Option("--journal", metavar="FILE", help="Where to write which jobs have ended. Default: JOBS.done."),
     ] = None,
+    executor: Executor = None,
     as_json: Json = False,
 ) -> None:
     """Run many jobs: dump, verify, info, size or dmesg, each in a process of its own.
@@ -96,7 +97,7 @@ def batch(
         ended = []
         try:
             left = [job for job in jobs if job not in skipped]
-            for done in run_all(left, kept, at_once, max(1, cpus // at_once)):
+            for done in run_all(left, kept, at_once, max(1, cpus // at_once), executor):
                 ended.append(done)
                 _show(done, len(ended) + len(complete), len(jobs), as_json=as_json or session.json)
         except BaseException:
