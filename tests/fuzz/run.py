@@ -26,7 +26,7 @@ from pydump.errors import PydumpError
 HERE = Path(__file__).parent
 #: CPU seconds that one input may take.
 MAX_SECONDS = 2.0
-#: Bytes of memory that the reading of one input may take. Code that atheris 3.0 instruments leaks some kilobytes of its own.
+#: Bytes of memory that the reading of one input may take. Code that atheris 3.0 instruments leaks some KiB of its own.
 MAX_MEMORY = 500 << 20
 #: Bytes of a harness's kept inputs.
 MAX_CORPUS = 200 << 10

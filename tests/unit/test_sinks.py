@@ -213,9 +213,9 @@ def test_a_named_pipe_and_a_device_are_written_to_and_not_replaced(tmp_path: Pat
 
 def test_no_such_descriptor() -> None:
     for argument in ("999999", "x"):
-        with pytest.raises(PlanError, match="is not a descriptor that is open for writing"):
+        with pytest.raises(PlanError, match="descriptor that is open for writing"):
             DescriptorStorage.writer(f"fd:{argument}")
-    with open(os.devnull, "rb") as reading, pytest.raises(PlanError, match="is not a descriptor that is open for writing"):
+    with open(os.devnull, "rb") as reading, pytest.raises(PlanError, match="descriptor that is open for writing"):
         DescriptorStorage.writer(f"fd:{reading.fileno()}")
 
 
@@ -236,7 +236,7 @@ def test_a_path_that_leads_to_an_open_file_is_that_descriptor(tmp_path: Path) ->
         assert link.is_symlink()
     assert (tmp_path / "file").read_bytes() == b"before," + b"dump," * len(names)
     assert not names_descriptor(str(tmp_path / "file"))
-    with pytest.raises(PlanError, match="is not a descriptor that is open for writing"):
+    with pytest.raises(PlanError, match="descriptor that is open for writing"):
         DescriptorSink.special("/dev/fd/999999")
 
 
