@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from lab.boot import MACHINES, Guest, running
 from lab.live import SUITES, Live, live_guest, qemu_of, wait_for
 
 import pydump as api
+from gdb_stub import serving
+from pydump.model.memory import Ranges
+from pydump_source_gdb.wire import Wire, framed
 
 Pydump = Callable[..., subprocess.CompletedProcess[str]]
 #: Bytes that are dumped of a guest that has more.
@@ -102,6 +108,45 @@ def test_a_guest_is_afterwards_as_it_was(states: Live, pydump: Pydump) -> None:
     pydump("read", source(states), "0", "16", "--gdb-after", "pause")
     assert states.state == "paused"
     states.qmp.command("cont")
+
+
+def through(wire: Wire) -> Callable[[bytes], bytes]:
+    """A stub before QEMU's that has neither its monitor nor physical memory."""
+
+    def answer(packet: bytes) -> bytes:
+        if packet.startswith((b"qqemu", b"Qqemu", b"qRcmd")):
+            return framed(b"")
+        said = b"OK" if packet[:1] == b"D" else wire.ask(packet)
+        special = re.sub(rb"[$#}*]", lambda found: b"}" + bytes([found[0][0] ^ 0x20]), said)
+        return framed(special)
+
+    return answer
+
+
+def test_a_stub_of_virtual_memory(guest: Callable[[str], Guest], tmp_path: Path, pydump: Pydump) -> None:
+    """A Linux guest with KASLR: where it maps RAM, and where RAM is, come from its registers and its memory."""
+    linux, machine = guest("x86_64"), MACHINES["x86_64"]
+    command = [
+        machine.qemu, "-nodefaults", "-display", "none", "-accel", "tcg", "-smp", "2", "-m", f"{machine.memory}M",
+        "-object", f"memory-backend-ram,id=ram,size={machine.memory}M", "-S",
+        "-machine", f"{machine.machine},memory-backend=ram", *machine.arguments,
+        "-chardev", "null,id=console", "-serial", "chardev:console", "-incoming", f"exec:cat {linux.stream}",
+        "-chardev", f"socket,id=gdb,path={tmp_path}/gdb.sock,server=on,wait=off", "-gdb", "chardev:gdb",
+    ]  # fmt: skip
+    output, source = tmp_path / "vmcore", f"gdb:{tmp_path}/other.sock"
+    with running(command, tmp_path) as (qmp, _), socket.socket(socket.AF_UNIX) as connection:
+        assert wait_for(lambda: qmp.command("query-status")["status"] != "inmigrate", 60)
+        connection.connect(str(tmp_path / "gdb.sock"))
+        with serving(tmp_path / "other.sock", through(Wire(connection))):
+            done = pydump("dump", "--format", "elf", "--begin", "639K", "--length", "3457K", source, output)
+    assert "the stub does not say whether the guest ran" in done.stderr
+    ram = linux.ram.read_bytes()
+    with api.open(str(output)) as dump, api.open(str(linux.elf)) as qemus:
+        assert dump.stated.memory.ranges() == Ranges.of([(1 << 20, 4 << 20)])
+        assert dump.read(1 << 20, 3 << 20) == ram[1 << 20 : 4 << 20]
+        for one, other in zip(dump.cpus, qemus.cpus, strict=True):
+            for name in ("rip", "rsp", "cr3", "gs_base", "rflags", "cs"):
+                assert one.registers[name] == other.registers[name]
 
 
 def keepers(directory: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -177,3 +177,26 @@ class CountingSource(BytesImage):
     def read_into(self, paddr: int, buffer: memoryview) -> None:
         self.bytes_read += len(buffer)
         super().read_into(paddr, buffer)
+
+
+class Slow(BytesImage):
+    """Of each page only the head comes quickly."""
+
+    def __init__(self, ram: bytes) -> None:
+        super().__init__(Guest(MemoryMap()), {0: ram})
+        self.ram = ram
+        self.read = 0
+
+    def read_into(self, paddr: int, buffer: memoryview) -> None:
+        self.read += len(buffer)
+        super().read_into(paddr, buffer)
+
+    def read_heads(self, pages: Sequence[int], size: int) -> bytes:
+        return b"".join(self.ram[page : page + size] for page in pages)
+
+
+@pytest.mark.parametrize("paddr", [0, 0x123000, SIZE - 4096])
+def test_a_source_that_is_slow_is_not_read_whole(paddr: int) -> None:
+    source = Slow(bytes(ram_with({paddr: note(TEXT)})))
+    assert [one.text for one in find_vmcoreinfo(source, source.guest().memory, "little")] == [TEXT]
+    assert source.read < SIZE // 100

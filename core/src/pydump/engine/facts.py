@@ -11,7 +11,7 @@ from pydump.engine.salvage import filled
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.arch import SMALLEST_PAGE, Arch
 from pydump.interfaces.executor import Executor
-from pydump.interfaces.image import KnowsRegisters, MemoryImage
+from pydump.interfaces.image import KnowsRegisters, MemoryImage, ReadsHeads
 from pydump.kernel.memory import KernelMemory
 from pydump.kernel.utsname import read_utsname
 from pydump.layout.registers import NoteKind, given_kinds, missing_registers, odd_notes
@@ -242,7 +242,7 @@ def with_vmcoreinfo(
     completed = complete(guest, arch, registry).guest
     if completed.windows is not None:
         return guest
-    readable = filled(image, completed.page_size or SMALLEST_PAGE)
+    readable = image if isinstance(image, ReadsHeads) else filled(image, completed.page_size or SMALLEST_PAGE)
     found = [
         replace(guest, vmcoreinfo=candidate)
         for candidate in find_vmcoreinfo(readable, guest.memory, completed.byte_order or "little", executor=executor)

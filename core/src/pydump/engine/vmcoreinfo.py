@@ -7,24 +7,31 @@ Source: kernel/crash_core.c and include/linux/crash_core.h (vmcore_info.[ch] sin
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydump.engine.scan import Piece, data_pages, scan
 from pydump.errors import PlanError
 from pydump.interfaces.executor import Executor
-from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.image import MemoryImage, ReadsHeads
 from pydump.layout.elf import Nhdr
 from pydump.layout.struct import U16, U32, U64, Bytes8, Layout
 from pydump.model.guest import ByteOrder
-from pydump.model.memory import MemoryMap
+from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import VMCOREINFO_NAME
 from pydump.model.vmcoreinfo import MAX_TEXT, Vmcoreinfo
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 #: Both copies begin at a multiple of this, whatever the guest's page size.
 ALIGNMENT: Final = 4096
+#: Pages whose heads are read at once.
+HEADS_AT_ONCE: Final = 1 << 12
 #: More different texts than this are not kept.
 MAX_CANDIDATES: Final = 16
 #: Places that are looked at closely, of notes and of texts each: a kernel has one, and what ran before it a few more.
@@ -97,7 +104,10 @@ def find_vmcoreinfo(
     found: dict[bytes, tuple[bool, int, int, Vmcoreinfo]] = {}
     left = {True: MAX_PLACES, False: MAX_PLACES}
     pages = data_pages(source, memory.ranges().whole_pages(ALIGNMENT), ALIGNMENT)
-    heads = scan(source, pages, _Heads(), unit=ALIGNMENT, executor=executor)
+    if isinstance(source, ReadsHeads):
+        heads: Iterable[list[tuple[int, bool]]] = _read_heads(source, pages)
+    else:
+        heads = scan(source, pages, _Heads(), unit=ALIGNMENT, executor=executor)
     for paddr, is_note in chain.from_iterable(heads):
         left[is_note] -= 1
         if left[is_note] < 0:
@@ -177,13 +187,32 @@ class _Heads:
     """Finds the pages that begin like one of the two: a list of paddr, and whether it is like the note."""
 
     def examine(self, piece: Piece) -> list[tuple[int, bool]]:
-        import numpy as np
+        return [] if piece.hole else _alike(piece.read(), ALIGNMENT, piece.pages(ALIGNMENT))
 
-        if piece.hole:
-            return []
-        note_word = np.frombuffer(NOTE_NAME[4:], np.uint64)[0]
-        text_word = np.frombuffer(TEXT_HEAD[:8], np.uint64)[0]
-        words = np.frombuffer(piece.read(), np.uint64).reshape(-1, ALIGNMENT // 8)
-        is_note = words[:, (Nhdr.nbytes() + 4) // 8] == note_word
-        found = np.flatnonzero(is_note | (words[:, 0] == text_word))
-        return list(zip(piece.pages(ALIGNMENT)[found].tolist(), is_note[found].tolist(), strict=True))
+
+def _alike(heads: bytes | bytearray | memoryview, size: int, pages: NDArray[np.uint64]) -> list[tuple[int, bool]]:
+    """The pages that begin like one of the two: paddr, and whether it is like the note.
+
+    Args:
+        heads: The first bytes of each page, end to end.
+        size: How many of each, a multiple of 8.
+        pages: Their paddr.
+    """
+    import numpy as np
+
+    note_word = np.frombuffer(NOTE_NAME[4:], np.uint64)[0]
+    text_word = np.frombuffer(TEXT_HEAD[:8], np.uint64)[0]
+    words = np.frombuffer(heads, np.uint64).reshape(-1, size // 8)
+    is_note = words[:, (Nhdr.nbytes() + 4) // 8] == note_word
+    found = np.flatnonzero(is_note | (words[:, 0] == text_word))
+    return list(zip(pages[found].tolist(), is_note[found].tolist(), strict=True))
+
+
+def _read_heads(source: ReadsHeads, pages: Ranges) -> Iterator[list[tuple[int, bool]]]:
+    """What :class:`_Heads` finds, without reading whole pages."""
+    import numpy as np
+
+    for start, end in pages:
+        for at in range(start, end, HEADS_AT_ONCE * ALIGNMENT):
+            some = np.arange(at, min(end, at + HEADS_AT_ONCE * ALIGNMENT), ALIGNMENT, dtype=np.uint64)
+            yield _alike(source.read_heads(some.tolist(), NOTE_HEAD), NOTE_HEAD, some)

@@ -138,6 +138,23 @@ class KnowsHoles(Protocol):
 
 
 @runtime_checkable
+class ReadsHeads(Protocol):
+    """An image of which a little of each page comes much sooner than all of it, such as through a slow connection."""
+
+    def read_heads(self, pages: Sequence[int], size: int) -> bytes:
+        """The first ``size`` bytes of each of ``pages``, end to end.
+
+        Args:
+            pages: paddr of each, ascending.
+            size: Bytes.
+
+        Raises:
+            ReadError: Something of it cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
 class KnowsVaddrs(Protocol):
     """An image that states virtual addresses of guest memory, as the PT_LOADs of /proc/vmcore do."""
 

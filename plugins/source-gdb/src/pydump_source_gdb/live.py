@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -71,11 +71,22 @@ class GdbView(MemoryImage):
             self.store.read_into(start, buffer[at : at + end - start])
             at += end - start
 
-    def fetch(self, wanted: Ranges) -> None:
-        """Have the store hold ``wanted``, in whole pages."""
+    def read_heads(self, pages: Sequence[int], size: int) -> bytes:
+        """The first bytes of each page; see :class:`~pydump.interfaces.image.ReadsHeads`."""
+        heads: list[bytes] = []
+        self._session.read_runs([(page, page + size) for page in pages], lambda _, data: heads.append(data))
+        return b"".join(heads)
+
+    def fetch(self, wanted: Ranges, lost: Callable[[int, int], None] | None = None) -> None:
+        """Have the store hold ``wanted``, in whole pages.
+
+        Args:
+            wanted: What it is to hold.
+            lost: Is given paddr and size of what the stub does not give; without it that is an error.
+        """
         missing = self.store.lacks(wanted)
         if missing:
-            self._session.stub.read_runs(list(missing), self.store.write)
+            self._session.read_runs(list(missing), self.store.write, lost)
             self.store.holds(missing)
 
     def warnings(self) -> tuple[str, ...]:
@@ -104,6 +115,7 @@ class GdbCapture(Capture):
         self._wanted = wanted
         self._progress = progress
         self._narrow = narrow
+        self._lost: list[tuple[int, int]] = []
 
     def __enter__(self) -> MemoryImage:
         try:
@@ -119,14 +131,14 @@ class GdbCapture(Capture):
             raise
         self._session.close()
         guest = replace(self._session.guest, memory=self._wanted)
-        return Captured(guest, self._view.store, excluded, self._view.warnings())
+        return Captured(guest, self._view.store, excluded, Ranges.of(self._lost), self._view.warnings())
 
     def _copy(self, wanted: Ranges) -> None:
         done, size = 0, wanted.size
         for start, end in wanted:
             for at in range(start, end, STEP):
                 stop = min(at + STEP, end)
-                self._view.fetch(Ranges.of([(at, stop)]))
+                self._view.fetch(Ranges.of([(at, stop)]), lambda paddr, size: self._lost.append((paddr, paddr + size)))
                 done += stop - at
                 if self._progress is not None:
                     self._progress(Progress("capture", done, size))
@@ -147,13 +159,17 @@ class Captured(MemoryImage):
         guest: The facts.
         store: Holds the memory.
         excluded: What was left out.
+        unreadable: What the stub did not give.
         warnings: A line each.
     """
 
-    def __init__(self, guest: Guest, store: Store, excluded: Ranges, warnings: tuple[str, ...]) -> None:
+    def __init__(
+        self, guest: Guest, store: Store, excluded: Ranges, unreadable: Ranges, warnings: tuple[str, ...]
+    ) -> None:
         self._guest = guest
         self._store = store
         self._excluded = excluded
+        self._unreadable = unreadable
         self._warnings = warnings
 
     def guest(self) -> Guest:
@@ -161,6 +177,9 @@ class Captured(MemoryImage):
 
     def excluded(self) -> Ranges:
         return self._excluded
+
+    def unreadable(self) -> Ranges:
+        return self._unreadable
 
     def warnings(self) -> tuple[str, ...]:
         return self._warnings

@@ -16,6 +16,11 @@ class GdbOptions:
         help="where the guest has RAM, as 0-3G,4G-5G; where the stub does not say",
         metavar="START-END,…",
     )
+    linear: str = option(
+        "",
+        help="where the kernel maps all RAM, as 0xffff888000000000@0; for a stub that reads virtual memory alone",
+        metavar="VADDR@PADDR",
+    )
     after: str = option(
         "auto",
         help="whether the guest runs afterwards; auto is as it did before, and run where the stub does not say",

@@ -132,7 +132,8 @@ def _vectors(values: dict[str, int], sizes: Mapping[str, int]) -> None:
     if "z0" not in values:
         return
     for i in range(32):
-        values[f"v{i}"] = values[f"z{i}"] & (1 << 128) - 1
+        if f"z{i}" in values:
+            values[f"v{i}"] = values[f"z{i}"] & (1 << 128) - 1
     length = 8 * vg
     if not 16 <= length <= sizes["z0"]:
         for name in [name for name in values if re.fullmatch(r"[zp]\d+|ffr", name)]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 
 from pydump.errors import PlanError, SourceError
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap
 from pydump_source_gdb.address import Address
 from pydump_source_gdb.guard import LIMITS, Guard, Limits
+from pydump_source_gdb.linear import HINT as L_HINT
+from pydump_source_gdb.linear import Linear, find_linear, stated_linear
 from pydump_source_gdb.options import GdbOptions
-from pydump_source_gdb.ram import HINT, flat_view_ram, stated_ram
+from pydump_source_gdb.ram import HINT, device_tree_ram, e820_ram, flat_view_ram, stated_ram
 from pydump_source_gdb.registers import KNOWN, Names, byte_order_of, descriptors, pydump_registers
 from pydump_source_gdb.stub import Stub
 
@@ -58,19 +61,64 @@ class Session:
             )
         self.stub = Stub(self._guard, limits.answer)
         facts = self._facts()
-        memory = stated or flat_view_ram(self.stub.monitor("info mtree -f") or "")
+        self._linear = Linear(0)
+        if self.stub.is_qemu:
+            self.stub.use_physical()
+        else:
+            self._linear = stated_linear(options.linear) if options.linear else self._find_linear(facts)
+        memory = stated or flat_view_ram(self.stub.monitor("info mtree -f") or "") or self._find_ram(facts)
         if not memory:
             raise PlanError("the stub does not say where the guest has RAM", hint=HINT)
-        if not self.stub.is_qemu:
-            raise SourceError("the stub reads virtual memory only", hint="QEMU's stub reads physical memory")
-        self.stub.use_physical()
         self.guest = Guest(memory, arch=facts.arch, byte_order=facts.byte_order, cpus=facts.cpus)
+
+    def _find_linear(self, facts: Guest) -> Linear:
+        """The mapping of all RAM that one of the CPUs uses.
+
+        Raises:
+            PlanError: None is found.
+        """
+        for thread, cpu in zip(self._threads, facts.cpus, strict=True):
+            self.stub.select(thread)
+            found = find_linear(facts.arch, cpu.registers, self._read_virtual)
+            if found is not None:
+                return found
+        raise PlanError(
+            "the stub reads virtual memory alone, and the kernel's mapping of RAM is not found", hint=L_HINT
+        )
+
+    def _find_ram(self, facts: Guest) -> MemoryMap:
+        """RAM by what firmware has left in memory."""
+        if facts.arch in ("x86_64", "i386"):
+            return e820_ram(self._read)
+        return device_tree_ram(self._read, self._linear.paddr)
+
+    def _read_virtual(self, vaddr: int, size: int) -> bytes:
+        parts: list[bytes] = []
+        self.stub.read_runs([(vaddr, vaddr + size)], lambda _, data: parts.append(data))
+        return b"".join(parts)
+
+    def _read(self, paddr: int, size: int) -> bytes:
+        return self._read_virtual(self._linear.to_vaddr(paddr), size)
+
+    def read_runs(
+        self,
+        runs: Sequence[tuple[int, int]],
+        take: Callable[[int, bytes], None],
+        lost: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Read memory by paddr; see :meth:`~pydump_source_gdb.stub.Stub.read_runs`."""
+        linear = self._linear
+        self.stub.read_runs(
+            [(linear.to_vaddr(start), linear.to_vaddr(end)) for start, end in runs],
+            lambda vaddr, data: take(linear.to_paddr(vaddr), data),
+            None if lost is None else lambda vaddr, size: lost(linear.to_paddr(vaddr), size),
+        )
 
     def _facts(self) -> Guest:
         """The registers, and what follows from them."""
         description = self.stub.description()
         names = KNOWN.get(description.architecture)
-        threads = self.stub.threads()
+        self._threads = threads = self.stub.threads()
         if names is None:
             called = description.architecture or "nothing"
             self.warnings.append(f"the registers are left out: the stub calls the architecture {called!r}")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pydump.errors import ReadError, SourceError
+from pydump.interfaces.arch import SMALLEST_PAGE
 from pydump_source_gdb import keeper
 from pydump_source_gdb.description import MAX_SIZE, Description, Register, read_description
 from pydump_source_gdb.guard import Guard
@@ -97,9 +98,8 @@ class Stub:
         Returns:
             By name. A register that the stub does not give is not there.
         """
+        self.select(thread)
         with _translated():
-            if self._wire.ask(b"Hg" + thread) != b"OK":
-                raise SourceError(f"the stub does not show CPU {thread.decode()}")
             text = self._wire.ask(b"g")
             found: dict[str, bytes] = {}
             at = 0
@@ -126,12 +126,24 @@ class Stub:
         for at in range(0, len(questions), WINDOW):
             yield from self._wire.ask_all(questions[at : at + WINDOW])
 
-    def read_runs(self, runs: Sequence[tuple[int, int]], take: Callable[[int, bytes], None]) -> None:
+    def select(self, thread: bytes) -> None:
+        """Ask of this CPU from now on: its registers, and virtual memory as it sees it."""
+        with _translated():
+            if self._wire.ask(b"Hg" + thread) != b"OK":
+                raise SourceError(f"the stub does not show CPU {thread.decode()}")
+
+    def read_runs(
+        self,
+        runs: Sequence[tuple[int, int]],
+        take: Callable[[int, bytes], None],
+        lost: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Read memory.
 
         Args:
             runs: ``(start, end)`` of addresses.
-            take: Is given an address and what lies there, piece by piece in ascending order.
+            take: Is given an address and what lies there, piece by piece.
+            lost: Is given address and size of what the stub does not give; without it that is an error.
 
         Raises:
             ReadError: The stub does not give a part of it.
@@ -143,23 +155,36 @@ class Stub:
                 answers = self._ask_all([self._question(*piece) for piece in batch])
                 short: list[tuple[int, int]] = []
                 for (at, size), answer in zip(batch, answers, strict=True):
-                    data = self._data(answer, at, size)
-                    take(at, data)
+                    data = self._data(answer, size)
+                    if data:
+                        take(at, data)
                     if len(data) < size:
                         short.append((at + len(data), size - len(data)))
                 for at, size in short:
-                    self._read_rest(at, size, take)
+                    self._read_rest(at, size, take, lost)
 
-    def _read_rest(self, at: int, size: int, take: Callable[[int, bytes], None]) -> None:
+    def _read_rest(
+        self, at: int, size: int, take: Callable[[int, bytes], None], lost: Callable[[int, int], None] | None
+    ) -> None:
+        """Read what was not in an answer, page by page."""
         while size:
-            data = self._data(self._wire.ask(self._question(at, size)), at, size)
-            take(at, data)
-            at, size = at + len(data), size - len(data)
+            part = min(size, SMALLEST_PAGE - at % SMALLEST_PAGE)
+            answer = self._wire.ask(self._question(at, part))
+            data = self._data(answer, part)
+            if data:
+                take(at, data)
+            elif lost is None:
+                raise ReadError(at, part, f"the stub answers {answer[:16].decode('latin-1')!r}")
+            else:
+                lost(at, part)
+            read = len(data) or part
+            at, size = at + read, size - read
 
     def _question(self, at: int, size: int) -> bytes:
         return b"%c%x,%x" % (b"x" if self._binary else b"m", at, size)
 
-    def _data(self, answer: bytes, at: int, size: int) -> bytes:
+    def _data(self, answer: bytes, size: int) -> bytes:
+        """The memory in an answer; empty where it is an error, or makes no sense."""
         if self._binary:
             data = answer[1:] if answer[:1] == b"b" else b""
         else:
@@ -167,8 +192,6 @@ class Stub:
                 data = bytes.fromhex(answer.decode("ascii"))
             except ValueError:
                 data = b""
-        if not data and size:
-            raise ReadError(at, size, f"the stub answers {answer[:16].decode('latin-1')!r}")
         if len(data) > size:
             raise SourceError("the stub sends more memory than it was asked for")
         return data
