@@ -279,25 +279,31 @@ _LAYER = """
 import hashlib, json, sys
 from volatility3.framework import contexts
 from volatility3.framework.layers import avml, crash, elf, lime, physical, vmware
-path, spans = sys.argv[1], json.loads(sys.argv[2])
+path, spans, raw = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "raw"
 context = contexts.Context()
 context.config["base.location"] = "file:" + path
 context.add_layer(physical.FileLayer(context, "base", "base"))
 stackers = (lime.LimeStacker, avml.AVMLStacker, vmware.VmwareStacker, elf.Elf64Stacker,
             crash.WindowsCrashDumpStacker)
 found = [layer for layer in (stacker.stack(context, "base") for stacker in stackers) if layer is not None]
-assert len(found) == 1, found
-layer = found[0]
+assert len(found) == (not raw), found
+layer = context.layers["base"] if raw else found[0]
 digests = [hashlib.sha256(layer.read(start, end - start)).hexdigest() for start, end in spans]
 print(json.dumps([type(layer).__name__, digests, layer.maximum_address]))
 """
 
 
-def volatility_memory(file: Path, spans: Sequence[tuple[int, int]]) -> tuple[str, list[str], int]:
-    """What Volatility reads a file with, the SHA-256 of memory in each ``(start, end)``, and the highest address."""
+def volatility_memory(file: Path, spans: Sequence[tuple[int, int]], *, raw: bool = False) -> tuple[str, list[str], int]:
+    """What Volatility reads a file with, the SHA-256 of memory in each ``(start, end)``, and the highest address.
+
+    Args:
+        file: The file.
+        spans: What is read.
+        raw: The file is memory and nothing else, and Volatility must take it for nothing else.
+    """
     require(_has("volatility3"), "Volatility", "pip install volatility3")
     require(ctypes.util.find_library("snappy"), "libsnappy", "apt install libsnappy1v5")
-    done = _python(_LAYER, str(file), json.dumps(list(spans)))
+    done = _python(_LAYER, str(file), json.dumps(list(spans)), "raw" if raw else "")
     assert done.returncode == 0, f"Volatility on {file}: exit code {done.returncode}: {done.stderr[-600:]}"
     layer, digests, highest = json.loads(done.stdout)
     return layer, digests, highest
@@ -345,10 +351,10 @@ def elfutils_notes(file: Path) -> str:
     return _silent([program("eu-readelf", "elfutils"), "-n", str(file)])
 
 
-def gdb(file: Path, *commands: str) -> str:
-    """What gdb prints, opened on an ELF core alone."""
+def gdb(file: Path, *commands: str, by: str = "") -> str:
+    """What gdb, or what is given in ``by``, prints, opened on an ELF core alone."""
     arguments = [word for command in commands for word in ("-ex", command)]
-    return _silent([program("gdb", "gdb"), "-nx", "-batch", *arguments, "-c", str(file)])
+    return _silent([by or program("gdb", "gdb"), "-nx", "-batch", *arguments, "-c", str(file)])
 
 
 def _silent(command: list[str]) -> str:
@@ -381,6 +387,7 @@ def crash(
     *asked: str,
     by: tuple[str, ...] = (),
     others: Sequence[Path] = (),
+    options: Sequence[str] = (),
 ) -> str:
     """What crash prints for the commands in ``asked``: by default sys, bt -a and log.
 
@@ -391,11 +398,13 @@ def crash(
         asked: Commands.
         by: What runs crash; the system's by default.
         others: The other parts of a split dump.
+        options: More options.
     """
     commands = work / "crash-commands"
     commands.write_text("\n".join((*(asked or ("sys", "bt -a", "log")), "quit\n")))
+    command = [*(by or (program("crash", "crash"),)), "-s", "-i", str(commands), *options]
     done = subprocess.run(
-        [*(by or (program("crash", "crash"),)), "-s", "-i", str(commands), str(vmlinux), *map(str, (file, *others))],
+        [*command, str(vmlinux), *map(str, (file, *others))],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT,
     )  # fmt: skip
     assert done.returncode == 0, f"crash on {file}: {done.stdout[-600:]}{done.stderr[-600:]}"

@@ -1,193 +1,162 @@
-"""Who opens what: QEMU's dumps of six architectures and ours, before the programs that read vmcores.
+"""Who opens what: the page ``docs/reference/support-matrix.md``, which this writes.
 
-Run it with the tests' Python; it boots the guests it needs, as the tests do, and writes the tables::
+Run it with the tests' Python; it boots the guests it needs, as the tests do, and asks every program about every file::
 
-    .venv/bin/python tests/integration/support_matrix.py docs/reference/support-matrix.md
+    .venv/bin/python tests/integration/support_matrix.py [GUEST...]
+
+With names of guests it does these alone, and keeps the rest of the page. ``test_support_matrix.py`` asks about some.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import textwrap
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1]))
 
-from judges import Tasks, crash, drgn_tasks, gdb, kdumpfile_pages, makedumpfile
-from lab.boot import Guest, boot
+from cells import ARCHES, ASK, JUDGES, MULTIARCH, NAMES, WINDOWS, ask_windows, claims, forms, make, windows_dump
+from lab.boot import boot
 
-ARCHES = ("x86_64", "i386", "aarch64", "s390x", "riscv64", "ppc64")
-OURS = {"ELF": ("--format", "elf"), "kdump, zlib": ("--compression", "zlib")}
-#: On one architecture every compressor is tried, and what a tool needs besides.
-MORE = {
-    "kdump, none": ("--compression", "none"),
-    "kdump, lzo": ("--compression", "lzo"),
-    "kdump, snappy": ("--compression", "snappy"),
-    "kdump, zstd": ("--compression", "zstd"),
-    "kdump, flattened": ("--compression", "zlib", "--flatten"),
-    "kdump, RAM alone": ("--compression", "zlib", "--begin", "0", "--length", "256M"),
-    "ELF with `--paging`": ("--format", "elf", "--paging"),
-}
-#: The program counters: gdb's name, and QEMU's monitor's line.
-PROGRAM_COUNTERS = {"x86_64": ("rip", r"^RIP=(\w+)"), "i386": ("eip", r"^EIP=(\w+)")}
-
+PAGE: Final = Path(__file__).parents[2] / "docs/reference/support-matrix.md"
+#: What the guests of WINDOWS are called.
+MADE_UP: Final = "Windows"
+#: Why an answer is not the right one. The numbers in the page are places in this list.
+REASONS: Final = tomllib.loads((Path(__file__).parent / "support_reasons.toml").read_text())["reason"]
 HEAD = """# Who opens what
 
-Booted Debian guests of six architectures with 2 CPUs, dumped by QEMU 7.2; QEMU's files as they are, and what
-`pydump dump` makes of QEMU's ELF. Made by `tests/integration/support_matrix.py`; what is not in these tables was not
-tried.
+Debian guests with 2 CPUs, dumped by QEMU 7.2; QEMU's files as they are, and what `pydump dump` makes of QEMU's ELF. The
+Windows guests are made up: page tables, processors and the debugger's data, without a Windows.
+`tests/integration/support_matrix.py` writes this page. A test asks again about some of the cells.
+
+- **yes**: the program was asked, and its answer was right.
+- **no** and a number: it was asked, and its answer was not right, for the reason below the table.
+- Empty: the program does not claim to read such a file.
+
+What is asked:
+
+| program | question |
+|---|---|
+| libkdumpfile {libkdumpfile} | Does it name the architecture, and is every page the one in the guest's RAM? |
+| drgn {drgn} | With the guest's `vmlinux`: does it list as many tasks as the guest has, and unwind the stack of each? |
+| crash {crash} | With the guest's `vmlinux`: does it name the kernel, and trace both CPUs back? |
+| makedumpfile {makedumpfile} | Does `-c -d 31` filter it; `-R` unflatten it; `--reassemble` join the parts? |
+| gdb {gdb} | Has it the program counter of each CPU; with `--paging`, does it read the kernel's banner? |
+| readelf {readelf} | Does it show headers, segments and notes, and complain of nothing? |
+| Volatility {Volatility} | Does its layer return the memory in the guest's RAM? |
+| kdmp-parser {kdmp-parser} | Does it return the memory of the guest? |
+
 """
+AFTER = """
+The reasons, and whose they are:
 
-READERS = """
-## drgn and libkdumpfile
-
-*drgn* {drgn}: the number of tasks it lists with the guest's `vmlinux`, and for how many of the two CPUs it unwinds a
-stack (it cannot on riscv64, and knows no page tables of i386, in any file). *libkdumpfile* {kdumpfile}: whether it
-names the architecture, and how many pages it reads equal to the guest's RAM.
-
-| guest | file | drgn | libkdumpfile: architecture | libkdumpfile: pages equal to RAM |
-|---|---|---|---|---|
-"""
-
-PROGRAMS = """
-## crash and makedumpfile
-
-Each is built for the architecture it runs on, here x86_64. *crash* {crash}: does it open the file with the guest's
-`vmlinux`, name the kernel, and trace both CPUs back? *makedumpfile* {makedumpfile}: does `-c -d 31` filter it?
-
-| guest | file | crash | makedumpfile |
-|---|---|---|---|
-"""
-
-ELF_READERS = """
-## gdb and readelf
-
-ELF files. *gdb* {gdb}: of how many of the two CPUs has it the program counter that QEMU's monitor showed (a gdb knows
-the architectures it was built for, here x86_64 and i386), and does it read the kernel's banner at its virtual address?
-*readelf* {readelf}: does it show headers, segments and notes, and complain of nothing?
-
-| guest | file | gdb: CPUs | gdb: kernel memory | readelf |
-|---|---|---|---|---|
 """
 
 
-def readers(guest: Guest, label: str, file: Path, work: Path) -> str:
-    """A line of the first table."""
-    seen = drgn_tasks(file, guest.vmlinux)
-    if isinstance(seen, Tasks) and not seen.stacks:
-        drgn = "no: it sees no CPU"
-    elif isinstance(seen, Tasks):
-        stacks = sum(isinstance(stack, list) and len(stack) > 1 for stack in seen.stacks)
-        drgn = f"{seen.tasks} tasks, {stacks} of {len(seen.stacks)} stacks"
-    else:
-        drgn = f"no: {seen.split(':', 1)[-1].strip()[:90]}"
-    try:
-        pages = kdumpfile_pages([file], guest.ram, guest.ram_ranges(), work)
-        total = guest.visible // pages.page_size
-        arch, equal = pages.arch or "none", f"{'all' if pages.same == total else pages.same} of {total}"
-    except AssertionError as error:
-        why = str(error).strip().splitlines()[-1].rpartition(": ")[2]
-        arch, equal = "no", "it dies of a signal" if "exit code -" in str(error) else f"no: {why}"
-    return f"| {guest.arch} | {label} | {drgn} | {arch} | {equal} |\n"
+def cell(judge: str, where: str, said: str) -> str:
+    """What the page says of an answer.
+
+    Raises:
+        LookupError: It is not right, and no reason is known.
+    """
+    if not said:
+        return "yes"
+    for i, reason in enumerate(REASONS, 1):
+        if reason["judge"] == judge and re.search(reason["answer"], f"{where}: {said}"):
+            return f"no, {i}"
+    raise LookupError(f"{judge} on {where}: {said}")
 
 
-def programs(guest: Guest, label: str, file: Path, work: Path) -> str:
-    """A line of the second table."""
-    release = (guest.vmlinux.parent / "release").read_text().strip()
-    try:
-        said = crash(file, guest.vmlinux, work)
-        right = f"RELEASE: {release}" in said and said.count("PID: ") >= 2
-        opened = "yes" if right else f"no: {_reason(said)}"
-    except AssertionError as error:
-        opened = f"no: {_reason(str(error))}"
-    out = work / "filtered"
-    done = makedumpfile("-c", "-d", "31", file, out)
-    filtered = "no" if done.returncode else "yes"
-    out.unlink(missing_ok=True)
-    return f"| {guest.arch} | {label} | {opened} | {filtered} |\n"
+def row(guest: str, form: str, cells: dict[str, str]) -> str:
+    """A line of the table."""
+    line = f"| {guest} | {form} | {' | '.join(cells.get(judge, '') for judge in JUDGES)} |"
+    return re.sub(r"  (?=\|)", " ", line)
 
 
-def elf_readers(guest: Guest, label: str, file: Path) -> str:
-    """A line of the third table."""
-    command = ["readelf", "-hlSnW", str(file)]
-    said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr
-    listed = f"no: {_reason(said).removeprefix('readelf: ')}" if said else "yes"
-    if guest.arch not in PROGRAM_COUNTERS:
-        return f"| {guest.arch} | {label} | | | {listed} |\n"
-    name, shown = PROGRAM_COUNTERS[guest.arch]
-    try:
-        said = gdb(file, f"thread apply all -q p/x ${name}", f"x/s {_banner(guest):#x}")
-    except AssertionError as error:
-        said = str(error)
-    truth = [int(value, 16) for value in re.findall(shown, guest.text("registers.txt"), re.M)]
-    seen = [int(value, 16) for value in re.findall(r"^\$\d = 0x(\w+)$", said, re.M)]
-    right = sum(a == b for a, b in zip(truth, seen, strict=False))
-    return f"| {guest.arch} | {label} | {right} of 2 | {'yes' if 'Linux version' in said else 'no'} | {listed} |\n"
+def rows(text: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The table of the page: a guest and a file, and what each program says to it."""
+    found = {}
+    for line in text.splitlines():
+        if line.count("|") < len(JUDGES):
+            continue
+        guest, form, *cells = (part.strip() for part in line[1:-1].split("|"))
+        if len(cells) == len(JUDGES) and guest in (*(NAMES.get(arch, arch) for arch in ARCHES), MADE_UP):
+            found[guest, form] = {judge: cell for judge, cell in zip(JUDGES, cells, strict=True) if cell}
+    return found
 
 
-def _banner(guest: Guest) -> int:
-    """Where the running kernel has its banner: as far from ``_stext`` as in its file."""
-    said = subprocess.run(["nm", guest.vmlinux], capture_output=True, text=True, check=True).stdout
-    linked = {name: int(at, 16) for at, name in re.findall(r"^(\w+) \w (_stext|linux_banner)$", said, re.M)}
-    found = re.search(r"LAB sym (\w+) T _stext", guest.console)
-    assert found
-    return int(found[1], 16) + linked["linux_banner"] - linked["_stext"]
+def wanted() -> Iterator[tuple[str, str]]:
+    """Every guest and file that the page has."""
+    for arch in ARCHES:
+        yield from ((NAMES.get(arch, arch), form) for form in forms(arch))
+    yield from ((MADE_UP, form) for form in WINDOWS)
 
 
-def _reason(said: str) -> str:
-    """The last line that says something, less the file's name, which means nothing to others."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return re.sub(r"/\S+/", "", lines[-1])[:90] if lines else "it says nothing"
+def asked(arch: str, work: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Every file of a guest before every program that claims to read it."""
+    lab = Path(os.environ.get("PYDUMP_LAB", Path.home() / ".cache" / "pydump-lab"))
+    found = {}
+    guest = boot(arch, lab)
+    for form in forms(arch):
+        file = make(guest, form, work)
+        cells = {judge: cell(judge, f"{arch} {form}", ASK[judge](file)) for judge in claims(arch, form)}
+        found[NAMES.get(arch, arch), form] = cells
+        print(row(NAMES.get(arch, arch), form, cells), file=sys.stderr)
+        for part in file.parts:
+            if part.parent == work:
+                part.unlink()
+    return found
 
 
-def _version(*command: str) -> str:
-    """The version that a program tells of itself."""
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"\d+\.\d+[.\d]*", said)
-    assert found, said
-    return found[0]
+def windows(work: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Every Windows crash dump before every program that claims to read it."""
+    found = {}
+    for form, (bits, _) in WINDOWS.items():
+        path, memory = windows_dump(form, work)
+        judges = ("Volatility", "kdmp-parser") if bits == 64 else ("Volatility",)
+        found[MADE_UP, form] = {judge: cell(judge, form, ask_windows(judge, form, path, memory)) for judge in judges}
+        print(row(MADE_UP, form, found[MADE_UP, form]), file=sys.stderr)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The version of each program."""
+    modules = {"libkdumpfile": "pykdumpfile", "drgn": "drgn", "Volatility": "volatility3"}
+    commands = {"crash": "crash --version", "makedumpfile": "makedumpfile -v", "gdb": f"{MULTIARCH} --version"}
+    found = {judge: importlib.metadata.version(modules.get(judge, judge)) for judge in (*modules, "kdmp-parser")}
+    for judge, command in {**commands, "readelf": "readelf --version"}.items():
+        said = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
+        version = re.search(r"\d+\.\d+[.\d]*", said)
+        assert version, said
+        found[judge] = version[0]
+    return found
+
+
+def page(found: dict[tuple[str, str], dict[str, str]]) -> str:
+    """The page."""
+    lines = [f"| guest | file | {' | '.join(JUDGES)} |", "|---" * (2 + len(JUDGES)) + "|"]
+    lines += [row(guest, form, found[guest, form]) for guest, form in wanted()]
+    reasons = [textwrap.indent(reason["why"], "   ").replace("  ", f"{i}.", 1) for i, reason in enumerate(REASONS, 1)]
+    return HEAD.format(**versions()) + "\n".join(lines) + "\n" + AFTER + "".join(reasons)
 
 
 def main() -> None:
     """Boot, dump, ask, write."""
-    lab = Path(os.environ.get("PYDUMP_LAB", Path.home() / ".cache" / "pydump-lab"))
-    of_python = "import importlib.metadata as m; print(m.version('{}'))"
-    versions = {
-        "drgn": _version(sys.executable, "-c", of_python.format("drgn")),
-        "kdumpfile": _version(sys.executable, "-c", of_python.format("pykdumpfile")),
-        "crash": _version("crash", "--version"),
-        "makedumpfile": _version("makedumpfile", "-v"),
-        "gdb": _version("gdb", "--version"),
-        "readelf": _version("readelf", "--version"),
-    }
-    first, second, third = (head.format(**versions) for head in (READERS, PROGRAMS, ELF_READERS))
+    os.environ["PYDUMP_REQUIRE_JUDGES"] = "1"
+    found = rows(PAGE.read_text())
     with tempfile.TemporaryDirectory(prefix="pydump-matrix-") as directory:
-        work = Path(directory)
-        for arch in ARCHES:
-            guest = boot(arch, lab)
-            files = {"QEMU's ELF": guest.elf, "QEMU's kdump": guest.kdump}
-            if arch == "x86_64":
-                files["QEMU's ELF with paging"] = guest.elf_paging
-            for name, options in {**OURS, **(MORE if arch == "x86_64" else {})}.items():
-                files[f"our {name}"] = out = work / f"{arch}-{len(files)}"
-                subprocess.run([sys.executable, "-m", "pydump", "-q", "dump", guest.elf, out, *options], check=True)
-            for label, file in files.items():
-                first += readers(guest, label, file, work)
-                if arch == "x86_64":
-                    second += programs(guest, label, file, work)
-                if "ELF" in label:
-                    third += elf_readers(guest, label, file)
-            for file in files.values():
-                if file.parent == work:
-                    file.unlink()
-        guest = boot("x86_64-high", lab)
-        out = work / "high"
-        subprocess.run([sys.executable, "-m", "pydump", "-q", "dump", guest.elf, out], check=True)
-        second += programs(guest, "our kdump, zlib", out, work).replace("x86_64-high", "x86_64, RAM above 4 GiB")
-    Path(sys.argv[1]).write_text(HEAD + first + second + third)
+        for name in sys.argv[1:] or (*ARCHES, MADE_UP):
+            found |= windows(Path(directory)) if name == MADE_UP else asked(name, Path(directory))
+    PAGE.write_text(page(found))
 
 
 if __name__ == "__main__":
