@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+import in_fork
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,16 @@ class Done:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Done]:
-    """Runs ``pydump`` in a directory of its own."""
+    """Runs ``pydump`` in a directory of its own; with ``env`` as a program that is started anew."""
 
     def command(*arguments: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None) -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "pydump", *map(str, arguments)],
-            input=stdin, capture_output=True, cwd=tmp_path, timeout=120, env=env,
-        )  # fmt: skip
+        if env is None:
+            done = in_fork.run(*map(str, arguments), stdin=stdin, cwd=tmp_path, timeout=120)
+        else:
+            done = subprocess.run(
+                [*in_fork.COMMAND, *map(str, arguments)],
+                input=stdin, capture_output=True, cwd=tmp_path, timeout=120, env=env,
+            )  # fmt: skip
         return Done(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode(), done.stdout)
 
     return command
@@ -54,4 +58,4 @@ def refuse(run: Callable[..., Done], tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture
 def pydump_command() -> list[str]:
     """How ``pydump`` is started, for tests that set up its streams and limits themselves."""
-    return [sys.executable, "-m", "pydump"]
+    return in_fork.COMMAND
