@@ -42,6 +42,7 @@ LOOPS = {
 #: What guests run whose registers do not change: each puts 0x123 into one, and then waits in one place for ever.
 IDLE = {
     "aarch64": bytes.fromhex("602480d200000014"),  # mov x0, #0x123; b .
+    "arm": bytes.fromhex("230100e3feffffea"),  # movw r0, #0x123; b .
     "riscv64": bytes.fromhex("130530126f000000"),  # addi a0, zero, 0x123; j .
     "ppc64": bytes(0x100) + bytes.fromhex("3860012348000000"),  # li 3, 0x123; b .
     "s390x": bytes.fromhex("0008000080010000").ljust(0x10000, b"\0") + bytes.fromhex("a7290123a7f40000"),  # lghi; j .
