@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import pydump
+import simulated_dump
 from pydump.builtin.local import LocalExecutor
 from pydump.builtin.sinks import FileSink, SharedFile
 from pydump.engine.open import open_source
@@ -158,6 +159,14 @@ def test_the_same_bytes_however_many_workers(
             own = run(source, tmp_path / "own", LocalExecutor(1), **options)
             assert run(source, tmp_path / "theirs", executor, **options) == own, options
     assert sorted(os.listdir(tmp_path)) == ["own", "ram", "theirs"]
+
+
+def test_a_driver_places_each_of_many_batches() -> None:
+    """The codec is replaced by a sleep. How many a second there are, tests/benchmarks/cluster.py measures."""
+    count = 2000
+    simulated_dump.run(32, count, 0.001)
+    size = simulated_dump.PAYLOAD
+    assert {number * size: number.to_bytes(size, "big") for number in range(count)} == simulated_dump.WRITTEN
 
 
 def test_workers_write_the_file_themselves(

@@ -162,6 +162,24 @@ class Cluster:
                 raise result
             yield result
 
+    def end(self, future: Future[None]) -> None:
+        """Wait for a dask task that returns nothing: one that has ended well is not asked for that."""
+        if future.status != "finished":
+            self.wait(future)
+
+    def first(self, futures: deque[Future[_R]]) -> list[_R]:
+        """Take the first result, and those after it that are there: they come together."""
+        found = [self.wait(futures.popleft())]
+        ready: list[Future[_R]] = []
+        while futures and futures[0].status == "finished":
+            ready.append(futures.popleft())
+        if ready:
+            try:
+                found += self.client.gather(ready)
+            except Exception:  # a worker has died meanwhile
+                found += [self.wait(future) for future in ready]
+        return found
+
     def wait(self, future: Future[_R]) -> _R:
         """What a dask task returned; does not wait for ever where there are no workers."""
         alone = None

@@ -39,14 +39,14 @@ def run_shared(cluster: Cluster, job: Job, share: SharedOutput) -> Outcome:
     written: deque[Future[None]] = deque()
 
     def place() -> None:
-        """Have the oldest run written."""
-        encodings = made.popleft()
-        data, error = cluster.wait(sizes.popleft())
-        places = [tally.place(one) for one in pickle.loads(data)]
-        if error is not None:
-            raise error
-        key = str(encodings.key).replace("encode", "write", 1)
-        written.append(client.submit(write, encodings, output, places, key=key, priority=1))
+        """Have the oldest run written, and those after it that are ready."""
+        for data, error in cluster.first(sizes):
+            encodings = made.popleft()
+            places = [tally.place(one) for one in pickle.loads(data)]
+            if error is not None:
+                raise error
+            key = str(encodings.key).replace("encode", "write", 1)
+            written.append(client.submit(write, encodings, output, places, key=key, priority=1))
         job.progress(tally.done)
 
     with cluster.watched(made, sizes, written):
@@ -62,10 +62,10 @@ def run_shared(cluster: Cluster, job: Job, share: SharedOutput) -> Outcome:
             ahead = AHEAD * cluster.n_threads()
             if len(made) > ahead:
                 place()
-            if len(written) > cluster.n_threads():
-                cluster.wait(written.popleft())
+            while len(written) > cluster.n_threads():
+                cluster.end(written.popleft())
         while made:
             place()
         while written:
-            cluster.wait(written.popleft())
+            cluster.end(written.popleft())
     return tally.outcome()
