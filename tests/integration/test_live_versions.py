@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab.live import COUNTERS, SUITES, Live, in_step, live_guest, qemu_of, require_snapshots, swept, wait_for
+from lab.live import COUNTERS, IDLE, SUITES, Live, in_step, live_guest, qemu_of, require_snapshots, swept, wait_for
 
 import pydump as api
 from pydump_source_qemu.watchdog import Resumed
@@ -153,7 +153,7 @@ def test_a_snapshot_of_a_running_guest_has_the_notes_of_qemus_dump(
     tmp_path: Path, qemu: tuple[str, ...], arch: str
 ) -> None:
     ours, qemus = tmp_path / "ours", tmp_path / "qemus"
-    with live_guest(tmp_path, arch, memory=256 if arch == "ppc64" else 64, qemu=qemu, idle=True) as live:
+    with live_guest(tmp_path, arch, memory=256 if arch == "ppc64" else 64, qemu=qemu, program=IDLE[arch]) as live:
         assert wait_for(lambda: "123" in live.qmp.monitor("info registers"))
         report = capture(live, ours, "snapshot")
         assert report.consistent and not report.warnings

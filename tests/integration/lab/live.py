@@ -50,6 +50,9 @@ IDLE = {
     "x86_64": bytes(0xFFF0) + bytes.fromhex("b82301ebfe").ljust(16, b"\0"),
     "i386": bytes(0xFFF0) + bytes.fromhex("b82301ebfe").ljust(16, b"\0"),
 }
+#: What a PC runs that panics each time it is let run. At the reset vector: mov dx, 0x505; mov al, 1; out dx, al; jmp
+#: to the out. Source: docs/specs/pvpanic.rst of QEMU.
+PANICKING = bytes(0xFFF0) + bytes.fromhex("ba0505b001eeebfd").ljust(16, b"\0")
 #: How QEMU is to run them.
 STARTS = {
     "aarch64": ("-device", "loader,file={},addr=0x40100000,cpu-num=0,force-raw=on"),
@@ -153,9 +156,9 @@ def live_guest(
     shared: bool = False,
     arguments: tuple[str, ...] = (),
     qemu: tuple[str, ...] = (),
-    idle: bool = False,
+    program: bytes | None = None,
 ) -> Iterator[Live]:
-    """A guest of ``memory`` MiB that runs sweep.S, or one of LOOPS or IDLE.
+    """A guest of ``memory`` MiB that runs sweep.S, or one of LOOPS.
 
     Args:
         directory: For its sockets.
@@ -164,7 +167,7 @@ def live_guest(
         shared: Whether its RAM is a memfd.
         arguments: More arguments for QEMU.
         qemu: As :func:`qemu_of` gives it.
-        idle: Whether its registers and memory do not change.
+        program: What it runs in place of these.
     """
     machine = MACHINES[arch]
     require(qemu or shutil.which(machine.qemu), machine.qemu, f"apt install {machine.package}")
@@ -178,9 +181,9 @@ def live_guest(
     if shared:
         command += ["-object", f"memory-backend-memfd,id=ram,size={memory}M,share=on"]
         board += ",memory-backend=ram"
-    program = directory / "program"
-    program.write_bytes(IDLE[arch] if idle else LOOPS.get(arch) or SWEEP.rjust(0x10000, b"\0"))
-    command += [word.format(program) for word in STARTS[arch]]
+    file = directory / "program"
+    file.write_bytes(program or LOOPS.get(arch) or SWEEP.rjust(0x10000, b"\0"))
+    command += [word.format(file) for word in STARTS[arch]]
     if arch != "x86_64":
         command += [*machine.arguments, "-smp", "2"]
     with running([*command, "-machine", board, *arguments], directory) as (qmp, process):

@@ -6,13 +6,12 @@ import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from pydump.cli import children
 from pydump.cli.batch import BatchJob, Done, Journal, state
 from pydump.engine.locate import find_stored
 from pydump.errors import PydumpError
@@ -22,13 +21,6 @@ from pydump.registry import installed
 MAX_MESSAGES: Final = 64 << 10
 #: Bytes of JSON that are read of a job's report.
 MAX_REPORT: Final = 16 << 20
-#: Seconds that jobs have to end after SIGTERM.
-GRACE: Final = 10
-#: What a job's process runs: it ends when the process that started it ends.
-BOOT: Final = (
-    "import signal, sys; from pydump.process import die_with_parent; "
-    "die_with_parent(int(sys.argv.pop(1)), signal.SIGTERM); from pydump.__main__ import main; sys.exit(main())"
-)
 
 
 class Running:
@@ -48,12 +40,7 @@ class Running:
         self.job = job
         self._before, self._began = state(job.source), time.monotonic()
         self._out, self._messages = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  (done() closes)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, str(os.getpid()), *job.words(workers, executor, replace=replace)],
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._messages,
-        )
+        self.process = children.start(job.words(workers, executor, replace=replace), self._out, self._messages)
 
     def done(self) -> Done:
         """Wait until it has ended, and return how."""
@@ -148,19 +135,6 @@ def run_all(
                 journal.add(done)
                 yield done
     finally:
-        _end([one.process for one in running.values()])
+        children.end([one.process for one in running.values()])
         for fd in running:
             os.close(fd)
-
-
-def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes: first by asking."""
-    for process in running:
-        process.terminate()
-    until = time.monotonic() + GRACE
-    for process in running:
-        try:
-            process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -45,6 +45,13 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("pydump shell vmcore --vmlinux /usr/lib/debug/vmlinux", "Open drgn with the kernel's symbols"),
         ("pydump shell memory.lime tasks.py --arch x86_64", "Run a script with prog and vmcore"),
     ),
+    "watch": (
+        ("pydump watch qmp:/run/vm.sock --on panicked /var/crash", "Capture a guest when it panics"),
+        (
+            "pydump watch qmp:/run/vm.sock /var/crash --go-on --keep 3 -- -d 31",
+            "Capture each panic without free pages, and keep three dumps",
+        ),
+    ),
     "batch": (
         ("pydump batch jobs.jsonl", "Run a list of jobs"),
         ("pydump batch --resume jobs.jsonl", "Go on with a list that was interrupted"),

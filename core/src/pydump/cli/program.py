@@ -29,13 +29,14 @@ COMMANDS: Final = {
     "size": "show:size",
     "shell": "shell:shell",
     "batch": "batch:batch",
+    "watch": "watch:watch",
     "status": "manage:status",
     "storage": "storage:storage",
     "plugins": "manage:plugins",
     "new-plugin": "manage:new_plugin",
 }
 #: Commands that read no guest memory.
-LIGHT: Final = ("batch", "status", "storage", "plugins", "new-plugin")
+LIGHT: Final = ("batch", "watch", "status", "storage", "plugins", "new-plugin")
 #: Options of ``pydump`` and of each command: they may stand before its name and after it.
 LOUDNESS: Final = {("--verbose", "-v"): "Explain choices.", ("--quiet", "-q"): "Print errors only."}
 #: Bytes of address space that NumPy and its libraries take at least.

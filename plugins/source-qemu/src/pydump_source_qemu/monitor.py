@@ -25,6 +25,7 @@ from pydump.errors import SourceError
 from pydump.signals import put_off
 from pydump_source_qemu.address import connected, is_accepted
 from pydump_source_qemu.client import POSTED, Client
+from pydump_source_qemu.events import Event
 from pydump_source_qemu.limits import LIMITS, MAX_LINE, Limits
 from pydump_source_qemu.pauses import Pauses
 
@@ -322,6 +323,10 @@ class Monitor:
     def resets(self) -> int:
         """How often the guest was reset."""
         return self._pauses.resets
+
+    def heard(self, event: Event) -> bool:
+        """Whether an event has come since we connected."""
+        return event.name in self._pauses.heard
 
     def settle(self) -> None:
         """Take in the events that QEMU has sent.

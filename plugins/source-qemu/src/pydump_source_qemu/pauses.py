@@ -1,10 +1,12 @@
-"""How long the guest was paused, by QEMU's own events."""
+"""What QEMU's events say: how long the guest was paused, and what else has happened to it."""
 
 from __future__ import annotations
 
 import time
 
 from qemu.qmp import Message
+
+from pydump_source_qemu.events import EVENTS
 
 
 class Pauses:
@@ -13,6 +15,8 @@ class Pauses:
     def __init__(self) -> None:
         self.resumes = 0
         self.resets = 0
+        #: Names of events that have come, of those that somebody may wait for.
+        self.heard: set[str] = set()
         self._paused = 0.0
         self._since: float | None = None
 
@@ -26,6 +30,8 @@ class Pauses:
             raise ValueError("an event without a name")
         if event["event"] == "RESET":
             self.resets += 1
+        if any(event["event"] == known.name for known in EVENTS.values()):
+            self.heard.add(event["event"])
         if event["event"] not in ("STOP", "RESUME", "WAKEUP"):  # a guest that wakes from S3 sends only the latter
             return False
         at = _moment(event.get("timestamp"))

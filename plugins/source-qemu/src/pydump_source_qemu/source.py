@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydump.errors import PlanError
 from pydump.interfaces.source import Source
+from pydump_source_qemu.events import EVENTS
 from pydump_source_qemu.options import QemuOptions
 
 if TYPE_CHECKING:
+    from pydump.interfaces.watch import Watch
     from pydump_source_qemu.live import QemuGuest
 
 
@@ -17,6 +19,7 @@ class QemuSource(Source):
 
     name: ClassVar[str] = "qmp"
     Options: ClassVar[type] = QemuOptions
+    events: ClassVar[tuple[str, ...]] = tuple(EVENTS)
 
     @classmethod
     def open(cls, argument: str, options: Any = None) -> QemuGuest:
@@ -32,3 +35,12 @@ class QemuSource(Source):
         except BaseException:
             session.close()
             raise
+
+    @classmethod
+    def watch(cls, argument: str, event: str, options: Any = None, *, known: bool = False) -> Watch:
+        """Connect to a guest and hear of an event; see :class:`pydump.interfaces.watch.Watches`."""
+        from pydump_source_qemu.monitor import Monitor
+        from pydump_source_qemu.watch import QemuWatch
+
+        options = options or QemuOptions()
+        return QemuWatch(Monitor.connect(argument, options.connect_timeout), EVENTS[event], known=known)

@@ -1,0 +1,45 @@
+"""The command ``watch``: captures a guest when something happens to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from pydump.errors import PlanError
+
+
+def watch(
+    source: Annotated[str, Argument(metavar="SOURCE", help="A guest that runs: qmp:SOCKET.")],
+    directory: Annotated[Path, Argument(metavar="DIR", help="Where to write dumps: EVENT-TIME.vmcore, in UTC.")],
+    options: Annotated[
+        list[str] | None, Argument(metavar="[-- OPTIONS]", help="Options of pydump dump, such as -- -d 31.")
+    ] = None,
+    on: Annotated[str, Option("--on", metavar="EVENT", help="What to wait for: panicked.")] = "panicked",
+    keep: Annotated[
+        int | None, Option("--keep", metavar="N", help="Keep the N latest dumps of this event in DIR. Default: all.")
+    ] = None,
+    go_on: Annotated[
+        bool, Option("--go-on", help="Wait for the next event after a capture, until the guest ends.")
+    ] = False,
+    wait: Annotated[
+        float, Option("--wait", metavar="SECONDS", help="Wait so long for a guest that is not there yet.")
+    ] = 0,
+) -> None:
+    """Wait until a guest panics, and capture it.
+
+    The guest is left as it was found. A guest that has panicked already is captured at once.
+
+    Exit codes: those of pydump dump; 1 also if the guest ended before it panicked.
+    """
+    from pydump.cli.watch import Watched, watch_for
+
+    if keep is not None and keep < 1:
+        raise PlanError("--keep must be at least 1")
+    if wait < 0:
+        raise PlanError("--wait must not be negative")
+    code = watch_for(Watched(source, on, directory, tuple(options or ()), keep, wait), go_on=go_on)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,157 @@
+"""Waits for an event of a guest and then captures it, once or each time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from pydump.cli import children
+from pydump.cli.console import talk
+from pydump.errors import PlanError, PydumpError, SourceError
+from pydump.interfaces.watch import Watch, Watches
+from pydump.registry import installed
+
+#: Seconds between two looks at a guest, and between two attempts to reach one.
+INTERVAL: Final = 0.5
+#: Options of ``dump`` that do not go with it.
+NOT_HERE: Final = ("--detach", "--dry-run", "--split", "--force")
+#: What dumps are called: the event, the time in UTC, this.
+SUFFIX: Final = ".vmcore"
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is watched, and what becomes of it.
+
+    Attributes:
+        source: The guest, as on the command line.
+        event: What is waited for.
+        directory: Where dumps are written.
+        options: More words of the command line of ``dump``.
+        keep: How many dumps of such events the directory keeps, or None for all.
+        patience: Seconds to wait for a guest that is not there.
+    """
+
+    source: str
+    event: str
+    directory: Path
+    options: tuple[str, ...] = ()
+    keep: int | None = None
+    patience: float = 0
+
+    def connect(self, *, known: bool = False) -> Watch:
+        """A connection to the guest.
+
+        Raises:
+            PlanError: It is not a source that hears of this event.
+            SourceError: There is no guest.
+        """
+        registry = installed()
+        name, _, argument = self.source.partition(":")
+        source = registry.source(name) if name in registry.names("source") else None
+        if not isinstance(source, Watches):
+            raise PlanError(f"{self.source} is not a guest that says what happens to it", hint="name one: qmp:SOCKET")
+        if self.event not in source.events:
+            raise PlanError(f"unknown event {self.event!r}; available: {', '.join(source.events)}")
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return source.watch(argument, self.event, known=known)
+            except SourceError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(INTERVAL)
+
+    def check(self) -> int:
+        """Find what speaks against a dump now, not when it is needed; returns the exit code of ``dump --dry-run``.
+
+        Raises:
+            PydumpError: The directory or an option is wrong.
+        """
+        if wrong := next((word for word in self.options if word.partition("=")[0] in NOT_HERE), None):
+            raise PlanError(f"{wrong} does not go with watch")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PydumpError(f"cannot make {self.directory}: {error.strerror}") from None
+        with self.connect():  # wait for a guest that is not there yet
+            pass
+        return _run("dump", "--dry-run", "--quiet", *self.options, "--", self.source, str(self._output()))
+
+    def dump(self) -> int:
+        """Capture the guest; returns the exit code of ``dump``. Older dumps go once there is a new one."""
+        code = _run("dump", *self.options, "--", self.source, str(self._output()))
+        if code in (0, 3) and self.keep is not None:
+            dumps = sorted(self.directory.glob(f"{self.event}-*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+            for old in dumps[: -self.keep]:
+                for path in (old, *self.directory.glob(f"{old.name}.*")):  # and the file with its hash
+                    path.unlink(missing_ok=True)
+        return code
+
+    def _output(self) -> Path:
+        now = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        names = (f"{self.event}-{now}{more}{SUFFIX}" for more in ("", *(f".{i}" for i in range(1, 1 << 16))))
+        return next(path for name in names if not (path := self.directory / name).exists())
+
+
+def watch_for(watched: Watched, *, go_on: bool) -> int:
+    """Wait for the event and capture the guest.
+
+    Args:
+        watched: What is watched.
+        go_on: Whether to wait for the next event then, until the guest ends.
+
+    Returns:
+        The exit code: that of ``dump``, of several the worst.
+
+    Raises:
+        PydumpError: The guest ended before anything happened.
+    """
+    code = watched.check()
+    if code:
+        return code
+    codes: list[int] = []
+    while True:
+        try:
+            with watched.connect(known=bool(codes)) as one:
+                talk(f"watching {watched.source} for {watched.event}")
+                while not one.wait(INTERVAL):
+                    pass
+        except SourceError as error:
+            if not codes:
+                raise SourceError(f"the guest ended before it {watched.event}: {error.message}") from None
+            talk(f"the guest ended after {len(codes)} captures: {error.message}")
+            return worst(codes)
+        talk(f"the guest {watched.event}")
+        codes.append(watched.dump())
+        if codes[-1] not in (0, 3) and not _there(watched):
+            raise SourceError("QEMU ended before the guest could be captured", hint="start it with -action panic=pause")
+        if not go_on:
+            return codes[0]
+
+
+def worst(codes: Sequence[int]) -> int:
+    """The exit code of several dumps: a failure, else one that is incomplete."""
+    return next((code for code in codes if code not in (0, 3)), max(codes))
+
+
+def _there(watched: Watched) -> bool:
+    try:
+        with watched.connect(known=True):
+            return True
+    except SourceError:
+        return False
+
+
+def _run(*words: str) -> int:
+    """Run a command of pydump's; returns its exit code."""
+    process = children.start(words)
+    try:
+        return process.wait()
+    finally:
+        if process.returncode is None:
+            children.end([process])

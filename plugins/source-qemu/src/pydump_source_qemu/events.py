@@ -1,0 +1,23 @@
+"""What can happen to a guest of QEMU that somebody waits for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of QEMU's.
+
+    Attributes:
+        name: Its name.
+        state: The run state that it may lead to, and that lasts.
+    """
+
+    name: str
+    state: str
+
+
+#: By their names in ``--on``. Source: qapi/run-state.json.
+EVENTS: Final = {"panicked": Event("GUEST_PANICKED", "guest-panicked")}
