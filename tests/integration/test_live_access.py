@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from lab.boot import Qmp
 from lab.live import SWEPT, Live, in_step, live_guest, require_snapshots, swept, wait_for
 
 import pydump as api
@@ -181,12 +182,22 @@ def test_a_snapshot_leaves_no_pages_to_copy(tmp_path: Path, pydump: Pydump) -> N
     assert int(copied.split(" MiB")[0].split()[-1]) < 64, copied
 
 
-def test_a_guest_that_libvirt_watches(tmp_path: Path, pydump: Pydump) -> None:
+def test_a_guest_that_libvirt_watches_is_not_dumped_by_qemu(tmp_path: Path, pydump: Pydump) -> None:
     """libvirt's own monitor has the same name in all its guests; it stays there while libvirt is stopped."""
-    sock = tmp_path / "libvirt.sock"
+    require_snapshots()
+    sock, output = tmp_path / "libvirt.sock", tmp_path / "vmcore"
     monitor = ("-chardev", f"socket,id=charmonitor,path={sock},server=on,wait=off", "-mon", "charmonitor,mode=control")
     with live_guest(tmp_path, arguments=monitor) as live:
-        assert "libvirt" not in pydump("dump", live.source, tmp_path / "vmcore").stderr
-        with socket.socket(socket.AF_UNIX) as libvirt:
-            libvirt.connect(str(sock))
-            assert "virsh dump" in pydump("dump", live.source, tmp_path / "vmcore", "--force").stderr
+        assert "libvirt" not in pydump("dump", live.source, output).stderr
+        with contextlib.closing(Qmp(sock, live.process)) as libvirt:
+            pydump("info", live.source)
+            done = pydump("dump", "-v", live.source, output, "--force")
+            assert "a snapshot by QEMU" in done.stderr
+            assert "libvirt" not in done.stderr
+            assert "DUMP_COMPLETED" not in libvirt.events()
+            with api.open(output) as dump:
+                assert [cpu.registers["eip"] for cpu in dump.cpus]
+            assert "--pause snapshot" in pydump("dump", "--pause", "copy", live.source, output, "--force").stderr
+            assert "DUMP_COMPLETED" in libvirt.events()
+        assert live.is_running()
+        assert not live.leftovers()

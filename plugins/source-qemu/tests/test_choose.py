@@ -58,6 +58,7 @@ class Host:
         full: Why there is no room for a copy.
         unneeded: What need not be captured.
         needed: What room was asked for.
+        harm: Whether a dump does harm.
     """
 
     memory: Layout | None
@@ -66,6 +67,10 @@ class Host:
     full: str | None = None
     unneeded: Ranges = field(default_factory=Ranges.empty)
     needed: int = -1
+    harm: bool = False
+
+    def must_not_dump(self) -> bool:
+        return self.harm
 
     def layout(self) -> Layout:
         if self.memory is None:
@@ -219,3 +224,13 @@ def test_a_snapshot_is_taken_and_warned_of_where_memory_cannot_be_copied(memory:
 def test_a_paused_guest_needs_no_snapshot(shared: Shared) -> None:
     choice = chosen(Host(shared(2 * MiB), most=SIZE), running=False, pause="snapshot")
     assert (choice.way, choice.runs_on, choice.cautions) == ("in place", False, ())
+
+
+def test_where_a_dump_does_harm_auto_is_a_snapshot() -> None:
+    assert chosen(Host(private(), harm=True)) == Choice("snapshot")
+    costly = chosen(Host(private(), harm=True, most=SIZE))
+    assert costly.way == "snapshot"
+    assert "allocate up to 64 MiB" in costly.cautions[0]
+    for options in ({"pause": "copy"}, {"access": "process"}):
+        assert chosen(Host(private(), harm=True), **options).way == "copy"
+    assert chosen(Host(private(), harm=True), running=False).way == "in place"

@@ -219,6 +219,13 @@ class Qmp:
         self._events.clear()
         return stood
 
+    def events(self) -> list[str]:
+        """The events that have come since this was asked last."""
+        self.command("query-status")
+        names = [str(event["event"]) for event in self._events]
+        self._events.clear()
+        return names
+
     def monitor(self, line: str) -> str:
         """A command of the human monitor, and what it prints."""
         return str(self.command("human-monitor-command", command_line=line)).replace("\r\n", "\n")

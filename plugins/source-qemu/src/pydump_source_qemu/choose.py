@@ -18,6 +18,8 @@ from pydump_source_qemu.process import ImpossibleError
 Way = Literal["in place", "copy", "stream", "snapshot"]
 #: With --pause none QEMU may pause the guest to send so much: firmware, which is never in the memory backend.
 MAX_REST: Final = 64 << 20
+#: What a snapshot costs.
+ALLOCATES: Final = "a snapshot makes the host allocate {} MiB for the guest's shared memory, for good"
 
 _log = logging.getLogger("pydump.qmp")
 
@@ -35,6 +37,10 @@ class Offers(Protocol):
 
     def may_leave_out(self, layout: Layout) -> Ranges:
         """What of memory need not be captured, as it looks while the guest runs."""
+        ...
+
+    def must_not_dump(self) -> bool:
+        """Whether a dump of QEMU's, which a copy needs for the registers, does harm, and a snapshot can be taken."""
         ...
 
     def shared(self) -> int:
@@ -91,6 +97,9 @@ def choose(options: QemuOptions, running: bool, offers: Offers) -> Choice:
     if pause == "snapshot" and access not in ("auto", "stream"):
         raise PlanError("--pause snapshot has its own way to memory: leave --qemu-access out")
     cautions: tuple[str, ...] = ()
+    if pause == "auto" and access == "auto" and running and offers.must_not_dump():
+        size = offers.shared()
+        return Choice("snapshot", cautions=(ALLOCATES.format(f"up to {size >> 20}"),) if size else ())
     if pause == "snapshot" and running:
         layout, cautions = _rather_copied(options, offers)
         if layout is None:
@@ -126,19 +135,18 @@ def _rather_copied(options: QemuOptions, offers: Offers) -> tuple[Layout | None,
     most = offers.shared()
     if not most:
         return None, ()
-    cost = "a snapshot makes the host allocate {} MiB for the guest's shared memory, for good"
     if options.access == "stream":
-        return None, (cost.format(f"up to {most >> 20}"),)
+        return None, (ALLOCATES.format(f"up to {most >> 20}"),)
     try:
         layout = offers.layout()
     except ImpossibleError as error:
         _log.info("%s", error.message)
-        return None, (cost.format(f"up to {most >> 20}"),)
+        return None, (ALLOCATES.format(f"up to {most >> 20}"),)
     data = sum(end - start for _, start, end in layout.data())
     holes = layout.holes()
     if data <= holes or holes > offers.spare_memory():
-        return layout, (f"{cost.format(holes >> 20)}, so {data >> 20} MiB are copied instead",)
-    return None, ((cost.format(holes >> 20),) if holes else ())
+        return layout, (f"{ALLOCATES.format(holes >> 20)}, so {data >> 20} MiB are copied instead",)
+    return None, ((ALLOCATES.format(holes >> 20),) if holes else ())
 
 
 def _reached(options: QemuOptions, running: bool, offers: Offers) -> Layout | None:

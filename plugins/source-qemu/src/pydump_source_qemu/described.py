@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from pydump.errors import SourceError
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
@@ -11,7 +13,7 @@ from pydump_source_qemu.limits import MAX_RAM
 from pydump_source_qemu.monitor import CommandError, Monitor
 
 #: Memory of which the guest may have but a part: QEMU sends no page of the rest. Source: qapi/machine.json.
-PARTLY_PLUGGED = "virtio-mem"
+PARTLY_PLUGGED: Final = "virtio-mem"
 
 
 def streams_registers(monitor: Monitor) -> bool:
@@ -27,6 +29,27 @@ def streams_registers(monitor: Monitor) -> bool:
     except CommandError:
         return False
     return arch in MACHINES and not suppressed
+
+
+def snapshots(state: bool) -> dict[str, Any]:
+    """The argument of migrate-set-capabilities that has the next migration be a snapshot, or not."""
+    return {"capabilities": [{"capability": "background-snapshot", "state": state}]}
+
+
+def can_snapshot(monitor: Monitor) -> bool:
+    """Whether QEMU can take a snapshot of this guest.
+
+    Raises:
+        SourceError: QEMU is gone.
+    """
+    if not monitor.local:
+        return False
+    try:
+        monitor.command("migrate-set-capabilities", **snapshots(True))
+        monitor.command("migrate-set-capabilities", **snapshots(False))
+    except CommandError:
+        return False
+    return True
 
 
 def read_places(monitor: Monitor) -> dict[str, list[Place]]:

@@ -13,7 +13,7 @@ ALONE: Final = "disconnected:"
 
 
 def caution(monitor: Monitor) -> str | None:
-    """What to know before memory is captured; None where libvirt does not watch the guest.
+    """What to know before QEMU dumps a guest; None where libvirt does not watch it.
 
     Raises:
         SourceError: QEMU is gone.
@@ -25,6 +25,6 @@ def caution(monitor: Monitor) -> str | None:
     if not any(device["label"] == MONITOR and not device["filename"].startswith(ALONE) for device in devices):
         return None
     return (
-        "libvirt watches this guest: its registers can only be had by a dump, and libvirtd 9.0 crashes when QEMU tells "
-        "it of a dump that is not its own (the guest runs on); stop libvirtd for the capture, or use virsh dump"
+        "libvirt watches this guest, and libvirtd 9.0 crashes when QEMU tells it of a dump that is not its own (the "
+        "guest runs on): take --pause snapshot, which needs no dump, stop libvirtd for the capture, or use virsh dump"
     )

@@ -15,6 +15,7 @@ from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import ProgressCallback
 from pydump_source_qemu.capture import capture
 from pydump_source_qemu.captured import Captured, Readable
+from pydump_source_qemu.described import read_stated
 from pydump_source_qemu.dump import peek, read_facts
 from pydump_source_qemu.host import Region
 from pydump_source_qemu.options import QemuOptions
@@ -37,7 +38,8 @@ class QemuGuest(LiveGuest):
     def __init__(self, session: Session, options: QemuOptions) -> None:
         self._session = session
         self._options = options
-        self._view = QemuView(session, options, read_facts(session).guest)
+        guest = read_stated(session.monitor) if session.dumps_harm else read_facts(session).guest
+        self._view = QemuView(session, options, guest)
 
     def view(self) -> QemuView:
         return self._view

@@ -50,6 +50,8 @@ class Session:
         self._watched = False
         self._resumes = 0
         self._paused = 0.0
+        #: What a dump of QEMU's does to others, if nobody has been told yet.
+        self._harm: str | None = None
         #: Ends the capture if the guest is paused for too long.
         self.pause_limit = PauseLimit(None)
 
@@ -62,8 +64,7 @@ class Session:
         """
         session = cls(Monitor.connect(address, timeout, limits))
         try:
-            if line := caution(session.monitor):
-                session.caution(line)
+            session._harm = caution(session.monitor)
             session._check_state()
             session._lock_out_others()
         except BaseException:
@@ -122,9 +123,17 @@ class Session:
             _log.info("the guest is %s, and stays so", self._state)
         return self._ran
 
+    @property
+    def dumps_harm(self) -> bool:
+        """Whether somebody else suffers from a dump of QEMU's, and none was made so far."""
+        return self._harm is not None
+
     def waited_for(self) -> contextlib.AbstractContextManager[None]:
         """QEMU pauses the guest as long as it dumps, and so as long as we read: Ctrl-Z must not stop us."""
         assert self._guard is not None
+        if self._harm is not None:
+            self.caution(self._harm)
+            self._harm = None
         return self._guard.holding()
 
     def pause(self) -> None:

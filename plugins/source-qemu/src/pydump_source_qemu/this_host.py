@@ -9,6 +9,7 @@ from pydump.interfaces.live import Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump_source_qemu.captured import Captured, Readable
+from pydump_source_qemu.described import can_snapshot, streams_registers
 from pydump_source_qemu.host import Host, Layout, shared_size
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.session import Session
@@ -78,6 +79,11 @@ class ThisHost:
         pieces += [(block.paddr, block.end, fetched) for block in layout.rest]
         here = Ranges.of((region.paddr, region.end) for region in layout.regions)
         return self._narrow(Captured(guest, pieces), paused=True).intersect(here)
+
+    def must_not_dump(self) -> bool:
+        """Whether a dump of QEMU's does harm, and a snapshot can be taken without one."""
+        monitor = self._session.monitor
+        return self._session.dumps_harm and streams_registers(monitor) and can_snapshot(monitor)
 
     def shared(self) -> int:
         """Bytes of guest memory that are shared and not allocated in advance."""

@@ -14,7 +14,7 @@ from pydump.model.guest import Guest
 from pydump_qemu_stream.facts import guest_of, read_vmcoreinfo
 from pydump_qemu_stream.records import PAGE_SIZE
 from pydump_source_qemu.captured import Captured
-from pydump_source_qemu.described import partly_plugged, read_places, streams_registers
+from pydump_source_qemu.described import partly_plugged, read_places, snapshots, streams_registers
 from pydump_source_qemu.dump import clipped, read_facts, within
 from pydump_source_qemu.flat_view import memory_of, most_ram, places
 from pydump_source_qemu.limits import MAX_SNAPSHOT
@@ -39,7 +39,6 @@ NO_SNAPSHOT: Final = {
 #: ppc64's tables of what devices may access (spapr_iommu) and s390x's memory keys (s390-skeys).
 MAX_STATE: Final = 32 << 20
 PAGE_STATE: Final = 8
-CAPABILITY: Final = "background-snapshot"
 
 _log = logging.getLogger("pydump.qmp")
 
@@ -65,7 +64,7 @@ def snapshot(session: Session, host: ThisHost, tell: Callable[[int], None]) -> C
     _log.info("a snapshot by QEMU, which sends memory as it is now while the guest runs on")
     limit = monitor.field("query-migrate-parameters", "max-bandwidth", int)
     back: list[dict[str, Any]] = [
-        {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [_switch(False)]}},
+        {"execute": "migrate-set-capabilities", "arguments": snapshots(False)},
         {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": limit}},
     ]
     with opened(monitor, session.limits.snapshot) as (pipe, uri):
@@ -88,10 +87,6 @@ def snapshot(session: Session, host: ThisHost, tell: Callable[[int], None]) -> C
     return Captured(guest, pieces, warnings=session.warnings)
 
 
-def _switch(state: bool) -> dict[str, Any]:
-    return {"capability": CAPABILITY, "state": state}
-
-
 def _enable(monitor: Monitor) -> None:
     """Have the next migration be a snapshot.
 
@@ -99,7 +94,7 @@ def _enable(monitor: Monitor) -> None:
         SourceError: QEMU cannot take one.
     """
     try:
-        monitor.command("migrate-set-capabilities", capabilities=[_switch(True)])
+        monitor.command("migrate-set-capabilities", **snapshots(True))
     except CommandError as error:
         hint = next((hint for words, hint in NO_SNAPSHOT.items() if words in error.why), "take --pause copy")
         raise SourceError(f"QEMU cannot take a snapshot of this guest: {error.why}", hint=hint) from None
