@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from lab.boot import MACHINES, Guest, running
-from lab.live import SUITES, Live, live_guest, qemu_of, wait_for
+from lab.live import SUITES, Live, free_port, live_guest, qemu_of, wait_for
 
 import pydump as api
 from gdb_stub import serving
@@ -37,9 +37,12 @@ OTHERWISE = {
 
 
 @contextlib.contextmanager
-def stub_guest(directory: Path, arch: str = "x86_64", *arguments: str, qemu: tuple[str, ...] = ()) -> Iterator[Live]:
-    """A guest with a stub at ``gdb.sock`` in the directory."""
-    stub = ("-chardev", f"socket,id=gdb,path={directory}/gdb.sock,server=on,wait=off", "-gdb", "chardev:gdb")
+def stub_guest(
+    directory: Path, arch: str = "x86_64", *arguments: str, qemu: tuple[str, ...] = (), port: int = 0
+) -> Iterator[Live]:
+    """A guest with a stub at ``gdb.sock`` in the directory, or at a port."""
+    where = f"port={port},host=127.0.0.1" if port else f"path={directory}/gdb.sock"
+    stub = ("-chardev", f"socket,id=gdb,{where},server=on,wait=off", "-gdb", "chardev:gdb")
     memory = 256 if arch == "ppc64" else 64
     with live_guest(directory, arch, memory=memory, arguments=(*stub, *arguments), qemu=qemu) as guest:
         yield guest
@@ -51,10 +54,12 @@ def test_a_guest_through_its_stub_is_as_qemu_dumps_it(tmp_path: Path, pydump: Py
     part = (
         ("--begin", "0", "--length", str(PART)) if arch == "ppc64" else ()
     )  # no pseries machine has less than 128 MiB
-    with stub_guest(tmp_path, arch) as guest:
+    port = free_port() if arch == "aarch64" else 0
+    stub = f"gdb:127.0.0.1:{port}" if port else f"gdb:{tmp_path}/gdb.sock"
+    with stub_guest(tmp_path, arch, port=port) as guest:
         assert guest.is_running()
         guest.qmp.command("stop")
-        pydump("dump", "--format", "elf", *part, f"gdb:{tmp_path}/gdb.sock", ours)
+        pydump("dump", "--format", "elf", *part, stub, ours)
         assert guest.state == "paused"
         guest.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{qemus}")
     with api.open(str(ours)) as a, api.open(str(qemus)) as b:
@@ -102,10 +107,6 @@ def test_a_guest_is_afterwards_as_it_was(states: Live, pydump: Pydump) -> None:
     assert ("the stub does not say" in done.stderr) is says_nothing(states)
     states.qmp.command("stop")
     pydump("read", source(states), "0", "16", *(("--gdb-after", "pause") if says_nothing(states) else ()))
-    assert states.state == "paused"
-    pydump("read", source(states), "0", "16", "--gdb-after", "run")
-    assert states.is_running()
-    pydump("read", source(states), "0", "16", "--gdb-after", "pause")
     assert states.state == "paused"
     states.qmp.command("cont")
 

@@ -118,6 +118,24 @@ def test_a_stub_that_has_a_debugger_is_left_alone(tmp_path: Path) -> None:
         assert len(came) <= 1
 
 
+def test_who_kills_the_keeper_does_not_keep_the_guest_paused(tmp_path: Path) -> None:
+    machine = Machine(version="10.0.2")
+    with serving(tmp_path / "s", machine):
+        guard = Guard(Address.of(str(tmp_path / "s")), "auto", QUICK)
+        guard._process.kill()
+        guard._process.wait()
+        guard.close()
+    assert machine.asked[-1] == b"D;1"
+
+
+def test_a_stub_that_does_not_let_go_is_said(tmp_path: Path) -> None:
+    answer = instead(b"D", framed(b"E22"))(Machine(version="10.0.2"))
+    with serving(tmp_path / "s", answer):
+        guard = Guard(Address.of(str(tmp_path / "s")), "auto", QUICK)
+        with pytest.raises(PydumpError, match="the guest may be paused"):
+            guard.close()
+
+
 @pytest.mark.parametrize("text", ["127.0.0.1:99999", "nowhere.invalid:1", "/nowhere", "", "a\0b", "127.0.0.1:1"])
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(PydumpError):

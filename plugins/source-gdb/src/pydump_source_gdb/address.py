@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from pydump.errors import PlanError, SourceError
 
 #: The highest number of a TCP port.
 MAX_PORT: Final = 65535
+#: Seconds that a stub may take to notice that the one before has left.
+TURN: Final = 1.0
 _HINT: Final = "gdb:HOST:PORT or gdb:/path/to.sock; QEMU has a stub with -gdb tcp:127.0.0.1:1234"
 
 
@@ -73,8 +76,11 @@ class Address:
         Raises:
             SourceError: It failed, or another debugger is connected.
         """
-        if self._is_taken():
-            raise SourceError(f"{self} has another debugger", hint="detach it first")
+        turn = time.monotonic() + TURN
+        while self._is_taken():
+            if time.monotonic() > turn:
+                raise SourceError(f"{self} has another debugger", hint="detach it first")
+            time.sleep(0.02)
         try:
             connection.settimeout(timeout)
             connection.connect(self.target)
