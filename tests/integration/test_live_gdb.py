@@ -162,6 +162,7 @@ def keepers(directory: Path) -> list[str]:
 
 
 def test_a_killed_capture(states: Live, tmp_path: Path) -> None:
+    states.qmp.command("cont")
     assert states.is_running()
     command = [sys.executable, "-m", "pydump", "dump", "--no-sync", source(states), str(tmp_path / "vmcore")]
     dice = random.Random(1)
