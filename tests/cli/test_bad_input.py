@@ -372,13 +372,13 @@ def test_what_is_no_vmcoreinfo(text: bytes | None, files: dict[str, bytes], tmp_
     if text is not None:
         (tmp_path / "text").write_bytes(text)
     where = "text" if text is not None else "/dev/zero"
-    assert f"{where} is no VMCOREINFO text" in refuse(2, "dump", "in", "out", "--vmcoreinfo", where)
+    assert f"{where} is not a VMCOREINFO text" in refuse(2, "dump", "in", "out", "--vmcoreinfo", where)
 
 
 def test_registers_nested_without_end(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
     (tmp_path / "in").write_bytes(files["elf"])
     (tmp_path / "cpus").write_text("[" * 100_000)
-    assert "is no JSON" in refuse(2, "dump", "in", "out", "--cpus", "cpus")
+    assert "is not JSON" in refuse(2, "dump", "in", "out", "--cpus", "cpus")
 
 
 def test_streams_without_an_end(tmp_path: Path, refuse: Refuse, pydump_command: list[str]) -> None:

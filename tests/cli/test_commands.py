@@ -212,7 +212,7 @@ def test_raw_memory_and_registers_make_a_dump(qemu: Qemu, run: Run, refuse: Call
     (tmp_path / "cpus.json").write_text('{"cpus": [{"rax": 1}]}')
     assert "psw_addr" in refuse(2, "dump", f"raw:{ram}@0", "two", "--arch", "s390x", "--cpus", "cpus.json")
     (tmp_path / "cpus.json").write_text("nonsense")
-    assert "is no JSON" in refuse(2, "dump", f"raw:{ram}@0", "two", "--arch", "s390x", "--cpus", "cpus.json")
+    assert "is not JSON" in refuse(2, "dump", f"raw:{ram}@0", "two", "--arch", "s390x", "--cpus", "cpus.json")
 
 
 @pytest.mark.parametrize(
@@ -564,4 +564,4 @@ def test_what_is_no_number_or_no_file_is_said_in_short(elf: Path, refuse: Callab
         assert "is not an address or size; write 0x40000000, 1048576 or 512M" in said
         assert len(said) < 200
     assert refuse(2, "dump", elf, "o", "--cpus", "/nope") == "cannot read /nope: No such file or directory"
-    assert refuse(2, "dump", elf, "o", "--cpus", elf).startswith(f"{elf} is no JSON: it is no UTF-8 text; ")
+    assert refuse(2, "dump", elf, "o", "--cpus", elf).startswith(f"{elf} is not JSON: it is not UTF-8 text; ")

@@ -50,7 +50,7 @@ def ended(run: Run, job: str) -> dict[str, Any]:
 def test_a_job_from_begin_to_end(slow: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     done = run(*slow)
     assert (done.code, done.err) == (0, "")
-    assert done.out == "job 1 goes on in the background; pydump status 1 shows how far it is\n"
+    assert done.out == "job 1 continues in the background; pydump status 1 shows its progress\n"
     assert not (tmp_path / "out").exists()
     told = json.loads(run("status", "1", "--json").out)
     assert (told["status"], told["output"], told["source"]) == ("active", str(tmp_path / "out"), "raw:ram@0")

@@ -73,7 +73,7 @@ def test_core_alone_works_and_says_what_it_needs(environment: Environment, elf: 
     environment.install("pydump-core")
     assert listed(environment).keys() == {"core"}
     assert "Usage: pydump" in works(environment.pydump("--help"))
-    assert "7f 45 4c 46" in works(environment.pydump("read", f"raw:{elf}@0x1000", "0x1000", "4", "--hex"))
+    assert "7f 45 4c 46" in works(environment.pydump("read", f"raw:{elf}[0:]@0x1000", "0x1000", "4", "--hex"))
     for arguments, code, hint in (
         (("info", elf), 1, "pip install pydump-format-elf"),
         (("dump", f"raw:{elf}@0", tmp_path / "out"), 2, "pip install pydump-format-kdump"),
@@ -154,8 +154,10 @@ def a_format(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
                 assert "libvirt save image" in shown.stdout
             return
         if plugin == "format-raw":  # written, and read by core
-            works(environment.pydump("dump", f"raw:{elf}@0x1000", tmp_path / "out", "--format", "raw", "--raw-packed"))
-            works(environment.pydump("compare", f"raw:{elf}@0x1000", f"raw:{tmp_path}/out.map"))
+            works(
+                environment.pydump("dump", f"raw:{elf}[0:]@0x1000", tmp_path / "out", "--format", "raw", "--raw-packed")
+            )
+            works(environment.pydump("compare", f"raw:{elf}[0:]@0x1000", f"raw:{tmp_path}/out.map"))
             return
         source = tmp_path / "source"
         subprocess.run([sys.executable, "-m", "pydump", "-q", "dump", elf, source, *options], check=True, timeout=120)

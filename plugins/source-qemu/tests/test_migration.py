@@ -112,7 +112,7 @@ def test_only_what_is_wanted_must_come() -> None:
 @pytest.mark.parametrize(
     ("stream", "why"),
     [
-        (HEAD + BLOCKS + part(OTHER, b""), "section 3 goes on and never began"),
+        (HEAD + BLOCKS + part(OTHER, b""), "section 3 continues without a start"),
         (HEAD + start(OTHER, "vfio", bytes(2 << 20))[:-5] + bytes(5), "a section 'vfio' that does not end"),
         (HEAD + start(7, "early", bytes(2 << 20), kind=4)[:-5] + bytes(5), "a section 'early' that does not end"),
         (HEAD + BLOCKS + start(OTHER, "s390-storage_attributes", struct.pack(">Q", 4)), "unknown kind 0x4"),

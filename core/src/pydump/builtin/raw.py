@@ -194,7 +194,7 @@ class _Named(NamedTuple):
             raise PlanError(f"raw: the bracket in {text!r} is not [OFFSET:SIZE]", hint=FORM)
         path = match["path"] if match else path
         if not path:
-            raise PlanError(f"raw:{argument} names no file", hint=FORM)
+            raise PlanError(f"raw:{argument} does not name a file", hint=FORM)
         if match is None:
             return cls(path, parse_number(address))
         offset = parse_number(match["offset"]) if match["offset"] else 0

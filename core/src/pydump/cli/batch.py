@@ -224,7 +224,7 @@ class Journal:
             self._file.close()
             raise PlanError(
                 f"{path} is the journal of an earlier run",
-                hint="--resume goes on with it; --journal FILE names another; or remove it to begin anew",
+                hint="--resume continues it; --journal FILE names another; or remove it to begin anew",
             )
         if lines and not lines.endswith("\n"):  # the run was killed while it wrote
             self._file.write("\n")

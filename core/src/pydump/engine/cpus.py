@@ -35,7 +35,7 @@ def cpus_from_json(text: str, where: str) -> tuple[Cpu, ...]:
     try:
         content = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{where} is no JSON: {error}", hint=_HINT) from None
+        raise PlanError(f"{where} is not JSON: {error}", hint=_HINT) from None
     listed = content.get("cpus") if isinstance(content, dict) else content
     if not isinstance(listed, list) or not listed or not all(isinstance(item, dict) for item in listed):
         raise PlanError(f"{where} has no list of CPUs", hint=_HINT)
@@ -65,7 +65,7 @@ def read_cpus(path: Path) -> tuple[Cpu, ...]:
     except OSError as error:
         raise PlanError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise PlanError(f"{path} is no JSON: it is no UTF-8 text", hint=_HINT) from None
+        raise PlanError(f"{path} is not JSON: it is not UTF-8 text", hint=_HINT) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def read_vmcoreinfo(path: Path) -> Vmcoreinfo:
     found = _sensible(text) if len(text) <= MAX_TEXT else None
     if found is None:
         raise PlanError(
-            f"{path} is no VMCOREINFO text",
+            f"{path} is not a VMCOREINFO text",
             hint="it begins with OSRELEASE= and names the PAGESIZE; pydump info --vmcoreinfo prints one",
         )
     return found

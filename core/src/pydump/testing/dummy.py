@@ -116,7 +116,7 @@ class DummyImage(MemoryImage):
         try:
             self._facts = json.loads(head[len(MAGIC) :])
         except ValueError as error:
-            raise FormatError(backing.path, f"its header is no JSON: {error}", offset=0) from None
+            raise FormatError(backing.path, f"its header is not JSON: {error}", offset=0) from None
         codec = None if self._facts["compression"] == "none" else compressor(self._facts["compression"])
         stream = bytearray()
         at = HEADER_SIZE

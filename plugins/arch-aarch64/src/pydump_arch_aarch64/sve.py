@@ -57,7 +57,7 @@ class SveNote(NoteKind):
         max_vl = values["sve_max_vl"] or vl
         if vl % 16 or max_vl % 16 or not vl <= max_vl <= VL_MAX:
             raise PlanError(
-                f"sve_vl {vl} and sve_max_vl {max_vl} are no vector lengths",
+                f"sve_vl {vl} and sve_max_vl {max_vl} are not vector lengths",
                 hint=f"they are multiples of 16 bytes up to {VL_MAX}",
             )
         desc = bytearray(sve_size(vl))

@@ -26,10 +26,10 @@ class QemuReaderOptions:
     """How a saved guest is read."""
 
     place: str = option(
-        "", help="where RAM blocks are whose address the file does not state", metavar="BLOCK=ADDR[,OFFSET,SIZE][+…]"
+        "", help="the addresses of RAM blocks that the file does not place", metavar="BLOCK=ADDR[,OFFSET,SIZE][+…]"
     )
     backing: str = option(
-        "", help="the file beside it that holds a RAM block which is not in the stream", metavar="BLOCK=FILE[+…]"
+        "", help="the file beside it that holds a RAM block missing in the stream", metavar="BLOCK=FILE[+…]"
     )
     snapshot: str = option("", help="the name or number of a snapshot in a qcow2 file", metavar="NAME")
 

@@ -164,7 +164,7 @@ def _made(image: MemoryImage, guest: Guest, arch: type[Arch], cpus: Sequence[Cpu
         )
     why = "its registers lead to no memory of Windows" if cpus else "no registers lead to its page tables"
     warning = (
-        f"the guest gives no header of a Windows crash dump, and {why}: the header says no more than where memory is; "
+        f"the guest has no header of a Windows crash dump, and {why}: the header states only where memory is; "
         "--windmp-header FILE takes that of another dump of the guest"
     )
     return Found(_facts(start), None, None, (warning,))

@@ -75,7 +75,7 @@ class Reader:
         while self.end < size:
             self.end += self._next(self._view[self.end :])
         if self._start > self.most:
-            raise damaged("it goes on behind its end")
+            raise damaged("data follows its end")
 
     def _next(self, buffer: memoryview) -> int:
         """Fill the beginning of ``buffer`` with what comes next, and give how much."""

@@ -153,7 +153,7 @@ class Stream:
         elif kind in (QEMU_VM_SECTION_PART, QEMU_VM_SECTION_END):
             section = reader.number(4)
             if section not in self._live:
-                raise damaged(f"section {section} goes on and never began")
+                raise damaged(f"section {section} continues without a start")
             if not self._began:
                 self._began = True
                 self._taker.begin()

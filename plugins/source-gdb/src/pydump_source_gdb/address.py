@@ -43,7 +43,7 @@ class Address:
             SourceError: There is no such host or socket.
         """
         if not text:
-            raise PlanError("gdb: names no stub", hint=_HINT)
+            raise PlanError("gdb: does not name a stub", hint=_HINT)
         host, colon, port = text.rpartition(":")
         if colon and port.isascii() and port.isdigit() and "/" not in text and not os.path.exists(text):
             if int(port) > MAX_PORT:

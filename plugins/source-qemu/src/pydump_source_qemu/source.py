@@ -28,7 +28,7 @@ class QemuSource(Source):
 
         options = options or QemuOptions()
         if not argument:
-            raise PlanError("qmp: names no monitor", hint="write qmp:SOCKET or qmp:HOST:PORT")
+            raise PlanError("qmp: does not name a monitor", hint="write qmp:SOCKET or qmp:HOST:PORT")
         session = Session.connect(argument, options.connect_timeout)
         try:
             return QemuGuest(session, options)

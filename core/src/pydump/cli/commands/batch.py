@@ -101,7 +101,7 @@ def batch(
                 ended.append(done)
                 _show(done, len(ended) + len(complete), len(jobs), as_json=as_json or session.json)
         except BaseException:
-            talk(f"{len(ended) + len(complete)} of {len(jobs)} jobs have ended; --resume goes on with the others")
+            talk(f"{len(ended) + len(complete)} of {len(jobs)} jobs have ended; --resume runs the others")
             raise
         codes = [done.exit_code for done in ended] + [kept.exit_code(job) for job in complete]
     if not (as_json or session.json) and not session.quiet:

@@ -20,7 +20,7 @@ def verify(
     files: SourcesArg,
     arch: Arch = None,
     hash_memory: Annotated[
-        bool, Option("--hash-memory", help="Hash guest memory: the same hash whatever the format.")
+        bool, Option("--hash-memory", help="Hash guest memory. The hash does not depend on the format.")
     ] = False,
     workers: Workers = None,
     executor: Executor = None,

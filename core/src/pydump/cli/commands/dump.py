@@ -87,21 +87,25 @@ def dump(
     flatten: Annotated[bool, Option("--flatten", help="Write a flattened stream, as for a pipe.")] = False,
     split: Annotated[
         int | None,
-        Option("--split", metavar="N", help="Write N files: OUTPUT has %d for their number, or names all of them."),
+        Option(
+            "--split",
+            metavar="N",
+            help="Split the dump over N files: OUTPUT has %d for their number, or lists them with commas.",
+        ),
     ] = None,
     hash_: Annotated[
         HashAlgorithm | None,
-        Option("--hash", help="Hash the output; OUTPUT.sha256 beside it is what sha256sum -c takes."),
+        Option("--hash", help="Hash the output, and write OUTPUT.sha256 for sha256sum -c."),
     ] = None,
     hash_memory: Annotated[
-        bool, Option("--hash-memory", help="Hash guest memory: the same hash whatever the format.")
+        bool, Option("--hash-memory", help="Hash guest memory. The hash does not depend on the format.")
     ] = False,
     begin: Annotated[str | None, Option("--begin", metavar="PADDR", help="Start at this address.")] = None,
     length: Annotated[str | None, Option("--length", metavar="SIZE", help="Write this many bytes.")] = None,
     workers: Workers = None,
     executor: Executor = None,
     nice: Annotated[
-        bool, Option("--nice", help="Once the guest is captured, take CPUs and disks only when nobody else does.")
+        bool, Option("--nice", help="After the capture, use CPUs and disks only while they are idle.")
     ] = False,
     max_rate: Annotated[
         str | None,
@@ -278,4 +282,4 @@ def _detach(source: str, output: str, work: Callable[..., DumpReport], *, dry_ru
         if as_json:
             print(json.dumps({"schema": render.SCHEMA, "job": started.job}))
         elif not session.quiet:
-            print(f"job {started.job} goes on in the background; pydump status {started.job} shows how far it is")
+            print(f"job {started.job} continues in the background; pydump status {started.job} shows its progress")

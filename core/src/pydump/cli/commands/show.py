@@ -115,7 +115,7 @@ def read(
         bool, Option("--symbol", help="ADDR is a symbol of the guest's kernel: NAME or NAME+OFFSET.")
     ] = False,
     vmlinux: Vmlinux = None,
-    as_hex: Annotated[bool, Option("--hex", help="A hex dump, also where standard output is no terminal.")] = False,
+    as_hex: Annotated[bool, Option("--hex", help="A hex dump, even if standard output is not a terminal.")] = False,
 ) -> None:
     """Write guest memory to standard output; on a terminal as a hex dump."""
     import pydump

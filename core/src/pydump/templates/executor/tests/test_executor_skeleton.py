@@ -17,5 +17,5 @@ class TestSkeleton(ExecutorTests):
 
 @pytest.mark.parametrize("argument", ["0", "x", "-1", "2 "])
 def test_an_argument_that_is_not_a_number_of_workers_is_refused(argument: str) -> None:
-    with pytest.raises(PlanError, match="names no number of workers"):
+    with pytest.raises(PlanError, match="is not a number of workers"):
         SkeletonExecutor.open(argument)

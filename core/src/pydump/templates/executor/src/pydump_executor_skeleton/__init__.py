@@ -34,7 +34,7 @@ class SkeletonExecutor(Executor):
     @classmethod
     def open(cls, argument: str, options: Any = None) -> Self:
         if (argument and not argument.isdecimal()) or argument == "0":
-            raise PlanError(f"skeleton:{argument} names no number of workers", hint="write skeleton:4")
+            raise PlanError(f"skeleton:{argument} is not a number of workers", hint="write skeleton:4")
         return cls(int(argument or 2))
 
     def workers_for(self, n_pieces: int) -> int:

@@ -23,7 +23,7 @@ class SkeletonSource(Source):
     @classmethod
     def open(cls, argument: str, options: Any = None) -> SkeletonImage:
         if not argument:
-            raise PlanError("skeleton: names no file", hint="write skeleton:PATH")
+            raise PlanError("skeleton: does not name a file", hint="write skeleton:PATH")
         try:
             fd = os.open(argument, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
