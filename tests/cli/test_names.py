@@ -24,7 +24,7 @@ def ram(tmp_path: Path) -> Path:
     ("source", "form"),
     [
         ("qmp:", "write qmp:SOCKET or qmp:HOST:PORT"),
-        ("gdb:", "write gdb:HOST:PORT or gdb:/path/to.sock"),
+        ("gdb:", "gdb:HOST:PORT or gdb:/path/to.sock"),
         ("raw:", "write raw:PATH@PADDR"),
         ("raw:@5", "write raw:PATH@PADDR"),
         ("fd:", "as in 3<vmcore pydump … fd:3"),
