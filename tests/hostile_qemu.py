@@ -32,8 +32,8 @@ from typing import Any
 
 from pydump.errors import PydumpError
 from pydump.interfaces.image import MemoryImage
-from pydump_source_qemu.flat_view import Place, places
-from pydump_source_qemu.head import Head, Load, read_head
+from pydump_qemu_stream.elf_head import Head, Load, read_head
+from pydump_qemu_stream.flat_view import Place, places
 from pydump_source_qemu.limits import Limits
 from pydump_source_qemu.live import QemuGuest
 from pydump_source_qemu.options import QemuOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pydump_source_qemu.head import read_head
+from pydump_qemu_stream.elf_head import read_head
 from pydump_source_qemu.pipe import Pipe
 
 

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from pydump.model.memory import Ranges
-from pydump_source_qemu.flat_view import most_ram, places
+from pydump_qemu_stream.flat_view import most_ram, places
 from pydump_source_qemu.migration import RamStream
 
 #: No memory that the flat view would have to have.

@@ -291,6 +291,17 @@ def test_the_mark_of_a_killed_pydump(guest: Live, tmp_path: Path, pydump: Pydump
     guest.qmp.command("object-del", id="pydump")
 
 
+def test_what_a_killed_snapshot_has_set_is_set_back(guest: Live, tmp_path: Path, pydump: Pydump) -> None:
+    """Its mark says what the limit was; a limit that is not a snapshot's is somebody else's."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    killed = f"{boot}/{os.stat('/proc/self/ns/pid').st_ino} 4194305:1 4194306:1 max-bandwidth=12345678"
+    for found, after in ((1 << 40, 12345678), (23456789, 23456789)):
+        guest.qmp.command("migrate-set-parameters", max_bandwidth=found)
+        guest.qmp.command("object-add", qom_type="authz-simple", id="pydump", identity=killed)
+        pydump("dump", guest.source, tmp_path / "vmcore", "--force")
+        assert guest.qmp.command("query-migrate-parameters")["max-bandwidth"] == after
+
+
 def test_two_at_once(guest: Live, tmp_path: Path, pydump: Pydump) -> None:
     second = ("-v", "dump", f"qmp:{tmp_path}/qmp.sock", tmp_path / "no", "--connect-timeout", "1")
     said = pydump(*second, expect=1).stderr

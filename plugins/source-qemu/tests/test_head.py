@@ -12,7 +12,7 @@ import pytest
 
 from pydump.errors import SourceError
 from pydump.layout.elf import PT_LOAD, PT_NOTE, Elf64Ehdr, Elf64Phdr
-from pydump_source_qemu.head import Head, read_head
+from pydump_qemu_stream.elf_head import Head, read_head
 from pydump_source_qemu.pipe import Pipe
 
 DUMP = Path(__file__).parents[3] / "tests/data/qemu/nano-x86_64/elf.xz"

@@ -11,7 +11,7 @@ import pytest
 
 from pydump.errors import SourceError
 from pydump.model.memory import Ranges
-from pydump_source_qemu.flat_view import Place, places
+from pydump_qemu_stream.flat_view import Place, places
 from pydump_source_qemu.migration import RamStream
 from pydump_source_qemu.pipe import Pipe
 

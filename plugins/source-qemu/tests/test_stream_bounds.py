@@ -10,8 +10,8 @@ import pytest
 
 from pydump.errors import SourceError
 from pydump.model.memory import Ranges
+from pydump_qemu_stream.flat_view import MAX_PLACES, Place, most_ram, places
 from pydump_qemu_stream.records import MAX_BLOCKS, MAX_CAPABILITIES
-from pydump_source_qemu.flat_view import MAX_PLACES, Place, most_ram, places
 from pydump_source_qemu.migration import RamStream
 
 PAGE = bytes(range(256)) * 16

@@ -7,8 +7,8 @@ from typing import Any, Final
 from pydump.errors import SourceError
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
+from pydump_qemu_stream.flat_view import Place, memory_of, seen
 from pydump_qemu_stream.registers import MACHINES
-from pydump_source_qemu.flat_view import Place, memory_of, seen
 from pydump_source_qemu.limits import MAX_RAM
 from pydump_source_qemu.monitor import CommandError, Monitor
 
@@ -53,7 +53,7 @@ def can_snapshot(monitor: Monitor) -> bool:
 
 
 def read_places(monitor: Monitor) -> dict[str, list[Place]]:
-    """The parts of QEMU's RAM that the guest sees now, as :func:`pydump_source_qemu.flat_view.seen` gives them.
+    """The parts of QEMU's RAM that the guest sees now, as :func:`pydump_qemu_stream.flat_view.seen` gives them.
 
     Raises:
         SourceError: QEMU does not say.

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydump.errors import ReadError
 from pydump.model.memory import MemoryMap, RamBlock, Ranges
-from pydump_source_qemu.head import Head, read_head
+from pydump_qemu_stream.elf_head import Head, read_head
 from pydump_source_qemu.pipe import Pipe, elf_stream, widen
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.store import Store

@@ -26,5 +26,5 @@ def caution(monitor: Monitor) -> str | None:
         return None
     return (
         "libvirt watches this guest, and libvirtd 9.0 crashes when QEMU tells it of a dump that is not its own (the "
-        "guest runs on): take --pause snapshot, which needs no dump, stop libvirtd for the capture, or use virsh dump"
+        "guest runs on): capture it as libvirt:DOMAIN, take --pause snapshot, which needs no dump, or stop libvirtd"
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from pydump_qemu_stream.elf_head import MAX_RAM
 from pydump_source_qemu.watchdog import PATIENCE, Patience
 
-#: More RAM than this is not believed.
-MAX_RAM: Final = 1 << 47
 #: Bytes of a line of QMP, which is one message. The largest ones, lists of memory regions, have 5 MB at most.
 MAX_LINE: Final = 10 << 20
 #: Bytes that QEMU sends at least of a stream while somebody waits for it as long as :class:`Limits` says.

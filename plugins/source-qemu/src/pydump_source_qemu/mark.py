@@ -1,8 +1,6 @@
 """A mark in QEMU: a pydump is at work on this guest.
 
-Two of us would see each other's pause as the guest's own. QEMU itself is the one place that both see, through whichever
-monitor, network or container they come. The mark is an object of QEMU's that does nothing, with a name that it gives to
-one only; who made it stands in it.
+Two of us would see each other's pause as the guest's own. See :mod:`pydump_qemu_stream.mark`.
 """
 
 from __future__ import annotations
@@ -10,18 +8,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from pathlib import Path
 from typing import Any, Final
 
 from pydump.errors import SourceError
-from pydump.process import start_time
+from pydump_qemu_stream.mark import (
+    BANDWIDTH,
+    CAPABILITY,
+    LIMIT,
+    NAME,
+    PATH,
+    PROPERTY,
+    TYPE,
+    identity,
+    is_gone,
+    limit_of,
+)
 from pydump_source_qemu.guard import Guard
 from pydump_source_qemu.monitor import CommandError, Monitor
 
-#: Its name among QEMU's objects.
-NAME: Final = "pydump"
-#: Stands for a system that does not say what it is.
-UNKNOWN: Final = "-"
 #: Takes it away again.
 UNMARK: Final[dict[str, Any]] = {"execute": "object-del", "arguments": {"id": NAME}, "once": True}
 
@@ -42,21 +46,43 @@ def mark(monitor: Monitor, guard: Guard) -> bool:
         SourceError: Another pydump has made its own; or QEMU does not answer.
     """
     theirs = _found(monitor)
-    if theirs is not None and not _gone(theirs):
+    if theirs is not None and not is_gone(theirs):
         raise _busy()
     guard.undo_with(UNMARK)
     if theirs is not None:
+        _set_back(monitor, limit_of(theirs))
         with contextlib.suppress(CommandError):
             monitor.command("object-del", id=NAME)
-    ours = " ".join([_system(), *(f"{pid}:{start_time(pid)}" for pid in (os.getpid(), guard.pid))])
     try:
-        monitor.command("object-add", qom_type="authz-simple", id=NAME, identity=ours)
+        monitor.command("object-add", qom_type=TYPE, id=NAME, identity=identity(os.getpid(), guard.pid))
     except CommandError as error:
         guard.undo_with()
         if _found(monitor) is not None:  # it was quicker
             raise _busy() from None
         _log.info("another pydump would not see this one: %s", error.message)
     return theirs is not None
+
+
+def note_limit(monitor: Monitor, guard: Guard, limit: int) -> None:
+    """Write into the mark what the migration's limit is, which is changed next.
+
+    Args:
+        monitor: The connection.
+        guard: Whose process the mark names.
+        limit: In bytes a second.
+    """
+    with contextlib.suppress(CommandError):  # an old QEMU has no mark
+        ours = identity(os.getpid(), guard.pid, limit=limit)
+        monitor.command("qom-set", path=PATH, property=PROPERTY, value=ours)
+
+
+def _set_back(monitor: Monitor, limit: int | None) -> None:
+    """Set back what a pydump has set that was killed together with its watchdog."""
+    with contextlib.suppress(CommandError):
+        if limit is not None and monitor.field("query-migrate-parameters", LIMIT, int) == BANDWIDTH:
+            off = [{"capability": CAPABILITY, "state": False}]
+            monitor.command("migrate-set-capabilities", capabilities=off)
+            monitor.command("migrate-set-parameters", max_bandwidth=limit)
 
 
 def _busy() -> SourceError:
@@ -68,29 +94,6 @@ def _busy() -> SourceError:
 
 def _found(monitor: Monitor) -> str | None:
     try:
-        return monitor.text("qom-get", path=f"/objects/{NAME}", property="identity")
+        return monitor.text("qom-get", path=PATH, property=PROPERTY)
     except CommandError:
         return None
-
-
-def _gone(identity: str) -> bool:
-    """Whether both processes of a mark have been killed; those of another system count as alive."""
-    system, *processes = identity.split(" ")
-    if system != _system() or system == UNKNOWN:
-        return False
-    return not any(_runs(process) for process in processes)
-
-
-def _runs(process: str) -> bool:
-    """Whether a process of this system runs that a mark names: its number, and when it was started."""
-    pid, _, started = process.partition(":")
-    return pid.isdecimal() and str(start_time(int(pid))) == started
-
-
-def _system() -> str:
-    """What tells apart the systems that give process numbers."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return UNKNOWN

@@ -10,12 +10,12 @@ import numpy as np
 
 from pydump.errors import SourceError
 from pydump.model.memory import Ranges
+from pydump_qemu_stream.flat_view import Place
 from pydump_qemu_stream.ram import Block
 from pydump_qemu_stream.reader import Reader, StreamError, damaged
 from pydump_qemu_stream.records import PAGE_SIZE
 from pydump_qemu_stream.state import Devices, read_devices
 from pydump_qemu_stream.stream import MAX_SKIPPED, Stream
-from pydump_source_qemu.flat_view import Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ class RamStream:
 
     Args:
         fill: Fills the beginning of a buffer with what comes next, and gives how much; EOFError at the end.
-        parts: As :func:`pydump_source_qemu.flat_view.places` gives them.
+        parts: As :func:`pydump_qemu_stream.flat_view.places` gives them.
         wanted: The paddrs that must come. QEMU sends no page of a virtio-mem block that is unplugged, for one.
         write: Called with a paddr and a page run's bytes, an array of shape (n,), uint8.
         tell: Called with the bytes of RAM that have come.

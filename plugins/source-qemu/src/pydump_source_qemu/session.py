@@ -11,7 +11,7 @@ from pydump.errors import SourceError
 from pydump_source_qemu.guard import Guard
 from pydump_source_qemu.libvirt import caution
 from pydump_source_qemu.limits import LIMITS, Limits
-from pydump_source_qemu.mark import UNMARK, mark
+from pydump_source_qemu.mark import UNMARK, mark, note_limit
 from pydump_source_qemu.monitor import CommandError, Monitor
 from pydump_source_qemu.pause_limit import PauseLimit
 from pydump_source_qemu.pipe import await_resumed
@@ -127,6 +127,15 @@ class Session:
     def dumps_harm(self) -> bool:
         """Whether somebody else suffers from a dump of QEMU's, and none was made so far."""
         return self._harm is not None
+
+    def note_limit(self, limit: int) -> None:
+        """Write down in QEMU what the migration's limit is, which is changed next: for whoever comes if we are killed.
+
+        Args:
+            limit: In bytes a second.
+        """
+        assert self._guard is not None
+        note_limit(self.monitor, self._guard, limit)
 
     def waited_for(self) -> contextlib.AbstractContextManager[None]:
         """QEMU pauses the guest as long as it dumps, and so as long as we read: Ctrl-Z must not stop us."""

@@ -12,11 +12,12 @@ from typing import Any, Final
 from pydump.errors import PlanError, SourceError
 from pydump.model.guest import Guest
 from pydump_qemu_stream.facts import guest_of, read_vmcoreinfo
+from pydump_qemu_stream.flat_view import memory_of, most_ram, places
+from pydump_qemu_stream.mark import BANDWIDTH, CAPABILITY
 from pydump_qemu_stream.records import PAGE_SIZE
 from pydump_source_qemu.captured import Captured
 from pydump_source_qemu.described import partly_plugged, read_places, snapshots, streams_registers
 from pydump_source_qemu.dump import clipped, read_facts, within
-from pydump_source_qemu.flat_view import memory_of, most_ram, places
 from pydump_source_qemu.limits import MAX_SNAPSHOT
 from pydump_source_qemu.migration import RamStream
 from pydump_source_qemu.monitor import CommandError, Monitor, shortened
@@ -27,8 +28,6 @@ from pydump_source_qemu.store import Store
 from pydump_source_qemu.this_host import ThisHost
 from pydump_source_qemu.watchdog import OVER, PAUSE
 
-#: Bytes a second that a snapshot may send: no limit.
-BANDWIDTH: Final = 1 << 40
 #: What QEMU says of a snapshot that it cannot take, and what to do then.
 NO_SNAPSHOT: Final = {
     "host kernel": "QEMU needs userfaultfd (sysctl vm.unprivileged_userfaultfd=1, or root); or take --pause copy",
@@ -63,6 +62,7 @@ def snapshot(session: Session, host: ThisHost, tell: Callable[[int], None]) -> C
         store.reserve(host.wanted.ranges())
     _log.info("a snapshot by QEMU, which sends memory as it is now while the guest runs on")
     limit = monitor.field("query-migrate-parameters", "max-bandwidth", int)
+    session.note_limit(limit)
     back: list[dict[str, Any]] = [
         {"execute": "migrate-set-capabilities", "arguments": snapshots(False)},
         {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": limit}},

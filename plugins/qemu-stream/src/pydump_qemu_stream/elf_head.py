@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from pydump.errors import SourceError
 from pydump.layout.elf import (
@@ -21,9 +21,9 @@ from pydump.layout.notes import MAX_NOTES, MAX_NOTES_SIZE, split_vmcoreinfo, unp
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.note import Note
-from pydump_source_qemu.limits import MAX_RAM
-from pydump_source_qemu.pipe import Pipe
 
+#: More RAM than this is not believed.
+MAX_RAM: Final = 1 << 47
 #: Bytes from the start of the stream to its memory: a full table of segments, notes, and room for other tables.
 MAX_HEAD: Final = (1 << 16) * Elf64Phdr.nbytes() + MAX_NOTES_SIZE + (1 << 20)
 
@@ -54,6 +54,14 @@ class Head:
 
     guest: Guest
     loads: tuple[Load, ...]
+
+
+class Pipe(Protocol):
+    """What the stream comes through."""
+
+    def read(self, size: int) -> bytes:
+        """Exactly ``size`` bytes; EOFError where the stream ends before."""
+        ...
 
 
 def read_head(pipe: Pipe) -> Head:
