@@ -188,11 +188,22 @@ def a_filter(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -
 
 
 def a_source(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
-    """Nobody listens at the socket, and it says how somebody would."""
-    assert "--qemu-access" in works(environment.pydump("dump", "--help"))
-    refused = environment.pydump("dump", f"qmp:{tmp_path}/vm.sock", tmp_path / "out")
-    assert refused.returncode == 1
-    assert refused.stderr.startswith(f"pydump: error: cannot connect to {tmp_path}/vm.sock: No such file or directory")
+    """Nobody listens at the socket, and it says how somebody would; a library that is missing is named."""
+    sock = f"{tmp_path}/vm.sock"
+    option, name, code, said = {
+        "source-gdb": ("--gdb-ram", f"gdb:{sock}", 1, f"cannot connect to {sock}: No such file or directory"),
+        "source-libvirt": (
+            "--libvirt-pause",
+            "libvirt:vm",
+            2,
+            "libvirt: needs libvirt-python, which is not installed; ",
+        ),
+        "source-qemu": ("--qemu-access", f"qmp:{sock}", 1, f"cannot connect to {sock}: No such file or directory"),
+    }[plugin]
+    assert option in works(environment.pydump("dump", "--help"))
+    refused = environment.pydump("dump", name, tmp_path / "out")
+    assert refused.returncode == code
+    assert refused.stderr.startswith(f"pydump: error: {said}")
 
 
 def a_storage(plugin: str, environment: Environment, elf: Path, tmp_path: Path) -> None:
@@ -222,6 +233,7 @@ def test_every_plugin_here_has_a_case() -> None:
         "format-vmware",
         "format-windmp",
         "source-gdb",
+        "source-libvirt",
         "source-qemu",
         "storage-fsspec",
     } == set(PLUGINS)

@@ -37,7 +37,7 @@ def test_what_stands_beside_a_pin_is_what_the_package_says() -> None:
     for name, line in PINS.items():
         try:
             said = metadata(name)
-        except PackageNotFoundError:  # a tool of the documentation, or python-lzo without a compiler
+        except PackageNotFoundError:  # a tool of the documentation, or what is built, without a compiler
             continue
         if said["Version"] == version(line):
             assert SpecifierSet(said.get("Requires-Python", "")) == requires_python(line), name

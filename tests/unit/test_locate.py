@@ -78,6 +78,15 @@ def test_a_source_takes_all_behind_its_colon(registry: Registry) -> None:
     assert find_source("raw:a@0,b:c@4G", registry) == Named(RawSource, "a@0,b:c@4G")
 
 
+def test_a_url_of_a_source_that_is_not_installed_says_what_to_install(registry: Registry) -> None:
+    with pytest.raises(UnknownPluginError, match="^unknown source or storage 'libvirt.qemu'.*pydump-source-libvirt$"):
+        find_source("libvirt+qemu:///system:vm", registry)
+
+
+def test_a_source_opens_the_url_behind_its_plus(registry: Registry) -> None:
+    assert find_source("raw+qemu:///session:vm", registry) == Named(RawSource, "qemu:///session:vm")
+
+
 @pytest.mark.parametrize("name", ["foo:bar", "raw:x", "foo:bar/x", "a,b", "dummy:x", "dummy://x"])
 def test_what_exists_under_a_name_is_a_file(name: str, tmp_path: Path, registry: Registry) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """Where a name leads: the only place that knows what ``name:argument``, a URL and a path are.
 
-A name before a colon is a plugin's: lower-case letters, digits and ``_``, or anything before ``://``. All else is a
-path, and so is what exists under just that name: ``vmcore-12:30`` and ``./raw:x`` are files.
+A name before a colon is a plugin's: lower-case letters, digits and ``_``, or anything before ``://``. In a scheme with
+a ``+``, a source may stand before that, and opens the URL behind it: ``libvirt+qemu:///system:vm``. All else is a path,
+and so is what exists under just that name: ``vmcore-12:30`` and ``./raw:x`` are files.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ def find_source(name: str, registry: Registry) -> Named | tuple[Stored, ...]:
     """
     if not os.path.lexists(name):
         before = _before(name)
+        if before not in registry.names("source"):
+            before = before.partition("+")[0]
         if before in registry.names("source"):
             return Named(registry.source(before), name[len(before) + 1 :])
         if name != "-" and "," in name:
@@ -104,7 +107,9 @@ def _before(name: str) -> str:
 
 def _unknown(name: str, before: str, registry: Registry, roles: tuple[str, ...]) -> UnknownPluginError:
     """The error for a name that no plugin of ``roles`` has."""
-    distribution = next((found for role in roles if (found := distribution_of(role, before))), None)
+    known_as = (before, before.partition("+")[0])
+    found = (distribution_of(role, one) for role in roles for one in known_as)
+    distribution = next(filter(None, found), None)
     if distribution:
         hint = f"pip install {distribution}"
     elif before in registry.names("source") or distribution_of("source", before):

@@ -7,9 +7,10 @@ from typing import Any, Final
 from pydump.errors import SourceError
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
+from pydump_qemu_stream.elf_head import MAX_RAM
 from pydump_qemu_stream.flat_view import Place, memory_of, seen
+from pydump_qemu_stream.mark import CAPABILITY
 from pydump_qemu_stream.registers import MACHINES
-from pydump_source_qemu.limits import MAX_RAM
 from pydump_source_qemu.monitor import CommandError, Monitor
 
 #: Memory of which the guest may have but a part: QEMU sends no page of the rest. Source: qapi/machine.json.
@@ -33,7 +34,7 @@ def streams_registers(monitor: Monitor) -> bool:
 
 def snapshots(state: bool) -> dict[str, Any]:
     """The argument of migrate-set-capabilities that has the next migration be a snapshot, or not."""
-    return {"capabilities": [{"capability": "background-snapshot", "state": state}]}
+    return {"capabilities": [{"capability": CAPABILITY, "state": state}]}
 
 
 def can_snapshot(monitor: Monitor) -> bool:

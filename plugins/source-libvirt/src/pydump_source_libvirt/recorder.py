@@ -1,0 +1,89 @@
+"""A process that captures a domain and keeps what comes, and undoes what it did even if its parent is killed.
+
+Nothing but SIGKILL ends it before it is done. If its parent dies, it undoes what it has done. If it is killed, its
+parent does that, and if both are, the next pydump: the mark in QEMU says what to set back.
+
+Its arguments are the way, libvirt's URI, the domain's UUID, the parent's process number, the two ends of a pipe for a
+snapshot, and the name and the reading end of a pipe for a dump. Standard input is a socket, through which it sends its
+parent a line of JSON at a time. Standard output is the file that keeps the stream.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+from pydump.errors import PlanError, PydumpError
+from pydump_source_libvirt.domain import RUNNING, Domain
+from pydump_source_libvirt.dump import dump, unname
+from pydump_source_libvirt.parent import Parent
+from pydump_source_libvirt.snapshot import CannotError, snapshot
+from pydump_source_libvirt.undo import recover
+
+
+def record(
+    domain: Domain, way: str, pipe: tuple[int, int], fifo: tuple[str, int], parent: Parent
+) -> tuple[str, float, str]:
+    """Capture the domain.
+
+    Args:
+        domain: The domain.
+        way: ``snapshot``, ``copy`` or ``auto``.
+        pipe: The two ends of a pipe, for a snapshot.
+        fifo: The name and the reading end of a pipe, for a dump.
+        parent: Keeps what comes.
+
+    Returns:
+        The way that was taken, for how many seconds the guest was paused, and a warning, which may be empty.
+
+    Raises:
+        PydumpError: It failed. The domain is as it was, unless the error says otherwise.
+    """
+    parent.check()
+    domain.refuse_busy()
+    recover(domain)
+    warning = ""
+    if way != "copy":
+        state = domain.state()
+        if way == "snapshot" and state != RUNNING:
+            raise PlanError(
+                f"the domain {domain.name} does not run: QEMU takes a snapshot of one that runs",
+                hint="leave --libvirt-pause out",
+            )
+        if state == RUNNING:
+            try:
+                paused = snapshot(domain, pipe, parent)
+            except CannotError as error:
+                if way == "snapshot":
+                    raise CannotError(error.message, hint="--libvirt-pause copy pauses the domain instead") from None
+                warning = f"the domain is paused while its memory is copied: {error.message}"
+                parent.tell(caution=warning)
+            else:
+                domain.await_state(RUNNING)
+                parent.check()
+                return "snapshot", paused, ""
+    return "copy", dump(domain, *fifo, parent), warning
+
+
+def main() -> None:
+    """Record, and say how it went."""
+    way, uri, uuid, pid, *descriptors = sys.argv[1:]
+    reader, writer, path, fifo = descriptors
+    parent = Parent(int(pid), socket.socket(fileno=os.dup(0)), 1)
+    try:
+        domain = Domain(uri, uuid)
+        taken, paused, warning = record(domain, way, (int(reader), int(writer)), (path, int(fifo)), parent)
+        parent.finish()
+    except PydumpError as error:
+        parent.tell(error=error.message, hint=error.hint, code=error.exit_code)
+    else:
+        parent.tell(done=taken, paused=paused, warning=warning)
+    finally:
+        unname(path)  # the parent may be gone
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    main()

@@ -1,0 +1,241 @@
+"""Domains of a real libvirtd: a capture equals libvirt's own dump, and the domain is as it was, killed or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judges import require
+from test_libvirt_saves import DOMAIN, Virsh, libvirt
+
+import pydump as api
+
+MISSING = "libvirt-python is not installed: apt install libvirt-dev pkg-config gcc python3-dev, then scripts/setup"
+#: The BIOS counts time here while it waits for a disk. Source: the BIOS data area, timer ticks since midnight.
+TICKS = range(0x46C, 0x470)
+RAM = 64 << 20
+#: Below are the BIOS's stack and data, which it writes to; and its ROM is above.
+QUIET = (1 << 20, RAM - (1 << 20))
+
+
+@dataclass
+class Running:
+    """A domain that sits in its BIOS.
+
+    Attributes:
+        virsh: Runs virsh.
+        uri: libvirt's URI.
+        directory: What belongs to it lies here.
+    """
+
+    virsh: Virsh
+    uri: str
+    directory: Path
+
+    @property
+    def source(self) -> str:
+        """What pydump calls it."""
+        return f"libvirt:{self.uri}:guest"
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """What QEMU answers."""
+        asked = json.dumps({"execute": command, "arguments": arguments})
+        return json.loads(self.virsh("qemu-monitor-command", "guest", asked))["return"]
+
+    def state(self) -> tuple[Any, ...]:
+        """What a capture must leave as it was."""
+        return (
+            self.virsh("domstate", "guest"),
+            self.qmp("query-status")["status"],
+            [one["capability"] for one in self.qmp("query-migrate-capabilities") if one["state"]],
+            self.qmp("query-migrate-parameters")["max-bandwidth"],
+            sorted(one["name"] for one in self.qmp("qom-list", path="/objects")),
+        )
+
+    def recorders(self) -> list[int]:
+        """Processes that capture this domain."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_text()
+            except OSError:
+                continue
+            if "recorder.py" in line and self.uri in line:
+                found.append(int(path.parent.name))
+        return found
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def domain() -> Iterator[Running]:
+    pytest.importorskip("libvirt_qemu", reason=MISSING)
+    for program in ("libvirtd", "virsh", "setcap"):
+        require(shutil.which(program), program, "apt install libvirt-daemon libvirt-clients libcap2-bin")
+    qemu = shutil.which("qemu-system-x86_64")
+    require(qemu, "qemu-system-x86_64", "apt install qemu-system-x86")
+    with tempfile.TemporaryDirectory(prefix="pydump-libvirt-") as name:
+        directory = Path(name)
+        ours = directory / "qemu/bin/qemu-system-x86_64"  # it finds its modules and firmware beside itself
+        ours.parent.mkdir(parents=True)
+        shutil.copy(qemu or "", ours)
+        for beside in ("share", "lib"):
+            (directory / "qemu" / beside).symlink_to(f"/usr/{beside}")
+        (directory / "guest.xml").write_text(DOMAIN.format(qemu=ours))
+        with libvirt(directory, "raw") as virsh:
+            able = subprocess.run(["setcap", "cap_sys_ptrace+ep", ours], capture_output=True)  # for userfaultfd
+            require(able.returncode == 0, "a QEMU that may use userfaultfd", "run as root")
+            virsh("create", directory / "guest.xml")
+            running = Running(virsh, f"qemu:///session?socket={directory}/run/libvirt/libvirt-sock", directory)
+            wait_for(lambda: running.qmp("query-status")["status"] == "running")
+            time.sleep(3)  # until the BIOS has found no disk
+            yield running
+
+
+def assert_same(path: Path, truth: Path) -> None:
+    """Both hold the same memory, but the time."""
+    with api.open(path) as ours, api.open(truth) as theirs:
+        assert ours.guest.memory.ranges() == theirs.guest.memory.ranges()
+        assert [note.type for note in ours.notes] == [note.type for note in theirs.notes]
+        first = [bytes(dump.read(0, 0x1000)) for dump in (ours, theirs)]
+        assert {i for i in range(0x1000) if first[0][i] != first[1][i]} <= set(TICKS)
+        assert ours.read(QUIET[0], QUIET[1] - QUIET[0]) == theirs.read(QUIET[0], QUIET[1] - QUIET[0])
+
+
+@pytest.mark.parametrize(("given", "way"), [({}, "snapshot"), ({"pause": "copy"}, "copy")])
+def test_a_capture_of_a_running_domain_equals_libvirts_dump(
+    domain: Running, tmp_path: Path, given: dict[str, str], way: str
+) -> None:
+    before = domain.state()
+    report = api.dump(domain.source, tmp_path / "ours", options={"libvirt": given})
+    assert domain.state() == before
+    assert report.paused_seconds is not None and not report.warnings
+    truth = domain.directory / f"truth-{way}"
+    domain.virsh("dump", "--memory-only", "guest", truth)
+    assert_same(tmp_path / "ours", truth)
+
+
+def test_a_capture_of_a_paused_domain_equals_libvirts_dump(domain: Running, tmp_path: Path) -> None:
+    domain.virsh("suspend", "guest")
+    try:
+        before = domain.virsh("domstate", "--reason", "guest")
+        report = api.dump(domain.source, tmp_path / "ours", format="elf")
+        assert domain.virsh("domstate", "--reason", "guest") == before == "paused (user)\n"
+        assert report.paused_seconds == 0
+        truth = domain.directory / "truth-paused"
+        domain.virsh("dump", "--memory-only", "guest", truth)
+        assert api.compare(tmp_path / "ours", truth).same
+        with api.open(tmp_path / "ours") as ours, api.open(truth) as theirs:
+            assert ours.notes == theirs.notes
+        with pytest.raises(api.PydumpError, match="the domain guest does not run.*leave --libvirt-pause out") as caught:
+            api.dump(domain.source, tmp_path / "no", options={"libvirt": {"pause": "snapshot"}})
+        assert caught.value.exit_code == 2
+    finally:
+        domain.virsh("resume", "guest")
+
+
+def test_a_domain_that_cannot_give_a_snapshot_is_paused(domain: Running, tmp_path: Path) -> None:
+    """QEMU refuses a snapshot together with this capability. Source: migrate_caps_check in migration."""
+    switch = {"capability": "compress", "state": True}
+    domain.qmp("migrate-set-capabilities", capabilities=[switch])
+    try:
+        before = domain.state()
+        report = api.dump(domain.source, tmp_path / "ours")
+        assert [line for line in report.warnings if "the domain is paused while its memory is copied: QEMU" in line]
+        with pytest.raises(api.PydumpError, match="cannot take a snapshot of this domain.*--libvirt-pause copy"):
+            api.dump(domain.source, tmp_path / "no", options={"libvirt": {"pause": "snapshot"}})
+        assert domain.state() == before
+        assert not (tmp_path / "no").exists()
+    finally:
+        domain.qmp("migrate-set-capabilities", capabilities=[{**switch, "state": False}])
+
+
+def test_a_domain_that_libvirt_works_on_is_refused(domain: Running, tmp_path: Path) -> None:
+    pipe = domain.directory / "pipe"
+    os.mkfifo(pipe)
+    os.chmod(pipe, 0o666)
+    dumping = threading.Thread(target=domain.virsh, args=("dump", "--memory-only", "guest", pipe))
+    dumping.start()
+    with pipe.open("rb") as reader:
+        reader.read(4096)
+        with pytest.raises(api.PydumpError, match="^libvirt is dumping the domain guest; wait until that has ended"):
+            api.dump(domain.source, tmp_path / "no")
+        while reader.read(1 << 20):
+            pass
+    dumping.join()
+    assert domain.virsh("domstate", "guest") == "running\n"
+
+
+def test_two_captures_at_once_are_refused(domain: Running, tmp_path: Path) -> None:
+    domain.qmp("object-add", **{"qom-type": "authz-simple", "id": "pydump", "identity": "another 1:1"})
+    try:
+        for way in ("snapshot", "copy"):
+            with pytest.raises(api.PydumpError, match="another pydump captures the domain guest.*object-del"):
+                api.dump(domain.source, tmp_path / "no", options={"libvirt": {"pause": way}})
+    finally:
+        domain.qmp("object-del", id="pydump")
+
+
+@pytest.mark.parametrize(
+    ("way", "victim"),
+    [("snapshot", "parent"), ("snapshot", "recorder"), ("copy", "parent"), ("copy", "both")],
+)
+def test_the_domain_is_as_it_was_after_a_kill(domain: Running, tmp_path: Path, way: str, victim: str) -> None:
+    """A snapshot needs one of both: without a reader QEMU 7.2 keeps its pages write-protected, and the guest hangs."""
+    before, chance = domain.state(), random.Random(way + victim)
+    command = [sys.executable, "-m", "pydump", "dump", domain.source, tmp_path / "killed", "--libvirt-pause", way]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: domain.recorders() or process.poll() is not None)
+        time.sleep(chance.uniform(0.1, 0.8))
+        for pid in domain.recorders() if victim != "parent" else []:
+            os.kill(pid, signal.SIGKILL)
+        if victim != "recorder":
+            process.kill()
+    wait_for(lambda: not domain.recorders())
+    wait_for(lambda: domain.virsh("domstate", "guest") == "running\n")
+    assert domain.state() == before
+
+
+@pytest.mark.parametrize("way", ["snapshot", "copy"])
+def test_what_a_killed_capture_has_set_is_set_back_by_the_next(domain: Running, tmp_path: Path, way: str) -> None:
+    """Its mark says what the limit was; both of its processes are gone."""
+    before = domain.state()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    killed = f"{boot}/{os.stat('/proc/self/ns/pid').st_ino} 4194305:1 4194306:1 max-bandwidth={before[3]}"
+    domain.qmp("object-add", **{"qom-type": "authz-simple", "id": "pydump", "identity": killed})
+    domain.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+    domain.qmp("migrate-set-capabilities", capabilities=[{"capability": "background-snapshot", "state": True}])
+    api.dump(domain.source, tmp_path / "next", options={"libvirt": {"pause": way}})
+    assert domain.state() == before
+
+
+def test_a_domain_without_memory_is_refused(domain: Running, tmp_path: Path) -> None:
+    """It comes last: nothing runs afterwards."""
+    xml = domain.directory / "persistent.xml"
+    xml.write_text(domain.virsh("dumpxml", "guest"))
+    domain.virsh("define", xml)
+    domain.virsh("managedsave", "guest")
+    with pytest.raises(api.PydumpError, match="^the domain guest is saved; its memory is in the save image"):
+        api.dump(domain.source, tmp_path / "no")
+    domain.virsh("managedsave-remove", "guest")
+    with pytest.raises(api.PydumpError, match="^the domain guest is shut off; start it"):
+        api.dump(domain.source, tmp_path / "no")
+    domain.virsh("undefine", "guest")
