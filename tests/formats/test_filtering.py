@@ -70,9 +70,10 @@ def test_filtering_again_leaves_out_both(guest: str, tmp_path: Path) -> None:
 
 def test_elf_keeps_short_runs(guest: str, tmp_path: Path) -> None:
     """Each run that is left out costs a program header: those below 1 MiB are stored, as makedumpfile does."""
-    pydump.dump(guest, tmp_path / "out", format="elf", dump_level=16)
+    report = pydump.dump(guest, tmp_path / "out", format="elf", dump_level=16)
     runs = excluded(tmp_path / "out")
     assert runs
+    assert report.short_size == DROPPED[16] * PAGE - report.excluded_size > 0
     assert all(end - start >= 1 << 20 for start, end in runs)
     pydump.dump(guest, tmp_path / "kdump", dump_level=16)
     assert not runs.subtract(excluded(tmp_path / "kdump"))

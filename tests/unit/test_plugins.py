@@ -18,7 +18,8 @@ from pydump.cli.commands import dump as dump_module
 from pydump.errors import PluginError, UnknownPluginError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.compressor import Compressor
-from pydump.options import option
+from pydump.interfaces.filter import Filter
+from pydump.options import NoOptions, option
 from pydump.plugins import load
 from pydump.registry import Registry, registry_of
 from pydump.testing import dummy
@@ -40,6 +41,7 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, code: st
 GOOD = """
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.compressor import Compressor
+from pydump.interfaces.filter import Filter
 class Good(Compressor):
     name = "good"
     def compress(self, data): return bytes(data)
@@ -51,7 +53,7 @@ def pydump_register_compressors(): return [Good]
 
 OPTION = """
 from dataclasses import dataclass
-from pydump.options import option
+from pydump.options import NoOptions, option
 @dataclass(frozen=True, slots=True)
 class Options:
     level: int = option(1, help="how hard to try"FLAG)
@@ -224,6 +226,23 @@ def test_an_alias_is_a_name() -> None:
         "the arch name 'dummy64' is taken by plugin dummy",
         "the format name 'dummy' is taken by plugin dummy",
     ]
+
+
+def test_a_class_of_pages_belongs_to_one_filter() -> None:
+    first, second = (
+        type(name, (Filter,), {"name": name, "classes": {"free": ""}, "knows": None, "classify": None})
+        for name in ("one", "two")
+    )
+    infos = plugins.load(
+        builtin=[(cls.name, hooked("pydump_register_filters", cls)) for cls in (first, second)], installed=False
+    )
+    assert [info.error for info in infos] == [None, "the class 'free' is taken by plugin one"]
+
+
+def test_options_that_nobody_would_read_are_refused() -> None:
+    cls = type("One", (Filter,), {"name": "one", "classes": {}, "knows": None, "classify": None, "Options": NoOptions})
+    (info,) = plugins.load(builtin=[("one", hooked("pydump_register_filters", cls))], installed=False)
+    assert info.error == "ValueError: filter one declares Options, which this role does not have"
 
 
 def test_a_second_plugin_of_one_name_takes_nothing_from_the_first() -> None:

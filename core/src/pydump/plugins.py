@@ -149,13 +149,18 @@ def words(role: str, cls: type[Any]) -> tuple[str, ...]:
 
 
 def claims(role: str, cls: type[Any]) -> Iterator[str]:
-    """What ``cls`` claims for itself alone: its words within its role, and the flags of its options.
+    """What ``cls`` claims for itself alone: its words within its role, classes of pages, and the flags of its options.
 
     Raises:
-        ValueError: A flag is invalid.
+        ValueError: A flag is invalid, or it declares options that nobody would read.
     """
     for word in dict.fromkeys(word.lower() for word in words(role, cls)):
         yield f"{role} name {word!r}"
+    if role == "filter":
+        for name in cls.classes:
+            yield f"class {name!r}"
+    if role in ("arch", "filter") and hasattr(cls, "Options"):
+        raise ValueError(f"{role} {cls.name} declares Options, which this role does not have")
     fields = [field for half in options_of(cls) for field in option_fields(half)]
     if any(field.alias for field in option_fields(getattr(cls, "ReaderOptions", NoOptions))):
         raise ValueError(f"a reader option of {role} {cls.name} has an alias: it stands beside every command's flags")

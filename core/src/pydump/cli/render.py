@@ -151,6 +151,10 @@ def _excluded(r: DumpReport) -> list[tuple[str, str]]:
     if r.excluded_size > here:
         parts.append(f"{size(r.excluded_size - here)} that the source does not hold")
     rows = [("excluded", ", ".join(parts))] if parts else []
+    if r.short_size:
+        rows.append(
+            ("kept", f"{size(r.short_size)} of them: {r.format} stores short runs, kdump leaves out single pages")
+        )
     return rows + [("checked" if i == 0 else "", f"{check.name}: {check.detail}") for i, check in enumerate(r.checks)]
 
 

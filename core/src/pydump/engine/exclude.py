@@ -38,6 +38,7 @@ class Exclusion:
         excluded: Pages, as ranges of paddr.
         level: The dump level that says so, for formats that record one.
         sizes: Bytes of each class that was left out; a page in two classes counts in the first.
+        short_size: Bytes that would be left out, and are kept because their runs are short.
         checks: What the filter checked.
         trusted: Did all checks pass? If not, nothing is left out unless the user insists.
         warnings: What the user should know, a line each.
@@ -46,6 +47,7 @@ class Exclusion:
     excluded: Ranges = field(default_factory=Ranges.empty)
     level: int = 0
     sizes: tuple[tuple[str, int], ...] = ()
+    short_size: int = 0
     checks: tuple[Check, ...] = ()
     trusted: bool = True
     warnings: tuple[str, ...] = ()
@@ -156,12 +158,15 @@ def exclude(
         chosen[ZERO] = zero_ranges(looked_at, held.subtract(excluded), page_size, executor=executor)
         excluded = excluded.union(chosen[ZERO])
     excluded = excluded.intersect(held)
+    chosen_size = excluded.size
     excluded = Ranges(excluded.array[excluded.array[:, 1] - excluded.array[:, 0] >= least])
     sizes, rest = [], excluded
     for name, ranges in chosen.items():
         sizes.append((name, rest.intersect(ranges).size))
         rest = rest.subtract(ranges)
-    return Exclusion(excluded, level_of_classes(classes), tuple(sizes), checks, trusted, warnings)
+    return Exclusion(
+        excluded, level_of_classes(classes), tuple(sizes), chosen_size - excluded.size, checks, trusted, warnings
+    )
 
 
 def _always(source: MemoryImage, guest: Guest, arch: type[Arch], registry: Registry) -> list[Classified]:
@@ -192,11 +197,19 @@ def classified(
     if unknown or guest.arch is None:
         raise PlanError(
             f"no filter can find the {', '.join(sorted(unknown or classes))} pages of this guest",
-            hint="it has no VMCOREINFO; if it runs Linux, pydump dump --vmcoreinfo FILE takes that of its kernel"
-            if guest.arch is not None
-            else "this needs the architecture's plugin",
+            hint=_why_not(guest, registry, classes),
         )
     return [cls.classify(source, guest, arch) for cls in wanted]
+
+
+def _why_not(guest: Guest, registry: Registry, classes: frozenset[str]) -> str:
+    """Why no filter can sort a guest's pages, and what to do."""
+    if guest.arch is None:
+        return "this needs the architecture's plugin"
+    if guest.vmcoreinfo is None:
+        return "it has no VMCOREINFO; if it runs Linux, pydump dump --vmcoreinfo FILE takes that of its kernel"
+    asked = [cls.name for cls in registry.filters() if classes & set(cls.classes)]
+    return f"not a guest for {' or '.join(asked)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,6 +225,7 @@ def _report(
         warnings=plan.warnings + _damaged(outcome, planned.writer) + _one_file(output),
         fixed=plan.fixed,
         excluded_classes=planned.exclusion.sizes,
+        short_size=planned.exclusion.short_size,
         checks=planned.exclusion.checks,
     )
 

@@ -21,7 +21,7 @@ from pydump.model.plan import Compat
 #: Bytes of the smallest page of any architecture.
 SMALLEST_PAGE: Final = 4096
 
-#: Reads guest memory: ``(paddr, size) -> bytes``. Raises ReadError where there is none.
+#: Reads guest memory, ``(paddr, size) -> bytes``. Raises ReadError where there is none.
 ReadPhysical = Callable[[int, int], bytes]
 
 
@@ -93,9 +93,9 @@ class KernelTables:
 class Arch:
     """The facts of an architecture."""
 
-    #: Its registry name: ``--arch x86_64``.
+    #: Its registry name, as in ``--arch x86_64``.
     name: ClassVar[str]
-    #: Other names for it, lower case: what ``uname -m`` or QEMU's kdump header may say.
+    #: Other names for it, lower case, such as what ``uname -m`` or QEMU's kdump header may say.
     aliases: ClassVar[tuple[str, ...]] = ()
     #: ELF e_machine.
     machine: ClassVar[int]
@@ -105,7 +105,7 @@ class Arch:
     elf_class: ClassVar[int]
     #: Page sizes a kernel can have, in bytes, the commonest first.
     page_sizes: ClassVar[tuple[int, ...]]
-    #: Alignment of a 64-bit field inside a struct, in bytes: 4 on i386, else 8.
+    #: Alignment of a 64-bit field inside a struct, in bytes, which is 4 on i386, else 8.
     u64_align: ClassVar[int] = 8
     #: Does Linux run in either byte order under this name?
     bi_endian: ClassVar[bool] = False

@@ -9,13 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, Self
 
-from pydump.errors import FormatError
+from pydump.errors import FormatError, UnsupportedError
 
 
 class Backing(ABC):
     """Bytes from 0 to ``size``, readable at any offset, from any process that is forked.
 
-    What a storage opens can be pickled as well, where another process can open it by its name.
+    What a storage opens can be pickled, where another process can open it by its name: define ``__reduce__`` to give
+    what opens it again, and never the data. Where none can (memory of this process, a pipe), raise UnsupportedError
+    there: forked workers read it all the same, other executors do not.
 
     Attributes:
         path: What to call it in messages.
@@ -91,7 +93,7 @@ def recipe_of(backing: Backing) -> bytes | None:
     """``backing`` pickled, so that another process can open it; None where it has no name to open it by."""
     try:
         return pickle.dumps(backing)
-    except (TypeError, AttributeError, pickle.PicklingError):
+    except (TypeError, AttributeError, pickle.PicklingError, UnsupportedError):
         return None
 
 

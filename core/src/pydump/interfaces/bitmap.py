@@ -14,7 +14,7 @@ from pydump.model.memory import Ranges
 
 #: Bits that are packed or unpacked at a time.
 CHUNK_BITS: Final = 1 << 23
-#: A run of zeros is told by itself if it has so many bits and lies at a multiple of them: a block of the file system.
+#: A run of zeros with so many bits, at a multiple of them, stands by itself. That is a block of the file system.
 HOLE_BITS: Final = 4096 * 8
 #: Bytes of bitmap whose set bits are counted together.
 PIECE_BYTES: Final = 512

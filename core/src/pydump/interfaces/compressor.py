@@ -34,7 +34,7 @@ class Compressor(ABC):
         options: An instance of the class's ``Options``.
     """
 
-    #: Its registry name: ``--compression zstd``.
+    #: Its registry name, as in ``--compression zstd``.
     name: ClassVar[str]
     #: What a file begins with that holds one such stream, or several, as ``*.zst``; empty where there are none.
     file_magic: ClassVar[bytes] = b""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 
-#: A longer extent is cut at multiples of this, by every executor: a flattened stream has a record for each piece.
+#: Every executor cuts a longer extent at multiples of this. A flattened stream has a record for each piece.
 PIECE_SIZE: Final = 4 << 20
 
 

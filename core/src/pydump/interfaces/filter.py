@@ -44,7 +44,7 @@ class Filter(ABC):
 
     #: Its registry name.
     name: ClassVar[str]
-    #: What it can leave out: class name, as ``--exclude`` takes it, to what such pages are.
+    #: What it can leave out. Maps the name of a class, as ``--exclude`` takes it, to what such pages are.
     classes: ClassVar[Mapping[str, str]]
 
     @classmethod

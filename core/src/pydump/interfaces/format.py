@@ -73,9 +73,9 @@ class Format:
     two or both.
     """
 
-    #: Its registry name: ``--format kdump``.
+    #: Its registry name, as in ``--format kdump``.
     name: ClassVar[str]
-    #: Other names people know, each with the settings it implies: ``{"kdump-lzo": {"compression": "lzo"}}``.
+    #: Other names people know, each with the settings it implies, such as ``{"kdump-lzo": {"compression": "lzo"}}``.
     aliases: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: What it holds beside memory. Users are warned of what it does not, and the kit does not ask for it.
     carries: ClassVar[frozenset[str]] = CARRIES
@@ -91,7 +91,7 @@ class Format:
     qemu_writes: ClassVar[bool] = False
     #: Does it store all zero pages as one? Then leaving them out saves nothing.
     shares_zero_pages: ClassVar[bool] = False
-    #: A run that a filter left out is stored all the same if it is shorter than this many bytes: each costs a header.
+    #: A run that a filter left out is stored all the same if it has fewer bytes than this, since each costs a header.
     least_hole: ClassVar[int] = 0
     #: Has it a place for the virtual addresses of memory?
     maps_vaddrs: ClassVar[bool] = False

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     #: vaddr, paddr and size, an array each.
     Runs: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
 
-#: Entries that are looked at before the tables are taken for endless: enough to map a TiB by 4 KiB pages.
+#: Entries that are looked at before the tables are taken for endless. They map a TiB by 4 KiB pages.
 MAX_ENTRIES: Final = 1 << 28
-#: Mappings that do not continue each other, likewise: 8 GiB of pages that lie nowhere side by side.
+#: Mappings that do not continue each other, likewise. They are 8 GiB of pages that lie nowhere side by side.
 MAX_MAPPINGS: Final = 1 << 21
 #: The end of a table that has all its entries.
 WHOLE: Final = 1 << 32

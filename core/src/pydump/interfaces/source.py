@@ -13,7 +13,7 @@ from pydump.options import NoOptions
 class Source(ABC):
     """Opens a name: ``raw:ram.bin@0``. It is never instantiated."""
 
-    #: What stands before the colon: ``raw``.
+    #: What stands before the colon, such as ``raw``.
     name: ClassVar[str]
 
     #: A dataclass of options, as in :mod:`pydump.options`.

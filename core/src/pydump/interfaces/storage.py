@@ -40,7 +40,7 @@ class Storage(ABC):
     A storage implements ``reader``, ``writer`` or both. URLs are passed as the user wrote them, with the scheme.
     """
 
-    #: What stands before the colon: ``s3`` of ``s3://bucket/vmcore``.
+    #: What stands before the colon, such as ``s3`` of ``s3://bucket/vmcore``.
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
     #: Whether what is written is gone when the process ends; the command line then refuses to write there.

@@ -147,11 +147,11 @@ class Writer(ABC):
     lost_size: int = 0
     #: Whether the output says which pages are lost. Else they are zero there.
     marks_lost: ClassVar[bool] = False
-    #: What this dump holds beside memory, where not every dump of its format holds it: see ``Format.carries``.
+    #: What this dump holds beside memory, where not every dump of its format holds it; see ``Format.carries``.
     carries: frozenset[str] = frozenset()
     #: Whether all extents come in ascending order of offset. Then the output can go down a pipe as it is.
     sequential: ClassVar[bool] = False
-    #: Bytes of a batch that is known to be zero, at most: bounded by what the writer makes of such a batch.
+    #: Bytes of a batch that is known to be zero, at most. What the writer makes of such a batch bounds it.
     max_hole: ClassVar[int] = 256 << 20
 
     stored: Ranges

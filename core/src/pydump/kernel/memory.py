@@ -322,4 +322,6 @@ def _needed(guest: Guest) -> str:
         return (
             f"its VMCOREINFO lacks {lines}: add it from the kernel's symbols, and give it with pydump dump --vmcoreinfo"
         )
+    if not guest.notes and not guest.cpus:
+        return "the dump has no CPU registers, and what VMCOREINFO says does not lead to them"
     return "its page tables are not where its VMCOREINFO says: either is damaged, or of another boot"

@@ -97,6 +97,7 @@ class DumpReport:
         warnings: A line each.
         fixed: Defects of the source that the output corrects, a line each.
         excluded_classes: Class name and bytes of each class of pages that this dump left out.
+        short_size: Bytes of those classes that are stored all the same, because the format has a header for each run.
         checks: What was checked before, each with whether it passed and what was found.
         paused_seconds: How long a live guest was paused, or None for a source that does not run.
         consistent: Whether all memory shows a single point in time. Only a running guest's may not.
@@ -130,6 +131,7 @@ class DumpReport:
     warnings: tuple[str, ...]
     fixed: tuple[str, ...] = ()
     excluded_classes: tuple[tuple[str, int], ...] = ()
+    short_size: int = 0
     checks: tuple[Check, ...] = ()
     paused_seconds: float | None = None
     consistent: bool = True

@@ -211,7 +211,7 @@ class FormatTests:
     def test_the_example_holds_its_memory(self, tmp_path: Path) -> None:
         found = self.example(tmp_path)
         if found is None:
-            pytest.skip("there is no example: what the format writes is read back instead")
+            pytest.skip("no example(): what the format writes is read back instead")
         with self.open(found[0]) as back:
             for paddr, data in found[1].items():
                 where = parting(data, contents(back, paddr, len(data)))
@@ -275,7 +275,7 @@ class FormatTests:
 
     def test_an_independent_reader_agrees(self, tmp_path: Path) -> None:
         if type(self).independent is None:
-            pytest.skip("there is no other reader of this format")
+            pytest.skip("no other reader of this format: set `independent` to one of your own")
         self.needs(write=True)
         for name in GUESTS:
             source = guest(name)
