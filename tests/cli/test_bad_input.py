@@ -138,13 +138,13 @@ def first_stored(data: bytes) -> int:
 @pytest.mark.parametrize(
     ("at", "value", "says"),
     [
-        (0, struct.pack("<q", 1 << 62), "the file ends at"),
-        (0, struct.pack("<q", -4096), "the file ends at"),
-        (0, struct.pack("<q", (1 << 63) - 1), "the file ends at"),
+        (0, struct.pack("<q", 1 << 62), "its data lies outside the file, at "),
+        (0, struct.pack("<q", -4096), "its data lies outside the file, at "),
+        (0, struct.pack("<q", (1 << 63) - 1), "its data lies outside the file, at "),
         (0, struct.pack("<q", 0), "it is empty"),
         (8, struct.pack("<I", 0), "and a page has 1 to 4096"),
-        (8, struct.pack("<I", 4097), "the file ends at"),
-        (8, struct.pack("<I", 0xFFFFFFFF), "the file ends at"),
+        (8, struct.pack("<I", 4097), "and a page has 1 to 4096"),
+        (8, struct.pack("<I", 0xFFFFFFFF), "and a page has 1 to 4096"),
         (8, struct.pack("<I", 5), "does not decompress"),
         (12, struct.pack("<I", 0), "stored raw, but with"),
         (12, struct.pack("<I", 2), "does not decompress"),
@@ -310,7 +310,7 @@ def test_a_storm_of_damage_ends_in_errors_only(files: dict[str, bytes], tmp_path
         except PydumpError:
             outcomes["error"] += 1
         assert not out.exists()
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline and min(outcomes.values()) > 20:
             break
     assert outcomes["error"] > 20
     assert outcomes["sound"] > 20
