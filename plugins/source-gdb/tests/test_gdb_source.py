@@ -48,6 +48,13 @@ def test_a_guest_of_which_nobody_knows_whether_it_ran_runs_and_that_is_said(tmp_
     assert machine.asked[-1] == b"D;1"
 
 
+def test_a_guest_that_is_paused_is_not_followed(tmp_path: Path) -> None:
+    machine = Machine(version="10.0.2")
+    with serving(tmp_path / "s", machine), pytest.raises(PydumpError, match="logs nothing new"):
+        next(api.follow(f"gdb:{tmp_path}/s"))
+    assert machine.asked[-1] == b"D;1"
+
+
 def test_the_user_says_that_the_guest_stays_paused(tmp_path: Path) -> None:
     machine = Machine(version="10.0.2")
     with (

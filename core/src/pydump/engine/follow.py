@@ -63,6 +63,8 @@ def follow(
                 raise PlanError(
                     f"{spec} is not a guest that runs", hint="leave --follow out, or name a guest: qmp:SOCKET"
                 )
+            if live.paused_while_open:
+                raise PlanError(f"{spec} is paused while it is read, so it logs nothing new", hint="leave --follow out")
             # A reset ends the capture as an error does: the guest is not expected to be as it was.
             with contextlib.suppress(_ResetError), live.capture(live.view().guest().memory) as image:
                 kernel = next(_kernels(image, arch, registry, last), None)

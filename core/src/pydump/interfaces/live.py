@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from pydump.interfaces.image import MemoryImage
 from pydump.model.memory import MemoryMap, Ranges
@@ -87,6 +87,9 @@ class Capture(ABC):
 
 class LiveGuest(ABC):
     """A guest that may be running, so that its memory and facts change until it is captured."""
+
+    #: Whether the guest is paused as long as it is open, so that nothing changes in it.
+    paused_while_open: ClassVar[bool] = False
 
     @abstractmethod
     def view(self) -> MemoryImage:

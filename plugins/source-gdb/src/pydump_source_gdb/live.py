@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
+from typing import ClassVar
 
 from pydump.errors import ReadError
 from pydump.interfaces.image import MemoryImage
@@ -26,6 +27,8 @@ class GdbGuest(LiveGuest):
     Args:
         session: The connection; it is closed with the guest.
     """
+
+    paused_while_open: ClassVar[bool] = True
 
     def __init__(self, session: Session) -> None:
         self._session = session
