@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
@@ -142,9 +142,16 @@ class FormatTests:
         self, source: MemoryImage, path: Path, *, workers: int = 1, flatten: bool = False, **wanted: Any
     ) -> bytes:
         """Write a dump of ``source`` and give its bytes."""
+        source = self.taken(source)
         output = Output(str(path), flatten=flatten, force=True, sync=False)
         run_dump(source, "the guest", output, self.request(**wanted), self.registry, executor=LocalExecutor(workers))
         return path.read_bytes()
+
+    def taken(self, source: MemoryImage) -> MemoryImage:
+        """The guest as the format takes it: a dump of Windows is not of a guest that says it runs Linux."""
+        if self.format.carries & {"windows", "vmcoreinfo"} == {"windows"} and isinstance(source, BytesImage):
+            source._guest = replace(source._guest, vmcoreinfo=None)
+        return source
 
     def open(self, path: Path) -> MemoryImage:
         """Open what was written."""
@@ -295,7 +302,7 @@ class FormatTests:
 
     def test_the_same_bytes_however_many_workers(self, tmp_path: Path) -> None:
         self.needs(write=True)
-        source = large()
+        source = self.taken(large())
         for compression in self.compressions():
             digests = {
                 hashlib.sha256(self.write(source, tmp_path / "out", workers=workers, compression=compression)).digest()
@@ -306,7 +313,7 @@ class FormatTests:
     def test_the_same_bytes_down_a_pipe(self, tmp_path: Path) -> None:
         """Its reader is slower than the workers, which encode until they have no room left for what they made."""
         self.needs(write=True)
-        source = dense()
+        source = self.taken(dense())
         digests = set()
         for workers in (1, 2, 3):
             with slow_reader(tmp_path / "out") as fd:
@@ -318,7 +325,7 @@ class FormatTests:
     def test_an_encoder_can_be_pickled(self) -> None:
         """So can what it makes: any process may encode any batch."""
         self.needs(write=True)
-        source = large()
+        source = self.taken(large())
         for compression in self.compressions():
             chosen = choose(self.request(compression=compression), self.registry)
             planned = make_plan(source, chosen, self.registry)
@@ -337,7 +344,7 @@ class FormatTests:
 
     def test_processes_that_inherit_nothing_write_the_same_bytes(self, tmp_path: Path) -> None:
         self.needs(write=True)
-        source = large()
+        source = self.taken(large())
         with SpawnedExecutor() as spawned:
             for compression in self.compressions():
                 own = self.write(source, tmp_path / "own", compression=compression)
@@ -349,7 +356,7 @@ class FormatTests:
     @pytest.mark.parametrize("kind", [BytesImage, Holed], ids=["read", "holes"])
     def test_extents_keep_the_rules(self, kind: type[BytesImage]) -> None:
         self.needs(write=True)
-        source = large(kind)
+        source = self.taken(large(kind))
         for compression in self.compressions():
             planned = make_plan(source, choose(self.request(compression=compression), self.registry), self.registry)
             writer, sink = planned.writer, _Extents()
