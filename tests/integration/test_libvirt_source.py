@@ -202,7 +202,8 @@ def test_the_domain_is_as_it_was_after_a_kill(domain: Running, tmp_path: Path, w
     """A snapshot needs one of both: without a reader QEMU 7.2 keeps its pages write-protected, and the guest hangs."""
     before, chance = domain.state(), random.Random(way + victim)
     command = [sys.executable, "-m", "pydump", "dump", domain.source, tmp_path / "killed", "--libvirt-pause", way]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    variables = {**os.environ, "TMPDIR": str(domain.directory)}  # where both are killed, a pipe's name stays there
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables) as process:
         wait_for(lambda: domain.recorders() or process.poll() is not None)
         time.sleep(chance.uniform(0.1, 0.8))
         for pid in domain.recorders() if victim != "parent" else []:
