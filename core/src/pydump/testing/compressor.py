@@ -31,8 +31,12 @@ from pydump.testing.peak import peak_of
 
 PAGE = 4096
 
-# The same test function runs for every subclass.
-_shared = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.differing_executors])
+# The same test function runs for every subclass, on machines that have other work to do.
+_shared = settings(
+    deadline=None,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+)
 
 
 def _mapped(data: bytes) -> mmap.mmap:

@@ -87,7 +87,7 @@ MAGICS = (
 _shared = settings(
     deadline=None,
     max_examples=60,
-    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
