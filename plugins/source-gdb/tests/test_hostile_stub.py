@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from gdb_stub import Answer, Machine, serving
 from pydump.errors import PlanError, PydumpError
 from pydump_source_gdb.address import Address
 from pydump_source_gdb.guard import Guard, Limits
+from pydump_source_gdb.keeper import Opened
 from pydump_source_gdb.live import GdbGuest
 from pydump_source_gdb.options import GdbOptions
 from pydump_source_gdb.session import Session
@@ -125,6 +127,20 @@ def test_who_kills_the_keeper_does_not_keep_the_guest_paused(tmp_path: Path) -> 
         guard._process.kill()
         guard._process.wait()
         guard.close()
+    assert machine.asked[-1] == b"D;1"
+
+
+def test_who_is_killed_before_it_reads_what_the_keeper_says_lets_the_guest_go(tmp_path: Path) -> None:
+    class Killed(Guard):
+        def _opened(self, address: Address) -> Opened:
+            select.select([self._lifeline], [], [], 10)
+            self._lifeline.close()
+            self._process.wait(10)
+            raise KeyboardInterrupt
+
+    machine = Machine(version="10.0.2")
+    with serving(tmp_path / "s", machine), pytest.raises(KeyboardInterrupt):
+        Killed(Address.of(str(tmp_path / "s")), "auto", QUICK)
     assert machine.asked[-1] == b"D;1"
 
 

@@ -206,7 +206,7 @@ def main() -> None:
             return
         asked = json.loads(data)
         with socket.socket(fileno=fds[0]) as connection:
-            going = bool(lifeline.recv(1 << 16))
+            going = _goes_on(lifeline)
             found = why = None
             if going or _is_connected(connection):
                 try:
@@ -218,7 +218,7 @@ def main() -> None:
                         # go by what is in the queue already.
                         _say(connection, framed(b"D;1"))
                 _tell(lifeline, asdict(found) if found else {"error": why})
-                while lifeline.recv(1 << 16):
+                while _goes_on(lifeline):
                     pass
             if found is None:
                 return
@@ -227,6 +227,14 @@ def main() -> None:
             except WireError as error:
                 why = str(error)
             _tell(lifeline, {"error": why} if why else {})
+
+
+def _goes_on(lifeline: socket.socket) -> bool:
+    """Wait for a message; False where there is no more. Who is killed before it has read our answer resets the line."""
+    try:
+        return bool(lifeline.recv(1 << 16))
+    except OSError:
+        return False
 
 
 def _is_connected(connection: socket.socket) -> bool:
