@@ -6,12 +6,12 @@ A page's blocks share a directory that has a dump in it. Pages that have somethi
 
 from __future__ import annotations
 
-import lzma
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,9 @@ from pages import PAGES, ROOT, blocks, follow, installs
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(qemu: Callable[[str, str], Path], tmp_path: Path) -> Path:
     """A directory with a dump, a vmcore, and the checkout's files at hand."""
-    (tmp_path / "qemu.elf").write_bytes(lzma.decompress((ROOT / "tests/data/qemu/linux-x86_64/elf.xz").read_bytes()))
+    shutil.copyfile(qemu("linux-x86_64", "elf"), tmp_path / "qemu.elf")
     (tmp_path / "guest.save").symlink_to(ROOT / "tests/data/containers/running-xz.save")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     return tmp_path

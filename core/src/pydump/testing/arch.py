@@ -43,7 +43,9 @@ KEYS = (
 STEP = 0x0123_4567_89AB_CDEF
 
 # The same test function runs for every subclass.
-_shared = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.differing_executors])
+_shared = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
+)
 
 
 class ArchTests:
