@@ -25,7 +25,7 @@ DATA = HERE / "data"
 #: Modules of slow tests that share nothing but what is kept on the disk: any process takes the next one of them.
 APART = {
     f"tests/integration/test_{name}.py"
-    for name in ("install", "live_access", "live_kills", "live_qemu", "live_versions")
+    for name in ("examples", "install", "pages_install", "live_access", "live_kills", "live_qemu", "live_versions")
 }
 #: Where slow tests are, the slowest first: what is left when there is nothing else to do should be short.
 SLOW = ("integration", "docs", "conformance", "cli", "formats")
