@@ -87,8 +87,9 @@ def follow(page: str, place: Path, variables: Mapping[str, str], python: str, *,
                     activated += f"{command}; "
         elif block.kind == "python":
             done = subprocess.run(
-                [python, "-c", block.body], cwd=place, env=variables, capture_output=True, text=True, timeout=120
-            )
+                ["sh", "-c", f'{activated}exec {python} -c "$0"', block.body],
+                cwd=place, env=variables, capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
             assert done.returncode == 0, done.stderr
 
 
