@@ -122,7 +122,7 @@ def test_sve_note_is_there_when_a_vector_length_is_given() -> None:
     with pytest.raises(PlanError, match="p1 has 16 bits with sve_vl 16"):
         Aarch64Arch.cpu_notes([Cpu(0, {"sve_vl": 16, "p1": 1 << 16})], "little")
     for vl, most in ((24, 0), (64, 32), (512, 0)):
-        with pytest.raises(PlanError, match="no vector lengths"):
+        with pytest.raises(PlanError, match="are not vector lengths"):
             Aarch64Arch.cpu_notes([Cpu(0, {"sve_vl": vl, "sve_max_vl": most})], "little")
 
 

@@ -106,7 +106,7 @@ def test_a_damaged_stream_is_refused(stream: bytes, why: str) -> None:
 
 
 def test_a_stream_that_does_not_end_is_refused() -> None:
-    with pytest.raises(SourceError, match="goes on behind its end"):
+    with pytest.raises(SourceError, match="data follows its end"):
         read(SOUND + (page(0) + page(4096)) * 16000)
 
 
