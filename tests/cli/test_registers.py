@@ -109,7 +109,7 @@ def test_registers_of_optional_notes_are_all_needed(
     ("text", "said"),
     [
         ('[{"r0": 1, "r0": 2}]', "'r0' stands twice"),
-        ('[{"r0": 1}]\xff', "no UTF-8 text"),
+        ('[{"r0": 1}]\xff', "it is not UTF-8 text"),
     ],
 )
 def test_what_is_no_list_of_registers(text: str, said: str, refuse: Callable[..., str], tmp_path: Path) -> None:
