@@ -111,6 +111,24 @@ def test_a_guest_is_afterwards_as_it_was(states: Live, pydump: Pydump) -> None:
     states.qmp.command("cont")
 
 
+def test_sockets_that_are_mixed_up_harm_no_guest(states: Live, pydump: Pydump) -> None:
+    """QEMU pauses a guest when somebody connects to its stub, whatever they take it for."""
+    states.qmp.command("cont")
+    assert states.is_running()
+    stub = states.socket.parent / "gdb.sock"
+    done = pydump("info", f"qmp:{stub}", expect=1)
+    assert f"{stub} is a gdb stub and no monitor; its guest runs; gdb:{stub} reads through a stub" in done.stderr
+    assert states.is_running()
+    states.qmp.command("stop")
+    done = pydump("info", f"qmp:{stub}", expect=1)
+    assert says_nothing(states) or "its guest stays as it was" in done.stderr
+    assert says_nothing(states) or states.state == "paused"
+    states.qmp.command("cont")
+    done = pydump("info", f"gdb:{states.socket}", expect=1)
+    assert "a monitor answers, and no gdb stub: give its socket to qmp:" in done.stderr
+    assert states.is_running()
+
+
 def through(wire: Wire) -> Callable[[bytes], bytes]:
     """A stub before QEMU's that has neither its monitor nor physical memory."""
 

@@ -25,6 +25,9 @@ RETRIES = 3
 #: What a stub sends when the guest stops, unasked or not. Source: section Stop Reply Packets.
 STOP_REPLY = re.compile(rb"[TS][0-9a-fA-F]{2}")
 
+#: What QEMU's monitor says to whoever connects.
+MONITOR = re.compile(rb'\s*\{\s*"QMP"')
+
 _ESCAPE, _RUN = 0x7D, 0x2A  # "}" and "*"
 
 
@@ -157,6 +160,8 @@ class Wire:
         noise = searched = 0
         while True:
             start = next((i for i, byte in enumerate(self._data) if byte in b"$%-"), len(self._data))
+            if MONITOR.match(self._data):
+                raise WireError("a monitor answers, and no gdb stub: give its socket to qmp:")
             noise += start
             del self._data[:start]
             if self._data[:1] == b"-":

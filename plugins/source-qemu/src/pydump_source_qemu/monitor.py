@@ -26,6 +26,7 @@ from pydump.signals import put_off
 from pydump_source_qemu.address import connected, is_accepted
 from pydump_source_qemu.client import POSTED, Client
 from pydump_source_qemu.events import Event
+from pydump_source_qemu.gdb_stub import is_stop, let_go
 from pydump_source_qemu.limits import LIMITS, MAX_LINE, Limits
 from pydump_source_qemu.pauses import Pauses
 
@@ -106,7 +107,10 @@ class Monitor:
 
     def _greet(self, timeout: float, deadline: float) -> None:
         if not select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise self._silent(timeout)
+            accepted = is_accepted(self.socket)  # what is sent to it may make it hang up
+            raise (self._gdb_stub() if accepted else None) or self._silent(timeout, accepted)
+        if is_stop(self.socket.recv(8, socket.MSG_PEEK)):
+            raise self._gdb_stub() or self._foreign("it speaks as a gdb stub does")
         try:
             self._run(self._client.connect(self.socket), deadline)
         except TimeoutError:
@@ -140,9 +144,18 @@ class Monitor:
                 return "{}.{}.{}".format(*parts)
         raise self._foreign("it does not say which version of QEMU it is")
 
-    def _silent(self, timeout: float) -> SourceError:
+    def _gdb_stub(self) -> SourceError | None:
+        """What is wrong where a gdb stub answers; it is let go. None where none does."""
+        self.socket.setblocking(True)
+        guest = let_go(self.socket)
+        if guest is None:
+            return None
+        return SourceError(
+            f"{self.address} is a gdb stub and no monitor; {guest}", hint=f"gdb:{self.address} reads through a stub"
+        )
+
+    def _silent(self, timeout: float, accepted: bool | None) -> SourceError:
         """Nobody speaks: QEMU leaves a second client waiting, another server takes it and says nothing."""
-        accepted = is_accepted(self.socket)
         if accepted:
             return SourceError(f"{self.address} says nothing in {timeout:g} s: it is no QMP monitor", hint=NO_QMP)
         why = "another client has this monitor" + ("" if accepted is False else ", or it is none of QMP")
