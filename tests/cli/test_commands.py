@@ -351,6 +351,9 @@ def test_lost_pages_are_exit_code_3(elf: Path, run: Run, tmp_path: Path) -> None
     assert done.code == 3
     assert "incomplete: 4096 bytes of guest memory are unreadable" in done.err
     assert (tmp_path / "out").exists()
+    quiet = run("-q", "dump", "lost", "quiet")
+    assert (quiet.code, quiet.out) == (3, "")
+    assert "incomplete: 4096 bytes of guest memory are unreadable" in quiet.err
 
 
 def test_a_broken_plugin_is_one_warning(elf: Path, run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typer import Argument, Option
 
 from pydump.cli import program
 from pydump.cli.arguments import Arch, Executor, Json, ProgressStyle, SourceArg, Style, Workers, completes
-from pydump.cli.console import afterwards, talk, warn
+from pydump.cli.console import afterwards, tell, warn
 from pydump.cli.ending import EXIT_INCOMPLETE, fail
 from pydump.cli.session import session
 from pydump.errors import PlanError
@@ -245,9 +245,12 @@ def _show(report: DumpReport, output: str, *, as_json: bool) -> None:
             render.print_json(asdict(report), stream)
         elif not session.quiet:
             render.report(report, stream)
-    if not report.complete:
+    if not report.complete:  # to say nothing of it would hide that the file lacks memory
+        if session.quiet:
+            for warning in report.warnings:
+                tell(f"pydump: warning: {warning}")
         if report.unreadable_size:
-            talk(f"incomplete: {report.unreadable_size} bytes of guest memory are unreadable")
+            tell(f"pydump: incomplete: {report.unreadable_size} bytes of guest memory are unreadable")
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
