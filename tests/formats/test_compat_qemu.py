@@ -12,6 +12,8 @@ from pydump.builtin.files import FileBacking
 from pydump.builtin.flattened import FlattenedBacking
 from pydump.errors import UnsupportedError
 
+pytestmark = pytest.mark.slow
+
 Qemu = Callable[[str, str], Path]
 GUESTS = (
     "bare-aarch64",

@@ -16,6 +16,8 @@ from pydump.errors import PlanError, PydumpError
 from pydump.model.memory import Ranges
 from pydump.testing.sources import Filtered, contents, guest, large
 
+pytestmark = pytest.mark.slow
+
 COREUTILS = pytest.mark.skipif(not shutil.which("sha256sum"), reason="sha256sum is missing: apt install coreutils")
 
 

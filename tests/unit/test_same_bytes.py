@@ -20,6 +20,8 @@ from pydump.model.memory import MemoryMap
 from pydump.registry import installed
 from pydump.testing import guests
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data/qemu/nano-x86_64/elf.xz"
 PAGE = 4096
 

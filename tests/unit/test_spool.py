@@ -27,6 +27,8 @@ from pydump.registry import installed
 from pydump.testing import guests
 from pydump.testing.peak import peak_of
 
+pytestmark = pytest.mark.slow
+
 Pack = Callable[[bytes], bytes]
 
 # Quick levels: what is read back does not depend on it.

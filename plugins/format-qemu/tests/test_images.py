@@ -19,6 +19,8 @@ from pydump.model.memory import Ranges
 from pydump_qemu_stream.domain import read_domain
 from stream_samples import DATA, SAMPLES, content
 
+pytestmark = pytest.mark.slow
+
 Sample = Callable[[str], Path]
 #: Containers, the dump of the same guest, and options.
 CONTAINERS: list[tuple[str, str, dict[str, str]]] = [
