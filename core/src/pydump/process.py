@@ -1,14 +1,19 @@
-"""Other processes: when one was started, and how this one ends with its parent."""
+"""Other processes: when one was started, how this one ends with its parent, and one that outlives it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from pydump.errors import Cancelled
+from pydump.errors import Cancelled, SourceError
+
+if TYPE_CHECKING:
+    import socket
+    import subprocess
 
 #: Source: sys/prctl.h.
 PR_SET_PDEATHSIG: Final = 1
@@ -57,6 +62,48 @@ def be_nice() -> None:
     number = IOPRIO_SET.get(os.uname().machine)
     if number is not None:
         ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE)
+
+
+def start_watcher(script: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a process that sets a guest right when this one ends, however it ends.
+
+    Args:
+        script: The Python file that it runs, in its folder; nothing is installed there but the standard library.
+        arguments: For the script.
+
+    Returns:
+        The process, and a socket of packets to its standard input, which is closed with this process.
+
+    Raises:
+        SourceError: It cannot be started.
+    """
+    import socket
+    import subprocess
+
+    lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Who ends all that belongs to pydump, by group, control group or name, must not end it before it has done its work:
+    # no signal that can be blocked reaches it, from its first moment on, and its command line says nothing of pydump.
+    # It has a session of its own, too, so that it outlives the terminal.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        process = subprocess.Popen(
+            [os.path.realpath(sys.executable), "-I", "-S", script.name, *arguments],
+            cwd=str(script.parent),
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        lifeline.close()
+        raise SourceError(f"cannot start the process that watches over the guest: {error.strerror}") from None
+    except BaseException:
+        lifeline.close()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+    return process, lifeline
 
 
 def start_time(pid: int) -> int | None:

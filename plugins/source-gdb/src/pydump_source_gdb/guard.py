@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pydump.errors import SourceError
+from pydump.process import start_watcher
 from pydump.signals import put_off
 from pydump_source_gdb.address import Address
 from pydump_source_gdb.keeper import PERSISTENCE, Opened, let_go
@@ -78,28 +76,7 @@ class Guard:
             raise
 
     def _start(self) -> None:
-        self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Who ends all that belongs to pydump, by group, control group or name, must not end the keeper before it has
-        # done its work: no signal that can be blocked reaches it, from its first moment on.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            self._process = subprocess.Popen(
-                [os.path.realpath(sys.executable), "-I", "-S", "keeper.py"],
-                cwd=str(Path(__file__).parent),
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._lifeline.close()
-            raise SourceError(f"cannot start the process that watches over the guest: {error.strerror}") from None
-        except BaseException:
-            self._lifeline.close()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
+        self._process, self._lifeline = start_watcher(Path(__file__).with_name("keeper.py"))
         asked = {"after": self._after, "patience": self._limits.answer, "persistence": self._limits.persistence}
         socket.send_fds(self._lifeline, [json.dumps(asked).encode()], [self.connection.fileno()])
 

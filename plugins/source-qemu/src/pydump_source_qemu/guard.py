@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pydump.errors import SourceError
+from pydump.process import start_watcher
 from pydump.signals import put_off
 from pydump_source_qemu.limits import LIMITS, Limits
 from pydump_source_qemu.watchdog import undo
@@ -46,29 +44,9 @@ class Guard:
         self._start()
 
     def _start(self) -> None:
-        self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Who ends all that belongs to pydump, by group, control group or name, must not end the watchdog before it has
-        # done its work: no signal that can be blocked reaches it, from its first moment on, and its command line says
-        # nothing of pydump. It has a session of its own, too, so that it outlives the terminal.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            self._process = subprocess.Popen(
-                [os.path.realpath(sys.executable), "-I", "-S", "watchdog.py", *map(str, self._limits.watchdog)],
-                cwd=str(Path(__file__).parent),
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._lifeline.close()
-            raise SourceError(f"cannot start the process that watches over the guest: {error.strerror}") from None
-        except BaseException:
-            self._lifeline.close()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
+        self._process, self._lifeline = start_watcher(
+            Path(__file__).with_name("watchdog.py"), *map(str, self._limits.watchdog)
+        )
 
     @property
     def pid(self) -> int:
