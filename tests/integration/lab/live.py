@@ -167,7 +167,7 @@ def live_guest(
         shared: Whether its RAM is a memfd.
         arguments: More arguments for QEMU.
         qemu: As :func:`qemu_of` gives it.
-        program: What it runs in place of these.
+        program: What it runs instead of these.
     """
     machine = MACHINES[arch]
     require(qemu or shutil.which(machine.qemu), machine.qemu, f"apt install {machine.package}")

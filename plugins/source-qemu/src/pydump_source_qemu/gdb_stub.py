@@ -61,7 +61,7 @@ def let_go(connection: socket.socket) -> str | None:
     try:
         if not ask(b"qSupported", rb"\+\$[^#]*=[^#]*#.."):
             return None
-        ran = is_stop(bytes(said)) or b"$T" in said
+        ran = STOPPED.search(said) is not None
         state = re.search(r"VM status: paused(?: \(([\w-]+)\))?", monitor(b"info status"))
         version = re.match(r"\s*(\d+)\.(\d+)", monitor(b"info version"))
         old = version is not None and (int(version[1]), int(version[2])) < QUIET_SINCE
