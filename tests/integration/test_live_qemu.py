@@ -575,7 +575,7 @@ def test_before_there_is_a_guest(tmp_path: Path, pydump: Pydump) -> None:
 
 
 def test_no_permission(guest: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydump_source_qemu.process import Process
+    from pydump_qemu_stream.process import Process
 
     opened = Process.open
 

@@ -10,10 +10,10 @@ import pytest
 
 from pydump.errors import PlanError, SourceError
 from pydump.model.memory import RamBlock, Ranges
+from pydump_qemu_stream.host import Layout, Region
+from pydump_qemu_stream.process import ImpossibleError
 from pydump_source_qemu.choose import MAX_REST, Choice, choose
-from pydump_source_qemu.host import Layout, Region
 from pydump_source_qemu.options import QemuOptions
-from pydump_source_qemu.process import ImpossibleError
 
 MiB = 1 << 20
 SIZE = 64 * MiB

@@ -10,7 +10,7 @@ import pytest
 
 from hostile_qemu import LIMITS, SNAPSHOT_PAUSE, Guest, Server
 from pydump.errors import SourceError
-from pydump_source_qemu.captured import Captured
+from pydump_qemu_stream.captured import Captured
 from pydump_source_qemu.live import QemuGuest
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.session import Session

@@ -8,7 +8,7 @@ from pydump.interfaces.live import Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.report import Progress, ProgressCallback
-from pydump_source_qemu.captured import Captured
+from pydump_qemu_stream.captured import Captured
 from pydump_source_qemu.choose import choose
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.pause_limit import PauseLimit

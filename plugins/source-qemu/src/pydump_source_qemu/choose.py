@@ -11,9 +11,9 @@ from typing import Final, Literal, Protocol
 
 from pydump.errors import PlanError, SourceError
 from pydump.model.memory import Ranges
-from pydump_source_qemu.host import Layout
+from pydump_qemu_stream.host import Layout
+from pydump_qemu_stream.process import ImpossibleError
 from pydump_source_qemu.options import QemuOptions
-from pydump_source_qemu.process import ImpossibleError
 
 Way = Literal["in place", "copy", "stream", "snapshot"]
 #: With --pause none QEMU may pause the guest to send so much: firmware, which is never in the memory backend.

@@ -13,14 +13,14 @@ from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.report import ProgressCallback
+from pydump_qemu_stream.captured import Captured, Readable
+from pydump_qemu_stream.host import Region
+from pydump_qemu_stream.process import ImpossibleError
 from pydump_source_qemu.capture import capture
-from pydump_source_qemu.captured import Captured, Readable
 from pydump_source_qemu.described import read_stated
 from pydump_source_qemu.dump import peek, read_facts
-from pydump_source_qemu.host import Region
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.pause_limit import PauseTooLongError
-from pydump_source_qemu.process import ImpossibleError
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.this_host import ThisHost
 

@@ -8,9 +8,11 @@ from pydump.errors import SourceError
 from pydump.interfaces.live import Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
-from pydump_source_qemu.captured import Captured, Readable
+from pydump_qemu_stream.captured import Captured, Readable
+from pydump_qemu_stream.host import Host, Layout
+from pydump_qemu_stream.process import Process
 from pydump_source_qemu.described import can_snapshot, streams_registers
-from pydump_source_qemu.host import Host, Layout, shared_size
+from pydump_source_qemu.monitor import CommandError, Monitor
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.store import NoRoomError, Store, room_for, spare_memory
@@ -53,7 +55,7 @@ class ThisHost:
             ImpossibleError: It cannot be reached in the way that the user wants.
         """
         if self._host is None:
-            self._host = Host(self._session.monitor)
+            self._host = Host(Process.behind(self._session.monitor.socket), self._session.monitor.human)
             self._session.resources.callback(self._host.close)
         return self._host.locate(self.wanted if memory is None else memory, self._access)
 
@@ -127,3 +129,15 @@ class ThisHost:
                 hint="--scratch DIR on a disk with room",
             )
         return self.room(memory)
+
+
+def shared_size(monitor: Monitor) -> int:
+    """Bytes of the guest's memory that are shared, of which the host allocates a page when somebody reads it.
+
+    What QEMU has allocated at its start (prealloc) costs nothing. Source: qapi/machine.json, query-memdev.
+    """
+    try:
+        backends = monitor.rows("query-memdev", size=int)
+    except CommandError:
+        return 0
+    return sum(b["size"] for b in backends if b.get("share") and not b.get("prealloc"))

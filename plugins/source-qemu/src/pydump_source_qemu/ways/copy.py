@@ -9,9 +9,9 @@ from typing import Final
 
 from pydump.errors import SourceError
 from pydump.model.memory import Ranges
-from pydump_source_qemu.captured import Captured
+from pydump_qemu_stream.captured import Captured
+from pydump_qemu_stream.host import Region
 from pydump_source_qemu.dump import STEP, fetch, read_facts, within
-from pydump_source_qemu.host import Region
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.store import Store, spare_memory
 from pydump_source_qemu.this_host import ThisHost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydump.model.memory import MemoryMap
-from pydump_source_qemu.captured import Captured, Readable
+from pydump_qemu_stream.captured import Captured, Readable
 from pydump_source_qemu.dump import fetch, read_facts, within
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.this_host import ThisHost

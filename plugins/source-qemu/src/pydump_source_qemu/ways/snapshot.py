@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from pydump.errors import PlanError, SourceError
 from pydump.model.guest import Guest
+from pydump_qemu_stream.captured import Captured
 from pydump_qemu_stream.facts import guest_of, read_vmcoreinfo
 from pydump_qemu_stream.flat_view import memory_of, most_ram, places
 from pydump_qemu_stream.mark import BANDWIDTH
 from pydump_qemu_stream.records import PAGE_SIZE
-from pydump_source_qemu.captured import Captured
 from pydump_source_qemu.described import partly_plugged, read_places, snapshots, streams_registers
 from pydump_source_qemu.dump import clipped, read_facts, within
 from pydump_source_qemu.limits import MAX_SNAPSHOT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from pydump_qemu_stream.captured import Captured
 from pydump_qemu_stream.elf_head import read_head
-from pydump_source_qemu.captured import Captured
 from pydump_source_qemu.dump import read_facts, take, within
 from pydump_source_qemu.pipe import elf_stream, widen
 from pydump_source_qemu.session import Session

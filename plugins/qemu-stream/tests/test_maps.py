@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pydump_source_qemu.host import Region
-from pydump_source_qemu.maps import PAGE, Mapping, held, mapping_of
+from pydump_qemu_stream.host import Region
+from pydump_qemu_stream.maps import PAGE, Mapping, held, mapping_of
 
 PAGES = 4096
 

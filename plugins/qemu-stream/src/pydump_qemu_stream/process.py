@@ -1,9 +1,10 @@
 """The QEMU process: is it the one behind the monitor, and what the kernel shows of it.
 
 The kernel names the process that made a socket listen. Since then that process may have started another program, or
-have ended, and its number may be another process's. We may be root, and what we read ends up in a dump: so nothing of
-a process is believed before it has been checked, after it was opened, that this process still serves the monitor and
-has gained no rights.
+have ended, and its number may be another process's. Where libvirt has the monitor, QEMU is sent a socket through it,
+and the process that holds it is QEMU. We may be root, and what we read ends up in a dump: so nothing of a process is
+believed before it has been checked, after it was opened, that this process still holds its socket and has gained no
+rights.
 
 Source: unix(7) on SO_PEERCRED, pidfd_open(2), sock_diag(7), proc(5); include/uapi/linux/unix_diag.h.
 """
@@ -16,10 +17,11 @@ import select
 import socket
 import struct
 import sys
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, Self
 
 from pydump.errors import SourceError
-from pydump_source_qemu.maps import Mapping
+from pydump_qemu_stream.maps import Mapping as Mapped
 
 #: Linux 6.5; Python has no name for it. Source: include/uapi/asm-generic/socket.h.
 SO_PEERPIDFD: Final = 77
@@ -52,42 +54,57 @@ class Credentials(NamedTuple):
 
 
 class Process:
-    """The process at the other end of a monitor's UNIX socket.
+    """A process that holds a socket of QEMU's.
 
     Args:
-        connection: The connected socket.
+        pid: Its number, as this process sees it.
+        inode: The socket's.
+        owner: Whose it must be: "Uid" and "Gid" as far as they matter. Nothing matters of root's own, for root could
+            have read whatever runs there.
+        pidfd: Opens a pidfd of it; the process must be the one that was meant when the number was found.
 
     Attributes:
-        pid: Its number, as this process sees it.
+        pid: Its number.
 
     Raises:
-        ImpossibleError: It is not visible from here, or it does not serve this socket.
+        ImpossibleError: It is not visible from here, or it does not hold this socket.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._credentials = credentials(connection)
-        self.pid = self._credentials.pid
-        if not self.pid:
-            raise ImpossibleError(
-                "QEMU is not visible from here: its monitor is not a UNIX socket, or it runs in another container",
-                hint="run pydump where QEMU runs",
-            )
-        self._inode = peer_inode(connection)
+    def __init__(
+        self, pid: int, inode: int, owner: Mapping[str, int], pidfd: Callable[[int], int] = os.pidfd_open
+    ) -> None:
+        self.pid = pid
+        self._inode = inode
+        self._owner = owner if owner.get("Uid") else {}
         self._pidfd = self._directory = -1
         try:
-            self._pidfd = _pidfd(connection, self.pid)
+            self._pidfd = pidfd(pid)
             # What is opened below this directory is of the same process, or fails when that has ended.
-            self._directory = os.open(f"/proc/{self.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             self.close()
-            raise ImpossibleError(
-                f"process {self.pid}, which made the monitor, cannot be opened: {error.strerror}", hint=_HINT
-            ) from error
+            raise ImpossibleError(f"the QEMU process {pid} cannot be opened: {error.strerror}", hint=_HINT) from error
         try:
             self.check()
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def behind(cls, connection: socket.socket) -> Self:
+        """The process at the other end of a monitor's UNIX socket.
+
+        Raises:
+            ImpossibleError: It is not visible from here, or it does not serve this socket.
+        """
+        made = credentials(connection)
+        if not made.pid:
+            raise ImpossibleError(
+                "QEMU is not visible from here: its monitor is not a UNIX socket, or it runs in another container",
+                hint="run pydump where QEMU runs",
+            )
+        owner = {"Uid": made.uid, "Gid": made.gid}
+        return cls(made.pid, peer_inode(connection), owner, lambda pid: _pidfd(connection, pid))
 
     def open(self, name: str) -> int:
         """Open a file of ``/proc/PID`` and check that it belongs to the process behind the monitor.
@@ -129,7 +146,7 @@ class Process:
         with os.fdopen(self.open(name), errors="surrogateescape") as file:
             return file.read()
 
-    def open_mapped(self, mapping: Mapping) -> int:
+    def open_mapped(self, mapping: Mapped) -> int:
         """Open a file that the process maps: by the mapping, which takes root, or one it has open, or by its name.
 
         Returns:
@@ -168,17 +185,17 @@ class Process:
         if select.select([self._pidfd], [], [], 0)[0]:
             raise self._foreign("has ended")
         if not any(self._is_ours(name) for name in self.names("fd")):
-            raise self._foreign("does not serve it")
-        if not self._credentials.uid:
-            return  # root has made it: whatever runs there now, root could have read
+            raise self._foreign("does not hold the socket any more")
+        if not self._owner:
+            return
         try:
             with open("status", opener=lambda path, flags: os.open(path, flags, dir_fd=self._directory)) as file:
                 fields = dict(line.split(":", 1) for line in file)
         except OSError as error:
             raise self._denied("status", error) from error
-        for name, allowed in (("Uid", self._credentials.uid), ("Gid", self._credentials.gid)):
+        for name, allowed in self._owner.items():
             if {int(number) for number in fields[name].split()} != {allowed}:
-                raise self._foreign("has become another user's since")
+                raise self._foreign("has become another user's")
 
     def _is_ours(self, name: str) -> bool:
         try:
@@ -187,7 +204,7 @@ class Process:
             return False
 
     def _foreign(self, why: str) -> ImpossibleError:
-        return ImpossibleError(f"process {self.pid}, which made the monitor, {why}: its memory is not read", hint=_HINT)
+        return ImpossibleError(f"the QEMU process {self.pid} {why}: its memory is not read", hint=_HINT)
 
     def _denied(self, name: str, error: OSError) -> ImpossibleError:
         return ImpossibleError(
@@ -238,7 +255,7 @@ def peer_inode(connection: socket.socket) -> int:
     raise ImpossibleError(f"the kernel does not say which process serves the monitor (sock_diag): {why}", hint=_HINT)
 
 
-def _open_as(name: str, directory: int, mapping: Mapping) -> int:
+def _open_as(name: str, directory: int, mapping: Mapped) -> int:
     """Open a file for reading if it is the one that is mapped; -1 if it is another one.
 
     Args:

@@ -9,18 +9,19 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from pydump.errors import ReadError
 from pydump.interfaces.backing import data_of
 from pydump.model.memory import MemoryMap, RamBlock, Ranges
-from pydump_source_qemu.maps import Mapping, held, mapping_of
-from pydump_source_qemu.monitor import CommandError, Monitor, shortened
-from pydump_source_qemu.process import ImpossibleError, Process
+from pydump_qemu_stream.maps import Mapping, held, mapping_of
+from pydump_qemu_stream.process import ImpossibleError, Process
 
 NOT_SHARED: Final = "start QEMU with -object memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m"
+#: Characters of QEMU's that are shown.
+MAX_SAID: Final = 200
 _log = logging.getLogger("pydump.qmp")
 _HVA = re.compile(r"\bis (?:0x)?([0-9a-f]{1,16})\b")
 
@@ -150,13 +151,14 @@ class Layout:
 class Host:
     """The QEMU process, seen from this host.
 
-    Raises:
-        ImpossibleError: It is not visible.
+    Args:
+        process: The process; it is closed with this.
+        human: Runs a line of QEMU's human monitor, and gives what it prints.
     """
 
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-        self._process = Process(monitor.socket)
+    def __init__(self, process: Process, human: Callable[[str], str]) -> None:
+        self._process = process
+        self._human = human
         #: What is open of it: its memory, its pagemap, and files that it maps by device and inode.
         self._open: dict[str | tuple[int, int], int] = {}
         self._failures: set[str] = set()
@@ -229,10 +231,11 @@ class Host:
 
     def _host_address(self, paddr: int) -> int:
         """Where in QEMU's address space a byte of guest memory lies."""
-        answer = self._monitor.human(f"gpa2hva {paddr:#x}")
+        answer = self._human(f"gpa2hva {paddr:#x}")
         match = _HVA.search(answer)
         if match is None:
-            raise ImpossibleError(f"QEMU does not say where guest memory at {paddr:#x} lies: {shortened(answer)}")
+            said = " ".join(answer[:MAX_SAID].split())
+            raise ImpossibleError(f"QEMU does not say where guest memory at {paddr:#x} lies: {said}")
         return int(match[1], 16)
 
     def _file_of_process(self, name: str) -> int:
@@ -257,15 +260,3 @@ class Host:
             os.close(fd)
         self._open = {}
         self._process.close()
-
-
-def shared_size(monitor: Monitor) -> int:
-    """Bytes of the guest's memory that are shared, of which the host allocates a page when somebody reads it.
-
-    What QEMU has allocated at its start (prealloc) costs nothing. Source: qapi/machine.json, query-memdev.
-    """
-    try:
-        backends = monitor.rows("query-memdev", size=int)
-    except CommandError:
-        return 0
-    return sum(b["size"] for b in backends if b.get("share") and not b.get("prealloc"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pydump_source_qemu.process import ImpossibleError, Process
+from pydump_qemu_stream.process import ImpossibleError, Process
 
 #: A server at a path; "then" is what becomes of it when it has a client.
 SERVER = """
@@ -67,7 +67,7 @@ def served(directory: Path, then: str) -> Iterator[tuple[socket.socket, int]]:
 
 def test_the_process_behind_a_monitor(tmp_path: Path) -> None:
     with served(tmp_path, "stays") as (connection, pid):
-        process = Process(connection)
+        process = Process.behind(connection)
         try:
             assert process.pid == pid
             assert "[stack]" in process.text("maps")
@@ -78,30 +78,30 @@ def test_the_process_behind_a_monitor(tmp_path: Path) -> None:
 
 def test_a_server_that_execs_with_the_socket_is_the_same_process(tmp_path: Path) -> None:
     with served(tmp_path, "execs with it") as (connection, pid):
-        process = Process(connection)
+        process = Process.behind(connection)
         assert process.pid == pid
         process.close()
 
 
 @pytest.mark.parametrize(
     ("then", "why"),
-    [("execs", "does not serve it"), ("ends", "cannot be opened"), ("regains rights", "another user's")],
+    [("execs", "does not hold the socket"), ("ends", "cannot be opened"), ("regains rights", "another user's")],
 )
 def test_the_memory_of_another_process_is_not_read(tmp_path: Path, then: str, why: str) -> None:
     if then == "regains rights" and os.geteuid():
         pytest.skip("only root can give up rights and take them back")
     with served(tmp_path, then) as (connection, _), pytest.raises(ImpossibleError, match=why):
-        Process(connection)
+        Process.behind(connection)
 
 
 def test_a_process_that_hands_its_monitor_on_is_not_read_any_more(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours:
-        process = Process(ours)
+        process = Process.behind(ours)
         assert process.pid == os.getpid()
         os.close(process.open("mem"))
         theirs.close()
-        with pytest.raises(ImpossibleError, match="not say which process|does not serve it"):
+        with pytest.raises(ImpossibleError, match="not say which process|does not hold the socket"):
             process.open("mem")
         process.close()
 
@@ -110,4 +110,4 @@ def test_tcp_shows_no_process() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
         with socket.create_connection(address) as connection, pytest.raises(ImpossibleError, match="not visible"):
-            Process(connection)
+            Process.behind(connection)
