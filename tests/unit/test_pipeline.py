@@ -413,7 +413,7 @@ def test_whatever_a_worker_meets_is_one_error(
 
     good = guest_source()
     source = Broken(good.guest(), good._contents)
-    says = "^out of memory$" if isinstance(error, MemoryError) else "^a worker process failed: ValueError: what"
+    says = "^out of memory$" if isinstance(error, MemoryError) else "^internal error: ValueError: what"
     request = replace(REQUEST, no_vmcoreinfo=True)
     with pytest.raises(PydumpError, match=says):
         run_dump(source, "test", Output(str(tmp_path / "out")), request, registry, executor=LocalExecutor(2))

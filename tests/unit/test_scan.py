@@ -197,7 +197,7 @@ class Ends:
     [
         ("kill", "^a worker process was ended by SIGKILL; was memory short"),
         ("memory", "^out of memory$"),
-        ("bug", "^a worker process failed: ZeroDivisionError: division by zero"),
+        ("bug", "^internal error: ZeroDivisionError: division by zero, at paddr 0x30000; PYDUMP_DEBUG=1"),
     ],
 )
 def test_a_worker_that_fails_ends_the_scan_and_leaves_no_process(how: str, says: str) -> None:

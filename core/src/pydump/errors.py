@@ -5,7 +5,13 @@ The command line prints ``message`` and ``hint`` on one line and ends with ``exi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+#: Rooms that plugins call. An error that arises in one of them is laid to the code that called it.
+_CALLED: Final = ("interfaces", "kernel", "layout", "model", "options", "process", "errors", "signals")
 
 
 class PydumpError(Exception):
@@ -15,9 +21,11 @@ class PydumpError(Exception):
         message: What happened, in one line.
         hint: What to do about it, or None.
         exit_code: The process's exit code when this error ends a command.
+        traceback: Where code failed that should not have, as Python prints it; "" for an error raised on purpose.
     """
 
     exit_code = 1
+    traceback = ""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -71,11 +79,14 @@ class PluginError(PydumpError):
 
     Attributes:
         plugin: The plugin's name.
+        distribution: What it was installed with, or "" where that is not known.
     """
 
-    def __init__(self, plugin: str, message: str, *, hint: str | None = None) -> None:
-        super().__init__(f"plugin {plugin}: {message}", hint=hint)
+    def __init__(self, plugin: str, message: str, *, distribution: str = "", hint: str | None = None) -> None:
+        whose = f"{plugin} of {distribution}" if distribution else plugin
+        super().__init__(f"plugin {whose}: {message}", hint=hint)
         self.plugin = plugin
+        self.distribution = distribution
 
 
 class SourceError(PydumpError):
@@ -135,3 +146,47 @@ class Cancelled(PydumpError):  # noqa: N818  (an interruption is no error of any
     """The run was interrupted; nothing was left at the target."""
 
     exit_code = 130
+
+
+def failure(error: Exception, doer: str = "internal error", *, plugin: str = "", where: str = "") -> PydumpError:
+    """The error that says in one line that code failed which should not have, and whose code that is.
+
+    It keeps the traceback, so that it can be sent to another process.
+
+    Args:
+        error: What was raised. A PydumpError was raised on purpose, and is returned as it is.
+        doer: What failed, if it is not a plugin: "a worker process failed".
+        plugin: Whose code was called, if the traceback names no installed plugin.
+        where: What it worked on: "at paddr 0x1000".
+
+    Returns:
+        A PluginError if a plugin's code raised it, or called what raised it.
+    """
+    if isinstance(error, PydumpError):
+        return error
+    import traceback
+
+    said = f"{type(error).__name__}: {error}" + (f", {where}" if where else "")
+    hint = "PYDUMP_DEBUG=1 shows the traceback"
+    found: PydumpError
+    if entry := _plugin_of(error):
+        found = PluginError(entry.name, said, distribution=entry.dist.name if entry.dist else "", hint=hint)
+    else:
+        found = PluginError(plugin, said, hint=hint) if plugin else PydumpError(f"{doer}: {said}", hint=hint)
+    found.traceback = "".join(traceback.format_exception(error))
+    return found
+
+
+def _plugin_of(error: Exception) -> EntryPoint | None:
+    """The plugin whose code raised an error, or called the library that did; None if pydump's own code did."""
+    import traceback
+    from importlib.metadata import entry_points
+
+    plugins = {entry.module.partition(".")[0]: entry for entry in entry_points(group="pydump")}
+    modules = [str(frame.f_globals.get("__name__")).split(".") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for package, *rooms in reversed(modules):
+        if package in plugins:
+            return plugins[package]
+        if package == "pydump" and not (rooms and rooms[0] in _CALLED):
+            return None
+    return None

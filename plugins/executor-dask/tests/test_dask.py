@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from pydump.testing import guests
 from pydump.testing.executor import ExecutorTests
 from pydump_executor_dask import DaskExecutor, writing
 from pydump_executor_dask import cluster as cluster_module
+from pydump_executor_dask.worker import work
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 #: Format and compression.
@@ -212,6 +214,15 @@ def test_scans_find_the_same(cluster: Processes, tmp_path: Path) -> None:
         found.append((compared.differences, replace(verified, seconds=0), cells))
     assert found[0] == found[1]
     assert len(found[0][0]) == 1
+
+
+def test_a_fault_in_a_worker_keeps_its_traceback() -> None:
+    """A task that cannot be unpickled, as with a plugin that breaks when it opens the source again."""
+    ((result, failed),) = work(b"", "token", [])
+    error = pickle.loads(result)
+    assert failed
+    assert error.message.startswith("plugin executor-dask of pydump-executor-dask: EOFError: ")
+    assert error.traceback.startswith("Traceback (most recent call last):\n")
 
 
 def test_a_worker_that_is_killed_does_not_matter(cluster: Processes, tmp_path: Path, short_runs: None) -> None:

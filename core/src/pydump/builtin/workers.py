@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, current_process, get_context
 from typing import Any, Final
 
-from pydump.errors import PlanError, PydumpError
+from pydump.errors import PlanError, PluginError, PydumpError, failure
 from pydump.process import die_with_parent
 from pydump.signals import put_off
 
@@ -220,14 +220,13 @@ def _live(work: Callable[[int, Any], None], number: int, pipes: list[tuple[Any, 
         pipe.send(None)
     except PydumpError as error:
         pipe.send(error)
-    except (BrokenPipeError, EOFError):
-        pass  # the parent has given up
     except MemoryError:
         with contextlib.suppress(MemoryError):
             pipe.send_bytes(short)
     except Exception as error:  # a bug, here or in a plugin: the parent says so in one line
-        said = f"a worker process failed: {type(error).__name__}: {error}"
-        pipe.send(PydumpError(said, hint="--workers 1 with PYDUMP_DEBUG=1 shows the traceback"))
+        failed = failure(error, "a worker process failed")
+        if isinstance(failed, PluginError) or not isinstance(error, BrokenPipeError | EOFError):
+            pipe.send(failed)  # else the parent has given up
 
 
 def _keep_memory() -> None:

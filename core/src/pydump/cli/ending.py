@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydump.cli.console import silence_stdout, tell
 from pydump.cli.session import session
-from pydump.errors import Cancelled, PydumpError
+from pydump.errors import Cancelled, PluginError, PydumpError, failure
 
 #: Exit codes that no error carries.
 EXIT_INCOMPLETE: Final = 3
@@ -22,6 +22,8 @@ EXIT_INTERRUPTED: Final = 130
 EXIT_BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 #: What to add to errors of the operating system that concern none of our files.
 _OS_HINTS: Final = {errno.EMFILE: "; raise the limit with ulimit -n", errno.EBADF: ": standard output is closed"}
+#: The host's limits: not the fault of the plugin that runs into them.
+_LIMITS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def complain(message: str, hint: str | None = None) -> None:
@@ -53,27 +55,44 @@ def exit_code_of(work: Callable[[], int]) -> int:
     """Do ``work``, print the error that ends it, if any, and return the exit code."""
     try:
         return work()
-    except PydumpError as error:
-        return fail(error.message, error.exit_code, error.hint)
     except KeyboardInterrupt:
         return fail(f"interrupted{session.lost}", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        silence_stdout()
-        return EXIT_BROKEN_PIPE
     except MemoryError:
         return fail("out of memory", 1)
-    except OSError as error:  # of the standard streams and the process's limits; files have their own errors
+    except Exception as error:
+        failed = failure(error)
+        of_plugin = isinstance(failed, PluginError)
+        if isinstance(error, BrokenPipeError) and not of_plugin:
+            silence_stdout()
+            return EXIT_BROKEN_PIPE
+        if os.environ.get("PYDUMP_DEBUG"):
+            _show_traceback(failed)
+        if said := _refused_by_host(error, of_plugin):
+            return fail(said, 1)
+        return fail(failed.message, failed.exit_code, failed.hint)
+
+
+def _show_traceback(error: PydumpError) -> None:
+    import traceback
+
+    for text in (error.traceback or "".join(traceback.format_exception(error))).splitlines():
+        tell(text)
+
+
+def _refused_by_host(error: Exception, of_plugin: bool) -> str:
+    """What the host did not let pydump do, or "" of any other error.
+
+    Files have errors of their own: these are of the standard streams, and of the process's limits.
+    """
+    if isinstance(error, OSError) and not (of_plugin and error.errno not in _LIMITS):
         hint = _OS_HINTS.get(error.errno or 0, "")
-        return fail(f"{error.strerror}{f': {error.filename}' if error.filename else ''}{hint}", 1)
-    except ImportError as error:  # NumPy wraps what the loader says in a page of advice
-        root: BaseException = error
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}{hint}"
+    if isinstance(error, ImportError) and not (of_plugin and isinstance(error, ModuleNotFoundError)):
+        root: BaseException = error  # NumPy wraps what the loader says in a page of advice
         while root.__cause__ is not None:
             root = root.__cause__
-        return fail(f"cannot load a library: {root}", 1)
-    except Exception as error:  # a bug: still one line, unless someone is looking for it
-        if os.environ.get("PYDUMP_DEBUG"):
-            raise
-        return fail(f"internal error: {type(error).__name__}: {error}; set PYDUMP_DEBUG=1 for the traceback", 1)
+        return f"cannot load a library: {root}"
+    return ""
 
 
 def handle_signals() -> None:

@@ -16,6 +16,7 @@ from pydump.cli.arguments import Arch, Json
 from pydump.cli.console import listen, silence_stdout, tell
 from pydump.cli.ending import EXIT_BROKEN_PIPE, handle_signals
 from pydump.cli.session import session
+from pydump.errors import PluginError, failure
 
 #: Each command's name, and ``module:function`` below ``pydump.cli.commands``.
 COMMANDS: Final = {
@@ -93,7 +94,9 @@ class Command(TyperCommand):
         handle_signals()
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # the parser's own answer is exit code 1
+        except BrokenPipeError as error:  # the parser's own answer is exit code 1
+            if isinstance(failed := failure(error), PluginError):
+                raise failed from error
             silence_stdout()
             return EXIT_BROKEN_PIPE
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydump.engine.batches import Batches
 from pydump.engine.pace import Pace
-from pydump.errors import PluginError, PydumpError
+from pydump.errors import PydumpError, failure
 from pydump.interfaces.executor import Job, Spec, Task
 from pydump.interfaces.sink import Sink
 from pydump.interfaces.writer import Encoded, Encoder, Writer
@@ -43,18 +43,17 @@ class Encoding(Task[Encoded[Any]]):
         batches, encoder, pace, buffer = self.batches, self._encoder, self._pace, self.batches.buffer()
 
         def encode(spec: Spec) -> Encoded[Any]:
-            batch = batches.load(spec, buffer)
-            if pace is not None and not spec.hole:
-                pace.take(spec.size)
+            plugin = ""
             try:
+                batch = batches.load(spec, buffer)
+                if pace is not None and not spec.hole:
+                    pace.take(spec.size)
+                plugin = type(encoder).__module__.partition(".")[0]
                 encoded = encoder.encode(batch)
             except (PydumpError, MemoryError):
                 raise
-            except Exception as error:  # a format or codec that breaks is named, with where it was
-                raise PluginError(
-                    type(encoder).__module__.partition(".")[0],
-                    f"{type(error).__name__}: {error}, at paddr {spec.runs[0][0]:#x}",
-                ) from error
+            except Exception as error:  # a source, format or codec that breaks is named, with where it was
+                raise failure(error, plugin=plugin, where=f"at paddr {spec.runs[0][0]:#x}") from error
             if not batch.lost:
                 return encoded
             sizes = [end - start for start, end in batch.lost]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pydump.builtin.local import LocalExecutor
 from pydump.engine.batches import BATCH_SIZE, LEAST_HOLE, Batches
 from pydump.engine.salvage import read_salvaged
-from pydump.errors import DamagedPageError
+from pydump.errors import DamagedPageError, PydumpError, failure
 from pydump.interfaces import executor as running
 from pydump.interfaces.executor import Executor, Spec
 from pydump.interfaces.image import KnowsHoles, MemoryImage
@@ -159,7 +159,12 @@ class _Scan(running.Task[tuple[int, R]]):
         source, batches, task, buffer = self._source, self._batches, self._task, self._batches.buffer()
 
         def examine(spec: Spec) -> tuple[int, R]:
-            return spec.size, task.examine(Piece(source, batches, spec, buffer))
+            try:
+                return spec.size, task.examine(Piece(source, batches, spec, buffer))
+            except (PydumpError, MemoryError):
+                raise
+            except Exception as error:  # a source that breaks is named, with where it was
+                raise failure(error, where=f"at paddr {spec.runs[0][0]:#x}") from error
 
         return examine
 

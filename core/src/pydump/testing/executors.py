@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydump.engine.encoding import Encoding
+from pydump.errors import failure
 from pydump.interfaces.executor import Executor, Job, Outcome, Spec, Task, pickled
 from pydump.interfaces.writer import Encoded
 
@@ -90,7 +91,10 @@ class SpawnedExecutor(Executor):
 
 def _work(path: str, spec: Spec) -> Any:
     """In a worker: the result of a piece."""
-    return _worker(path)(spec)
+    try:
+        return _worker(path)(spec)
+    except Exception as error:  # opening the source again, or whatever a plugin makes of it
+        raise failure(error, "a worker process failed") from None
 
 
 @lru_cache(maxsize=1)

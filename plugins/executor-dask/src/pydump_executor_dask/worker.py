@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
-from pydump.errors import PydumpError
+from pydump.errors import PydumpError, failure
 from pydump.interfaces.executor import Spec, Task
 from pydump.interfaces.writer import Encoded
 
@@ -52,11 +52,9 @@ def work(data: bytes, token: str, specs: list[Spec]) -> list[tuple[bytes, bool]]
 
 def _said(error: Exception) -> PydumpError:
     """What went wrong in a worker."""
-    if isinstance(error, PydumpError):
-        return error
     if isinstance(error, MemoryError):
         return PydumpError("a dask worker is out of memory")
-    return PydumpError(f"a dask worker failed: {type(error).__name__}: {error}")
+    return failure(error, "a dask worker failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydump.errors import PlanError, PydumpError
+from pydump.errors import PlanError, PydumpError, failure
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.executor import Executor, Spec, Task, pickled
 
@@ -62,7 +62,10 @@ class SkeletonExecutor(Executor):
 
 def _work(task: bytes, spec: Spec) -> Any:
     """In a worker: the result of a piece."""
-    return _worker(task)(spec)
+    try:
+        return _worker(task)(spec)
+    except Exception as error:  # the error of any library, which this process may not have
+        raise failure(error, "a worker of skeleton failed") from None
 
 
 @lru_cache(maxsize=1)
