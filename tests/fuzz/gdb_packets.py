@@ -6,6 +6,7 @@ import contextlib
 import socket
 
 from pydump_source_gdb.keeper import monitor
+from pydump_source_gdb.openocd import numbers
 from pydump_source_gdb.ram import flat_view_ram
 from pydump_source_gdb.wire import Wire, WireError
 
@@ -29,4 +30,6 @@ def _packets(wire: Wire) -> None:
 
 
 def _monitor(wire: Wire) -> None:
-    flat_view_ram(monitor(wire, "info mtree -f") or "")
+    text = monitor(wire, "info mtree -f") or ""
+    flat_view_ram(text)
+    numbers(text, 4, "little")

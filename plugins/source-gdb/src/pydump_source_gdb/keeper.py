@@ -46,6 +46,8 @@ MAX_UNASKED = 1 << 10
 MAX_OUTPUT = 8 << 20
 #: Seconds that letting the guest run is tried for: nobody else will do it.
 PERSISTENCE = 3600.0
+#: What OpenOCD's monitor prints for "version" begins with this.
+OPENOCD = "Open On-Chip Debugger"
 #: QEMU before this version sends a stop reply when a connection stops the guest, and none when it was stopped already.
 QUIET_SINCE = (8, 1)
 
@@ -60,6 +62,7 @@ class Opened:
         physical: QEMU's mode of physical memory as it was, 0 or 1; None for a stub without one.
         ran: Whether the guest ran before; None where the stub does not say.
         state: What QEMU calls the state of a guest that did not run.
+        openocd: Whether it is OpenOCD's.
     """
 
     features: str
@@ -67,6 +70,7 @@ class Opened:
     physical: int | None
     ran: bool | None
     state: str = ""
+    openocd: bool = False
 
 
 def opened(wire: Wire) -> Opened:
@@ -89,6 +93,8 @@ def opened(wire: Wire) -> Opened:
         wire.acks = False
     mode = wire.ask(b"qqemu.PhyMemMode")
     physical = int(mode) if mode in (b"0", b"1") else None
+    if physical is None and (monitor(wire, "version") or "").startswith(OPENOCD):
+        return Opened(features, wire.acks, physical, None, openocd=True)
     ran, state = (True, "") if stopped else _state(wire)
     return Opened(features, wire.acks, physical, ran, state)
 
@@ -158,10 +164,28 @@ def let_go(connection: socket.socket, found: Opened, after: str, patience: float
         raise WireError("the stub does not leave the mode of physical memory")
     if not runs_after(found, after):
         return
+    if found.physical is None:
+        wire.ask(b"Hg0")  # gdbserver detaches from nothing while no CPU is the current one
     # QEMU takes the number of a process whether it was told to expect several or not, and needs it if it was once.
     answer = wire.ask(b"D" if found.physical is None else b"D;1")
     if answer != b"OK":
         raise WireError(f"the stub does not let the guest go: it answers {answer[:16]!r}")
+    if found.openocd:
+        _resume(wire)
+
+
+def _resume(wire: Wire) -> None:
+    """Have OpenOCD's target run. OpenOCD leaves it halted when a debugger detaches, unless its configuration says more.
+
+    Source: gdb_detach in src/server/gdb_server.c of OpenOCD, and its manual, "Target Events".
+    """
+    state = "[target current] curstate"
+    if (monitor(wire, state) or "").strip() == "halted":
+        monitor(wire, "resume")
+        monitor(wire, "poll")
+    now = (monitor(wire, state) or "").strip()
+    if now != "running":
+        raise WireError(f"OpenOCD says that the target is {now or 'in no known state'}")
 
 
 def runs_after(found: Opened, after: str) -> bool:

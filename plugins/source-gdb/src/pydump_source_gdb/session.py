@@ -60,11 +60,14 @@ class Session:
                 "--gdb-after pause leaves it paused"
             )
         self.stub = Stub(self._guard, limits.answer)
+        if self.stub.is_process:
+            raise PlanError(
+                "the stub belongs to a process, which has no guest memory",
+                hint="take the stub of the virtual machine, or gcore for a core file of the process",
+            )
         facts = self._facts()
         self._linear = Linear(0)
-        if self.stub.is_qemu:
-            self.stub.use_physical()
-        else:
+        if not self.stub.use_physical():
             self._linear = stated_linear(options.linear) if options.linear else self._find_linear(facts)
         memory = stated or flat_view_ram(self.stub.monitor("info mtree -f") or "") or self._find_ram(facts)
         if not memory:

@@ -12,6 +12,7 @@ from pydump.interfaces.arch import SMALLEST_PAGE
 from pydump_source_gdb import keeper
 from pydump_source_gdb.description import MAX_SIZE, Description, Register, read_description
 from pydump_source_gdb.guard import Guard
+from pydump_source_gdb.openocd import Openocd
 from pydump_source_gdb.wire import Wire, WireError
 
 #: Bytes of a packet where the stub does not say; and the most that is asked for.
@@ -20,6 +21,8 @@ DEFAULT_PACKET, MAX_PACKET = 400, 256 << 10
 WINDOW: Final = 128
 #: CPUs of a guest.
 MAX_THREADS: Final = 1 << 14
+#: The name of whichever CPU the stub takes. Source: GDB manual, appendix "GDB Remote Serial Protocol", Packets.
+ANY_THREAD: Final = b"0"
 _THREAD = re.compile(rb"(?:p[0-9a-fA-F]+\.)?[0-9a-fA-F]+")
 
 
@@ -40,8 +43,11 @@ class Stub:
         self._packet = max(64, min(packet, MAX_PACKET))
         self._describes = "qXfer:features:read+" in features
         self._binary = "binary-upload+" in features
+        #: Whether it belongs to a process of an operating system: no machine has an auxiliary vector.
+        self.is_process = "qXfer:auxv:read+" in features
         #: Whether it is QEMU's, which keeps what it has not come to and has a mode of physical memory.
         self.is_qemu = found.physical is not None
+        self._openocd = Openocd.of(self) if found.openocd else None
         # QEMU takes what fills a packet. Others count the frame, and a binary answer may be escaped throughout.
         self._chunk = self._packet // 2 if self.is_qemu else (self._packet - 8) // 2 // 16 * 16
 
@@ -50,17 +56,25 @@ class Stub:
         with _translated():
             return keeper.monitor(self._wire, command)
 
-    def use_physical(self) -> None:
-        """Have QEMU read physical memory. The guard puts back what was."""
+    def use_physical(self) -> bool:
+        """Read physical memory from now on. The guard puts back what was.
+
+        Returns:
+            False for a stub that reads virtual memory alone.
+        """
+        if not self.is_qemu:
+            return self._openocd is not None
         with _translated():
             if self._wire.ask(b"Qqemu.PhyMemMode:1") != b"OK":
                 raise SourceError("the stub does not read physical memory", hint="QEMU does since 4.1")
+        return True
 
     def description(self) -> Description:
         """Its target description; empty where it has none."""
         if not self._describes:
             return Description()
         with _translated():
+            self._wire.ask(b"Hg" + ANY_THREAD)  # gdbserver ends itself where no CPU is the current one
             return read_description(self._document)
 
     def _document(self, name: str) -> bytes:
@@ -76,7 +90,7 @@ class Stub:
                 raise SourceError(f"the stub does not send {name} of its target description")
 
     def threads(self) -> list[bytes]:
-        """The stub's names of its CPUs, in its order."""
+        """The stub's names of its CPUs, in its order. A stub that names none has one."""
         found: list[bytes] = []
         with _translated():
             answer = self._wire.ask(b"qfThreadInfo")
@@ -85,7 +99,7 @@ class Stub:
                 if len(found) > MAX_THREADS or not all(map(_THREAD.fullmatch, found[-1024:])):
                     raise SourceError("the stub's list of CPUs is damaged")
                 answer = self._wire.ask(b"qsThreadInfo")
-        return found
+        return found or [ANY_THREAD]
 
     def registers(self, thread: bytes, description: Description, wanted: Sequence[Register]) -> dict[str, bytes]:
         """Registers of a CPU as they come.
@@ -152,10 +166,8 @@ class Stub:
         pieces = ((at, min(self._chunk, end - at)) for start, end in runs for at in range(start, end, self._chunk))
         with _translated():
             while batch := [piece for _, piece in zip(range(WINDOW), pieces, strict=False)]:
-                answers = self._ask_all([self._question(*piece) for piece in batch])
                 short: list[tuple[int, int]] = []
-                for (at, size), answer in zip(batch, answers, strict=True):
-                    data = self._data(answer, size)
+                for (at, size), data in zip(batch, self._memory(batch), strict=True):
                     if data:
                         take(at, data)
                     if len(data) < size:
@@ -169,16 +181,24 @@ class Stub:
         """Read what was not in an answer, page by page."""
         while size:
             part = min(size, SMALLEST_PAGE - at % SMALLEST_PAGE)
-            answer = self._wire.ask(self._question(at, part))
-            data = self._data(answer, part)
+            (data,) = self._memory([(at, part)])
             if data:
                 take(at, data)
             elif lost is None:
-                raise ReadError(at, part, f"the stub answers {answer[:16].decode('latin-1')!r}")
+                raise ReadError(at, part, "the stub does not give it")
             else:
                 lost(at, part)
             read = len(data) or part
             at, size = at + read, size - read
+
+    def _memory(self, pieces: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """What lies at each address, as much as there is of so many bytes."""
+        if self._openocd is not None:
+            yield from (self._openocd.read(at, size) for at, size in pieces)
+            return
+        answers = self._ask_all([self._question(*piece) for piece in pieces])
+        for (_, size), answer in zip(pieces, answers, strict=True):
+            yield self._data(answer, size)
 
     def _question(self, at: int, size: int) -> bytes:
         return b"%c%x,%x" % (b"x" if self._binary else b"m", at, size)
