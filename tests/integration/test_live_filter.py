@@ -22,11 +22,11 @@ from lab.counting import MARK, counting_guest
 import pydump as api
 from pydump.engine.narrow import Narrowing
 from pydump.engine.open import open_source
-from pydump.engine.request import Request
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import LiveGuest
 from pydump.model.memory import Ranges
 from pydump.model.report import Check
+from pydump.model.request import Request
 from pydump.registry import installed
 from pydump_filter_linux import LinuxFilter
 

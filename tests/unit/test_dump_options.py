@@ -1,21 +1,21 @@
-"""The options of a dump are the same on the command line, in Python, and in a batch, which takes command lines."""
+"""The options of a dump are declared once: the command line, Python and the list of reserved flags follow."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from dataclasses import fields
-from typing import Final
+from typing import Any, Final
+
+import pytest
 
 import pydump
 from pydump.cli.program import command_named
-from pydump.engine.outputs import Output
-from pydump.engine.request import Request
+from pydump.model.request import Request
 
 #: What has no flag: callbacks; and what is a flag of a plugin.
 CALLBACKS: Final = {"progress", "reached", "options"}
 #: What concerns the process of the command line alone.
-OF_THE_COMMAND: Final = {"nice", "detach", "json", "progress", "verbose", "quiet", "help"}
+OF_THE_COMMAND: Final = {"nice", "detach", "as_json", "progress", "verbose", "quiet", "context"}
 
 
 def keywords() -> set[str]:
@@ -24,23 +24,42 @@ def keywords() -> set[str]:
     return {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
-def flags() -> set[str]:
-    """The flags of ``pydump dump`` that are not a plugin's, as keywords: ``--no-sync`` is ``sync``."""
-    command = command_named("dump")
-    longest = (max(param.opts, key=len) for param in command.params if param.param_type_name == "option")
-    names = {flag.removeprefix("--").replace("-", "_") for flag in longest}
-    return {"sync" if name == "no_sync" else name for name in names}
-
-
-def test_every_keyword_has_a_flag_and_every_flag_a_keyword() -> None:
-    assert keywords() - CALLBACKS == flags() - OF_THE_COMMAND
-
-
-def test_what_says_how_a_dump_is_written_has_a_keyword() -> None:
-    declared = {field.name for cls in (Request, Output) for field in fields(cls)} - {"target"}
-    assert declared <= keywords()
+def test_each_field_is_a_keyword_and_a_flag() -> None:
+    options = {param.name for param in command_named("dump").params if param.param_type_name == "option"}
+    assert {field.name for field in fields(Request)} == keywords() - {"progress", "reached"}
+    assert keywords() - CALLBACKS == options - OF_THE_COMMAND
 
 
 def test_every_keyword_is_described() -> None:
-    described = set(re.findall(r"^ {8}(\w+): ", pydump.dump.__doc__ or "", re.MULTILINE))
-    assert keywords() <= described
+    told = pydump.dump.__doc__ or ""
+    assert [name for name in keywords() if f"\n        {name}: " not in told] == []
+    assert "{" not in told.replace('{"zlib": {"level": 6}}', "")
+
+
+def test_an_unknown_keyword_is_refused() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'dialect'"):
+        pydump.dump("a", "b", dialect="elf")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--begin", "0x1000"], "begin", 4096),
+        (["--length", "4K"], "length", 4096),
+        (["--max-rate", "2M/s"], "max_rate", 2 << 20),
+        (["--vmcoreinfo", "memory"], "vmcoreinfo", "memory"),
+        (["--exclude", "zero, cache"], "exclude", ["zero", "cache"]),
+        (["-d", "31"], "dump_level", 31),
+        (["--no-sync"], "sync", False),
+        ([], "sync", True),
+        (["--hash", "sha512"], "hash", "sha512"),
+        (["--compat", "qemu"], "compat", "qemu"),
+        ([], "format", "kdump"),
+        ([], "exclude", ()),
+    ],
+)
+def test_what_a_flag_says_reaches_its_field(words: list[str], field: str, value: Any) -> None:
+    from pydump.cli.declared import asked
+
+    with command_named("dump").make_context("dump", ["a", "b", *words]) as context:
+        assert getattr(Request(**asked(context)), field) == value

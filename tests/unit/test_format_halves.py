@@ -12,9 +12,7 @@ import pytest
 from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import BytesImage
 from pydump.engine.open import open_source
-from pydump.engine.outputs import Output
 from pydump.engine.planner import choose, make_plan
-from pydump.engine.request import Request
 from pydump.engine.run import run_dump
 from pydump.errors import PlanError, PluginError, PydumpError, UnsupportedError
 from pydump.hookspecs import hookimpl
@@ -26,6 +24,7 @@ from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.note import Note
 from pydump.model.plan import Plan
+from pydump.model.request import Request
 from pydump.registry import Registry, registry_of
 from pydump.testing import dummy
 from pydump.testing.sources import Filtered, guest
@@ -212,7 +211,7 @@ def test_unreadable_memory_is_named(tmp_path: Path) -> None:
         "8192 bytes that are unreadable are zero in the output: plain cannot say which"
     )
     report = run_dump(
-        source, "torn", Output(str(tmp_path / "out")), Request(format="plain"), REGISTRY, executor=LocalExecutor(1)
+        source, "torn", str(tmp_path / "out"), Request(format="plain"), REGISTRY, executor=LocalExecutor(1)
     )
     assert not report.complete
 

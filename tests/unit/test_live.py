@@ -10,8 +10,6 @@ import pytest
 
 import pydump
 from pydump.builtin.local import LocalExecutor
-from pydump.engine.outputs import Output
-from pydump.engine.request import Request
 from pydump.engine.run import run_dump
 from pydump.errors import PlanError, PydumpError, ReadError, SinkError, SourceError
 from pydump.interfaces.image import MemoryImage
@@ -19,6 +17,7 @@ from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
 from pydump.model.report import DumpReport, ProgressCallback
+from pydump.model.request import Request
 from pydump.registry import Registry
 from pydump.testing import guests
 
@@ -85,10 +84,9 @@ class RecordedCapture(Capture):
             raise SourceError("it does not run again")
 
 
-def dump(live: Recorded, registry: Registry, target: Path, *, split: int | None = None, **wanted: Any) -> DumpReport:
+def dump(live: Recorded, registry: Registry, target: Path, **wanted: Any) -> DumpReport:
     request = Request(format="dummy", compression="dummy", arch="dummy", **wanted)
-    output = Output(str(target), split=split)
-    return run_dump(live, "live", output, request, registry, executor=LocalExecutor(1), reached=live.events.append)
+    return run_dump(live, "live", str(target), request, registry, executor=LocalExecutor(1), reached=live.events.append)
 
 
 @pytest.mark.parametrize("holds", [True, False], ids=["read in place", "copied"])
@@ -154,8 +152,8 @@ def test_nothing_is_left_where_a_capture_fails(
 
 def test_a_dry_run_does_not_pause_the_guest_or_read_it(registry: Registry, tmp_path: Path) -> None:
     live = Recorded()
-    request = Request(format="dummy", compression="dummy", arch="dummy")
-    report = run_dump(live, "live", Output(str(tmp_path / "out")), request, registry, dry_run=True)
+    request = Request(format="dummy", compression="dummy", arch="dummy", dry_run=True)
+    report = run_dump(live, "live", str(tmp_path / "out"), request, registry)
     assert live.events == [] and report.ram_size == sum(map(len, RAM.values()))
     assert report.paused_seconds is None
 
@@ -172,7 +170,7 @@ def test_a_guest_that_waits_is_read_at_full_speed(
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr("pydump.engine.pace.time.sleep", slept.append)
-    request = Request(format="dummy", compression="dummy", arch="dummy")
-    live, output = Recorded(holds=holds), Output(str(tmp_path / "out"))
-    run_dump(live, "live", output, request, registry, executor=LocalExecutor(1), max_rate=1)
+    request = Request(format="dummy", compression="dummy", arch="dummy", max_rate=1)
+    live = Recorded(holds=holds)
+    run_dump(live, "live", str(tmp_path / "out"), request, registry, executor=LocalExecutor(1))
     assert (sum(slept) == 0) == holds

@@ -22,8 +22,6 @@ from pydump.builtin.local import LocalExecutor
 from pydump.builtin.raw import BytesImage
 from pydump.engine.facts import complete
 from pydump.engine.open import open_source
-from pydump.engine.outputs import Output
-from pydump.engine.request import Request
 from pydump.engine.run import run_dump
 from pydump.errors import FormatError, PlanError, PluginError, PydumpError, ReadError, SinkError
 from pydump.interfaces.backing import Backing
@@ -31,6 +29,7 @@ from pydump.interfaces.sink import Extent, Hole, Sink
 from pydump.interfaces.writer import Batch, Encoded, Encoder, Placer
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import MemoryMap
+from pydump.model.request import Request
 from pydump.options import option
 from pydump.registry import Registry, registry_of
 from pydump.testing import guests
@@ -59,8 +58,8 @@ def written(registry: Registry, path: Path, *, workers: int, batch_size: int = 2
     report = run_dump(
         guest_source(),
         "test",
-        Output(str(path), **output),
-        REQUEST,
+        str(path),
+        replace(REQUEST, **output),
         registry,
         executor=LocalExecutor(workers),
         batch_size=batch_size,
@@ -78,7 +77,7 @@ def test_any_number_of_workers_writes_the_same_bytes(registry: Registry, tmp_pat
 
 
 def test_there_are_no_more_workers_than_batches(registry: Registry, tmp_path: Path) -> None:
-    report = run_dump(guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, executor=LocalExecutor(16))
+    report = run_dump(guest_source(), "t", str(tmp_path / "o"), REQUEST, registry, executor=LocalExecutor(16))
     assert report.workers == 3  # 3070 pages in batches of 4 MiB
 
 
@@ -98,8 +97,8 @@ def test_a_payload_may_be_larger_than_its_batch(
     digests = set()
     for workers in (1, 2, 4):
         with slow_reader(tmp_path / "out") as fd:
-            output = Output(f"fd:{fd}", flatten=flatten)
-            run_dump(guest_source(), "t", output, REQUEST, registry, executor=LocalExecutor(workers))
+            request = replace(REQUEST, flatten=flatten)
+            run_dump(guest_source(), "t", f"fd:{fd}", request, registry, executor=LocalExecutor(workers))
         digests.add(hashlib.sha256((tmp_path / "out").read_bytes()).digest())
     assert len(digests) == 1
 
@@ -168,8 +167,8 @@ def test_a_batch_is_written_before_its_buffer_is_used_again(
             run_dump(
                 source,
                 "t",
-                Output(str(out), force=True),
-                REQUEST,
+                str(out),
+                replace(REQUEST, force=True),
                 registry,
                 executor=LocalExecutor(workers),
                 batch_size=64 << 10,
@@ -225,7 +224,7 @@ def test_what_was_written_reads_back(registry: Registry, tmp_path: Path) -> None
     for name, flatten in (("plain", False), ("flat", True)):
         path = tmp_path / name
         report = run_dump(
-            source, "test", Output(str(path), flatten=flatten), REQUEST, registry, executor=LocalExecutor(2)
+            source, "test", str(path), replace(REQUEST, flatten=flatten), registry, executor=LocalExecutor(2)
         )
         assert report.output_size == path.stat().st_size or flatten
         assert report.complete
@@ -242,7 +241,7 @@ def test_what_was_written_reads_back(registry: Registry, tmp_path: Path) -> None
 
 def test_a_window_is_cut_exactly(registry: Registry, tmp_path: Path) -> None:
     request = replace(REQUEST, begin=0x1801, length=0x3003)
-    run_dump(guest_source(), "test", Output(str(tmp_path / "w")), request, registry)
+    run_dump(guest_source(), "test", str(tmp_path / "w"), request, registry)
     with open_source(str(tmp_path / "w"), registry) as back:
         (block,) = back.guest().memory
         assert (block.paddr, block.size) == (0x1801, 0x3003)
@@ -293,19 +292,18 @@ def bucket(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 def test_a_storage_gets_its_options(bucket: Registry, tmp_path: Path) -> None:
     request = replace(REQUEST, options={"bucket": {"region": "there"}})
-    output = Output("bucket:name", sync=False)
-    run_dump(guest_source(70), "t", output, request, bucket)
+    run_dump(guest_source(70), "t", "bucket:name", replace(request, sync=False), bucket)
     assert BucketStorage.opened == ["bucket:name", BucketOptions("there"), False, False]
-    run_dump(guest_source(70), "t", replace(output, force=True, sync=True), REQUEST, bucket, dry_run=True)
+    run_dump(guest_source(70), "t", "bucket:name", replace(REQUEST, force=True, dry_run=True), bucket)
     assert BucketStorage.opened == ["bucket:name", BucketOptions(), True, True]
     with pytest.raises(PlanError, match="^--bucket-region is of storage bucket, and the output is "):
-        run_dump(guest_source(70), "t", Output(str(tmp_path / "file")), request, bucket)
+        run_dump(guest_source(70), "t", str(tmp_path / "file"), request, bucket)
     with open_source("bucket:name", bucket, {"bucket": {"region": "back"}}):
         assert BucketStorage.opened == ["bucket:name", BucketOptions("back")]
 
 
 def test_a_dump_in_a_storage_is_read_as_a_file_is(bucket: Registry, tmp_path: Path) -> None:
-    run_dump(guest_source(70), "t", Output("bucket://a/b"), REQUEST, bucket)
+    run_dump(guest_source(70), "t", "bucket://a/b", REQUEST, bucket)
     (tmp_path / "file").write_bytes(MemoryStorage.kept["bucket://a/b"])
     MemoryStorage.kept["bucket:packed"] = gzip.compress(MemoryStorage.kept["bucket://a/b"])
     with open_source(str(tmp_path / "file"), bucket) as file:
@@ -329,7 +327,7 @@ def test_a_plugin_that_fails_fails_the_dump_and_is_named(
     monkeypatch.setitem(registry._classes["compressor"], "dummy", FailingCompressor)
     source = BytesImage(Guest(MemoryMap(), byte_order="little"), {0x40000000: guests.text_page(1) * 4096})
     with pytest.raises(PluginError, match=r"ZeroDivisionError.*at paddr 0x4[0-9a-f]+"):
-        run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, executor=LocalExecutor(workers))
+        run_dump(source, "test", str(tmp_path / "out"), REQUEST, registry, executor=LocalExecutor(workers))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -342,8 +340,8 @@ def test_a_worker_that_dies_fails_the_dump(
         run_dump(
             guest_source(),
             "test",
-            Output(str(tmp_path / "out"), flatten=flatten),
-            REQUEST,
+            str(tmp_path / "out"),
+            replace(REQUEST, flatten=flatten),
             registry,
             executor=LocalExecutor(2),
         )
@@ -361,7 +359,7 @@ def test_a_worker_that_is_stopped_is_named(registry: Registry, tmp_path: Path, m
     monkeypatch.setattr(workers_module, "LOOKS", 3)
     monkeypatch.setitem(registry._classes["compressor"], "dummy", StoppedCompressor)
     with pytest.raises(PydumpError, match=r"^worker process \d+ was stopped by SIGSTOP and did not continue"):
-        run_dump(guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, executor=LocalExecutor(2))
+        run_dump(guest_source(), "test", str(tmp_path / "out"), REQUEST, registry, executor=LocalExecutor(2))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -397,7 +395,7 @@ def test_a_read_error_reaches_the_caller_with_its_facts(registry: Registry, tmp_
     good = guest_source()
     source = UnreadableSource(good.guest(), good._contents)
     with pytest.raises(ReadError, match="on fire") as caught:
-        run_dump(source, "test", Output(str(tmp_path / "out")), REQUEST, registry, executor=LocalExecutor(workers))
+        run_dump(source, "test", str(tmp_path / "out"), REQUEST, registry, executor=LocalExecutor(workers))
     assert caught.value.paddr == 1 << 32
     assert caught.value.hint == "leave the building"
     assert list(tmp_path.iterdir()) == []
@@ -416,7 +414,7 @@ def test_whatever_a_worker_meets_is_one_error(
     says = "^out of memory$" if isinstance(error, MemoryError) else "^internal error: ValueError: what"
     request = replace(REQUEST, no_vmcoreinfo=True)
     with pytest.raises(PydumpError, match=says):
-        run_dump(source, "test", Output(str(tmp_path / "out")), request, registry, executor=LocalExecutor(2))
+        run_dump(source, "test", str(tmp_path / "out"), request, registry, executor=LocalExecutor(2))
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().err == ""
 
@@ -431,9 +429,7 @@ def test_memory_that_runs_short_is_no_fault_of_a_plugin(
 
     monkeypatch.setitem(registry._classes["compressor"], "dummy", Hungry)
     with pytest.raises((MemoryError, PydumpError)) as caught:
-        run_dump(
-            guest_source(), "test", Output(str(tmp_path / "out")), REQUEST, registry, executor=LocalExecutor(workers)
-        )
+        run_dump(guest_source(), "test", str(tmp_path / "out"), REQUEST, registry, executor=LocalExecutor(workers))
     assert not isinstance(caught.value, PluginError)
 
 
@@ -442,7 +438,7 @@ def test_progress_ends_at_the_total(registry: Registry, tmp_path: Path) -> None:
     run_dump(
         guest_source(),
         "t",
-        Output(str(tmp_path / "o")),
+        str(tmp_path / "o"),
         REQUEST,
         registry,
         executor=LocalExecutor(2),
@@ -460,7 +456,7 @@ def test_without_any_architecture_it_is_said_what_to_install() -> None:
 
 
 def test_dry_run_writes_nothing(registry: Registry, tmp_path: Path) -> None:
-    report = run_dump(guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, dry_run=True)
+    report = run_dump(guest_source(), "t", str(tmp_path / "o"), replace(REQUEST, dry_run=True), registry)
     assert report.dry_run
     assert report.output_size > 0
     assert list(tmp_path.iterdir()) == []
@@ -481,7 +477,7 @@ def test_holes_of_a_sparse_file_are_never_read(registry: Registry, tmp_path: Pat
             real(paddr, buffer)
 
         source.read_into = counted  # type: ignore[method-assign]
-        run_dump(source, "t", Output(str(tmp_path / "o")), REQUEST, registry, executor=LocalExecutor(1))
+        run_dump(source, "t", str(tmp_path / "o"), REQUEST, registry, executor=LocalExecutor(1))
     assert 0 < sum(reads) < 8 << 20
 
 
@@ -501,7 +497,6 @@ from pydump import builtin
 from pydump.registry import registry_of
 from pydump.testing import dummy
 from pydump.builtin.local import LocalExecutor
-from pydump.engine.outputs import Output
 from pydump.engine.run import run_dump
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_pipeline import REQUEST, guest_source
@@ -510,7 +505,7 @@ class Slow(dummy.DummyCompressor):
         os.write(1, b"%d\\n" % os.getpid()); time.sleep(60); return b""
 registry = registry_of([("core", builtin), ("dummy", dummy)])
 registry._classes["compressor"]["dummy"] = Slow
-run_dump(guest_source(), "t", Output({str(tmp_path / "out")!r}), REQUEST, registry, executor=LocalExecutor(2))
+run_dump(guest_source(), "t", {str(tmp_path / "out")!r}, REQUEST, registry, executor=LocalExecutor(2))
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
@@ -535,9 +530,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(registry: Registry, tmp_pat
     try:
         for workers in (1, 2):
             with pytest.raises(SinkError, match="nothing was left there"):
-                run_dump(
-                    guest_source(), "t", Output(str(tmp_path / "o")), REQUEST, registry, executor=LocalExecutor(workers)
-                )
+                run_dump(guest_source(), "t", str(tmp_path / "o"), REQUEST, registry, executor=LocalExecutor(workers))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
@@ -546,15 +539,16 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(registry: Registry, tmp_pat
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_all_workers_together_read_no_faster_than_they_may(registry: Registry, tmp_path: Path, workers: int) -> None:
-    source, output = guest_source(), Output(str(tmp_path / "out"))
+    source = guest_source()
     size = source.guest().memory.size
     began = time.monotonic()
-    run_dump(source, "guest", output, REQUEST, registry, executor=LocalExecutor(workers), max_rate=3 * size)
+    request = replace(REQUEST, max_rate=3 * size)
+    run_dump(source, "guest", str(tmp_path / "out"), request, registry, executor=LocalExecutor(workers))
     assert time.monotonic() - began >= 1 / 3
 
 
 @pytest.mark.parametrize("rate", [0, -1])
 def test_a_rate_that_never_ends_is_refused(registry: Registry, tmp_path: Path, rate: int) -> None:
     with pytest.raises(PlanError, match="a dump cannot be that slow"):
-        run_dump(guest_source(), "guest", Output(str(tmp_path / "out")), REQUEST, registry, max_rate=rate)
+        run_dump(guest_source(), "guest", str(tmp_path / "out"), replace(REQUEST, max_rate=rate), registry)
     assert not (tmp_path / "out").exists()

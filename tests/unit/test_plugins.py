@@ -14,7 +14,6 @@ import pytest
 from pydump import plugins
 from pydump.builtin import pydump_register_storages
 from pydump.cli import plugin_options, program
-from pydump.cli.commands import dump as dump_module
 from pydump.errors import PluginError, UnknownPluginError
 from pydump.hookspecs import hookimpl
 from pydump.interfaces.compressor import Compressor
@@ -192,8 +191,8 @@ def test_a_plugin_whose_name_has_a_hyphen_has_options(monkeypatch: pytest.Monkey
 
 def test_every_parameter_of_dump_has_its_panel() -> None:
     command = program.program().commands["dump"]
-    listed = [name for names in dump_module.PANELS.values() for name in names if name != "help"]
-    assert sorted(listed) == sorted(param.name for param in command.params if param.name != "context")
+    options = [param for param in command.params if param.param_type_name == "option"]
+    assert {command.panel_of(param) for param in options} <= set(command.panels)
 
 
 def hooked(hook: str, cls: type) -> types.ModuleType:

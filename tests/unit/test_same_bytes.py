@@ -12,11 +12,10 @@ import pytest
 import pydump
 from pydump.builtin.local import LocalExecutor
 from pydump.engine.open import open_source
-from pydump.engine.outputs import Output
-from pydump.engine.request import Request
 from pydump.engine.run import run_dump
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
+from pydump.model.request import Request
 from pydump.registry import installed
 from pydump.testing import guests
 
@@ -72,14 +71,13 @@ def missing(form: str) -> str | None:
 def test_the_same_bytes_whoever_writes_them(guest: str, form: str, flatten: bool, booted: str, tmp_path: Path) -> None:
     if why := missing(form):
         pytest.skip(why)
-    request = Request(**{"format": "kdump", "arch": "x86_64"} | FORMS[form])
+    request = Request(**{"format": "kdump", "arch": "x86_64", "flatten": flatten, "sync": False} | FORMS[form])
     files = {}
     for workers in (1, 3):
         out = tmp_path / str(workers)
-        output = Output(str(out), flatten=flatten, sync=False)
         with open_source(booted, installed()) if guest == "booted" else synthetic() as source:
             report = run_dump(
-                source, "", output, request, installed(), executor=LocalExecutor(workers), batch_size=64 * PAGE
+                source, "", str(out), request, installed(), executor=LocalExecutor(workers), batch_size=64 * PAGE
             )
         assert report.workers == workers
         files[workers] = out.read_bytes()

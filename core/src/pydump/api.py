@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pydump.builtin.local import LocalExecutor
 from pydump.engine import hashes
 from pydump.engine.dump import Dump
-from pydump.engine.exclude import classes_of_level
 from pydump.engine.executors import open_executor, refuse_live
+from pydump.engine.keywords import with_keywords_of
 from pydump.engine.live import Input, captured
 from pydump.engine.open import open_source
-from pydump.engine.outputs import Output
-from pydump.engine.request import Request
 from pydump.engine.run import run_dump
 from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError
 from pydump.interfaces.executor import Executor
 from pydump.kernel.log import Record
-from pydump.model.guest import Cpu
-from pydump.model.plan import Compat
 from pydump.model.report import (
     CompareReport,
     DumpReport,
@@ -34,7 +30,7 @@ from pydump.model.report import (
     SizeReport,
     VerifyReport,
 )
-from pydump.model.vmcoreinfo import Vmcoreinfo
+from pydump.model.request import Request
 from pydump.registry import installed
 
 #: Options by plugin name, then by field: ``{"zlib": {"level": 6}}``.
@@ -87,114 +83,45 @@ def _captured(
             yield Dump(image, installed(), arch=arch)
 
 
-def dump(
-    source: Path | Input,
-    output: Path,
-    *,
-    format: str = "kdump",
-    compression: str | None = None,
-    arch: str | None = None,
-    begin: int | None = None,
-    length: int | None = None,
-    vmcoreinfo: Vmcoreinfo | Literal["memory"] | None = None,
-    no_vmcoreinfo: bool = False,
-    cpus: Sequence[Cpu] | None = None,
-    paging: bool = False,
-    compat: Compat | None = None,
-    dump_level: int | None = None,
-    exclude: Iterable[str] = (),
-    filter_anyway: bool = False,
-    ram_only: bool = False,
-    flatten: bool = False,
-    split: int | None = None,
-    hash: hashes.Algorithm | None = None,
-    hash_memory: bool = False,
-    force: bool = False,
-    sync: bool = True,
-    workers: int | None = None,
-    executor: str | None = None,
-    max_rate: int | None = None,
-    dry_run: bool = False,
-    options: Options | None = None,
-    progress: ProgressCallback | None = None,
-    reached: Callable[[Milestone], None] | None = None,
-) -> DumpReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call(Request):
+    """The keywords of :func:`dump`: a request, and what is called while it is carried out."""
+
+    progress: ProgressCallback | None = None
+    reached: Callable[[Milestone], None] | None = None
+
+
+@with_keywords_of(_Call)
+def dump(source: Path | Input, output: Path, call: _Call) -> DumpReport:  # noqa: D417  (call is its fields)
     """Write a vmcore.
 
     Args:
         source: A path, paths separated by commas, ``raw:PATH@PADDR``, or a MemoryImage or LiveGuest.
         output: A path, or ``-`` for standard output.
-        format: A format's name: "kdump", "elf", or QEMU's ("kdump-lzo").
-        compression: A compressor's name, "none", or None for the best known one that is installed.
-        arch: An architecture's name, which overrides what the source says.
-        begin: The first paddr wanted.
-        length: Bytes wanted from ``begin`` on.
-        vmcoreinfo: VMCOREINFO to write instead of the source's; "memory" takes the one in guest memory. Where the
-            source has none and none is given, it is looked for there as well.
-        no_vmcoreinfo: Write none, and look for none.
-        cpus: CPUs whose notes are written instead of the source's.
-        paging: Give the segments the guest kernel's virtual addresses (ELF only).
-        compat: "qemu" to write what QEMU would, mistakes included.
-        dump_level: Leave out pages by makedumpfile's number: the sum of 1 (zero pages), 2 (cache), 4 (cache, also with
-            private data), 8 (memory of programs) and 16 (free pages).
-        exclude: Classes of pages to leave out, beside those of ``dump_level``: "zero", and what filters know, such as
-            "cache", "cache-private", "user" and "free".
-        filter_anyway: Leave pages out even where a check says that the filter does not understand the guest.
-        ram_only: Leave out firmware and device memory.
-        flatten: Write a flattened stream even where the output can seek.
-        split: Split the dump over this many files.
-        hash: Hash the output with "sha256" or "sha512"; a file beside it states the hash, as ``sha256sum`` does.
-        hash_memory: Hash guest memory, with the same algorithm or SHA-256. The hash does not depend on the format.
-        force: Replace an existing output.
-        sync: Wait until the data is on the disk.
-        workers: Processes that encode; default: the CPUs this process may use.
-        executor: Which executor's workers encode, as ``NAME[:ARGUMENT]``; default: local ones.
-        max_rate: Read at most so many bytes of guest memory a second, and so write no faster. What a guest is paused
-            for, and what QEMU sends of a snapshot, is not slowed down: the guest would wait.
-        dry_run: Plan only, write nothing.
-        options: Plugin options: ``{"zlib": {"level": 6}}``.
+        {keywords}
+        options: Plugin options: ``{{"zlib": {{"level": 6}}}}``.
         progress: Told how far the run is.
         reached: Told what has been reached.
 
     Raises:
         PydumpError: It failed; nothing is left at the output.
     """
-    request = Request(
-        format=format,
-        compression=compression,
-        arch=arch,
-        begin=begin,
-        length=length,
-        vmcoreinfo=vmcoreinfo,
-        no_vmcoreinfo=no_vmcoreinfo,
-        cpus=None if cpus is None else tuple(cpus),
-        paging=paging,
-        compat=compat,
-        exclude=frozenset(exclude) | classes_of_level(dump_level or 0),
-        dump_level=None if exclude else dump_level,
-        filter_anyway=filter_anyway,
-        ram_only=ram_only,
-        options=options or {},
-    )
     registry = installed()
     named = isinstance(source, str | os.PathLike)
     if not named:
-        refuse_options(request.options, "source", registry.sources(), "the source is open already")
-    opened = _opened(source, options if named else None)
+        refuse_options(call.options, "source", registry.sources(), "the source is open already")
+    opened = _opened(source, call.options if named else None)
     try:
-        with open_executor(executor, workers, registry, options) as running:
+        with open_executor(call.executor, call.workers, registry, call.options) as running:
             return run_dump(
                 opened,
                 _label(source),
-                Output(os.fspath(output), flatten, force, sync, split, hash),
-                request,
+                os.fspath(output),
+                call,
                 registry,
                 executor=running,
-                hash_memory=(hash or "sha256") if hash_memory else None,
-                max_rate=max_rate,
-                dry_run=dry_run,
-                progress=progress,
-                reached=reached,
+                progress=call.progress,
+                reached=call.reached,
             )
     finally:
         if named:

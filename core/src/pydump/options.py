@@ -46,6 +46,7 @@ class OptionField:
             such as ``--dedup/--no-dedup``. None for no alias.
         owner: What stands before the field's name in the flag, instead of the plugin's name; None for that name.
         metavar: What ``--help`` calls the value, such as ``DIR``; None for a name by its type.
+        panel: The heading under which ``--help`` shows it; None for that of the plugin's role.
     """
 
     name: str
@@ -58,6 +59,7 @@ class OptionField:
     alias: str | None
     owner: str | None = None
     metavar: str | None = None
+    panel: str | None = None
 
     def flags_of(self, plugin: str) -> tuple[str, ...]:
         """Its flags when it is an option of ``plugin``: the alias, if any, then ``--<owner>-<field>``."""
@@ -80,10 +82,11 @@ def option(
     choices: tuple[str, ...] = (),
     alias: str | None = None,
     metavar: str | None = None,
+    panel: str | None = None,
 ) -> Any:
     """A dataclass field with what the command line and the check need to know about it."""
     told = {"help": help, "low": low, "high": high, "choices": choices, "alias": alias, "metavar": metavar}
-    return field(default=default, metadata=told)
+    return field(default=default, metadata=told | {"panel": panel})
 
 
 def option_fields(options: type) -> tuple[OptionField, ...]:
@@ -101,6 +104,7 @@ def option_fields(options: type) -> tuple[OptionField, ...]:
             f.metadata.get("alias"),
             getattr(options, "owner", None),
             f.metadata.get("metavar"),
+            f.metadata.get("panel"),
         )
         for f in fields(options)
     )
@@ -191,3 +195,16 @@ def parse_number(text: str) -> int:
         shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}…"
         raise PlanError(f"{shown!r} is not an address or size", hint="write 0x40000000, 1048576 or 512M")
     return int(match[1], 0 if match[1].startswith("0x") else 10) * _UNITS[match[2]]
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second, as people write them: ``200M`` or ``1048576``, also with ``/s``.
+
+    Raises:
+        PlanError: It is not a rate.
+    """
+    try:
+        return parse_number(re.sub(r"/s$", "", text.strip().lower()))
+    except PlanError:
+        shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}…"
+        raise PlanError(f"{shown!r} is not a rate", hint="write bytes per second: 200M or 1048576") from None

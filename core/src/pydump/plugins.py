@@ -22,21 +22,20 @@ from pydump.interfaces.filter import Filter
 from pydump.interfaces.format import CARRIES, Format
 from pydump.interfaces.source import Source
 from pydump.interfaces.storage import Storage
+from pydump.model.request import OPTIONS, flags
 from pydump.options import NoOptions, option_fields, options_of
 
 #: The entry-point group.
 GROUP = "pydump"
 CORE = "pydump-core"
 
-#: The flags of ``pydump dump``, and those that stand before any command or after it.
-DUMP_FLAGS = (
-    "--arch --begin --compat --compression --cpus --detach --dry-run --dump-level --exclude --executor --filter-anyway "
-    "--flatten --force --format --hash --hash-memory --help --json --length --max-rate --ram-only --split "
-    "--nice --no-sync --no-vmcoreinfo --paging --progress --quiet --verbose --vmcoreinfo --workers"
-)
+#: Flags of ``pydump dump`` that are not of its request, and those that stand before any command or after it.
+FLAGS = "--detach --help --json --nice --progress --quiet --verbose".split()
 
 #: What no plugin may claim: claim to whose it is.
-RESERVED = {"compressor name 'none'": "core"} | {f"flag {flag}": "core" for flag in DUMP_FLAGS.split()}
+RESERVED = {"compressor name 'none'": "core"} | {
+    f"flag {flag}": "core" for flag in (*FLAGS, *(flags(one)[0] for one in OPTIONS))
+}
 
 #: Role to the hook that registers its classes and the class they derive from.
 ROLES: dict[str, tuple[str, type]] = {

@@ -21,11 +21,10 @@ import simulated_dump
 from pydump.builtin.local import LocalExecutor
 from pydump.builtin.sinks import FileSink, SharedFile
 from pydump.engine.open import open_source
-from pydump.engine.outputs import Output
-from pydump.engine.request import Request
 from pydump.engine.run import run_dump
 from pydump.errors import PlanError, PydumpError, SinkError
 from pydump.interfaces.executor import Executor
+from pydump.model.request import Request
 from pydump.registry import installed
 from pydump.testing import guests
 from pydump.testing.executor import ExecutorTests
@@ -141,10 +140,9 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(source: str, output: Path, executor: Executor, **options: Any) -> bytes:
     """A dump in small batches, by an executor that is open."""
     registry = installed()
-    request = Request(arch="x86_64", no_vmcoreinfo=True, **options)
+    request = Request(arch="x86_64", no_vmcoreinfo=True, force=True, sync=False, **options)
     with open_source(source, registry) as opened:
-        target = Output(str(output), flatten=False, force=True, sync=False)
-        run_dump(opened, source, target, request, registry, executor=executor, batch_size=2 << 20)
+        run_dump(opened, source, str(output), request, registry, executor=executor, batch_size=2 << 20)
     return output.read_bytes()
 
 

@@ -1,14 +1,14 @@
-"""Arguments and options that several commands have, and what the shell completes."""
+"""Arguments and options that several commands have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
+from pydump.cli.declared import flag
 from pydump.cli.session import session
 
 
@@ -29,31 +29,7 @@ class MapBy(StrEnum):
     page_class = "class"
 
 
-def completes(role: str) -> Callable[[str], list[str]]:
-    """Completes the names that plugins have for ``role``."""
-
-    def complete(incomplete: str) -> list[str]:
-        from pydump.registry import installed
-
-        registry = installed()
-        # Aliases of architectures are for files that use them.
-        offered = registry.names(role) if role == "arch" else registry.words(role)
-        if role == "format":
-            offered = tuple(word for word in offered if registry.format(word).format.writes())
-        return [word for word in offered if word.startswith(incomplete)]
-
-    return complete
-
-
-Arch = Annotated[
-    str | None,
-    Option(
-        "--arch",
-        metavar="NAME",
-        help="The guest's architecture, instead of what the source says.",
-        autocompletion=completes("arch"),
-    ),
-]
+Arch = Annotated[str | None, flag("arch")]
 
 
 def _note_json(value: bool) -> bool:
@@ -64,16 +40,8 @@ def _note_json(value: bool) -> bool:
 
 Json = Annotated[bool, Option("--json", help="Print JSON.", callback=_note_json)]
 Style = Annotated[ProgressStyle, Option("--progress", help="How to show progress on standard error.")]
-Workers = Annotated[int | None, Option("--workers", metavar="N", help="Worker processes. Default: the CPUs.")]
-Executor = Annotated[
-    str | None,
-    Option(
-        "--executor",
-        metavar="NAME",
-        help="Which workers do the work: local, local:N, or what a plugin offers, such as dask:local.",
-        autocompletion=completes("executor"),
-    ),
-]
+Workers = Annotated[int | None, flag("workers")]
+Executor = Annotated[str | None, flag("executor")]
 SourceArg = Annotated[
     str,
     Argument(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.image import MemoryImage
     from pydump.model.guest import Guest
+    from pydump.model.request import Request
     from pydump.registry import Registry
 
 #: The bits of a dump level, as makedumpfile numbers them, and the classes that each leaves out.
@@ -77,6 +78,15 @@ def classes_of_level(level: int) -> frozenset[str]:
             f"there is no dump level {level}", hint=f"a level is 0 to {MAX_LEVEL}: a sum of 1, 2, 4, 8 and 16"
         )
     return frozenset(name for bit, names in LEVELS.items() if level & bit for name in names)
+
+
+def classes_of(request: Request) -> frozenset[str]:
+    """The classes that a request leaves out, by name and by its dump level.
+
+    Raises:
+        PlanError: There is no such level.
+    """
+    return frozenset(request.exclude) | classes_of_level(request.dump_level or 0)
 
 
 def level_of_classes(classes: frozenset[str]) -> int:

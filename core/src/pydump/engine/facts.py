@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pydump.engine.generic import GenericArch
-from pydump.engine.request import Request
 from pydump.engine.salvage import filled
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.arch import SMALLEST_PAGE, Arch
@@ -17,6 +16,7 @@ from pydump.kernel.utsname import read_utsname
 from pydump.layout.registers import NoteKind, given_kinds, missing_registers, odd_notes
 from pydump.layout.windows import windows_of
 from pydump.model.guest import Cpu, Guest
+from pydump.model.request import Request
 from pydump.registry import Registry
 
 
@@ -176,7 +176,7 @@ def _with_given(guest: Guest, request: Request, registry: Registry) -> Guest:
     if request.no_vmcoreinfo and request.vmcoreinfo is not None:
         raise PlanError("--vmcoreinfo and --no-vmcoreinfo exclude each other", hint="leave one of the two out")
     if request.cpus is not None:
-        guest = _with_cpus(guest, request.cpus, request.arch, registry)
+        guest = _with_cpus(guest, tuple(request.cpus), request.arch, registry)
     if request.vmcoreinfo is not None:
         guest = replace(guest, vmcoreinfo=None if request.vmcoreinfo == "memory" else request.vmcoreinfo)
     return guest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 from pydump.engine.scan import Piece, scan
 from pydump.interfaces.backing import Backing
@@ -15,9 +15,9 @@ from pydump.interfaces.sink import Extent, Hole, Placement, Sink
 from pydump.layout.zero import zero_pages
 from pydump.model.memory import Ranges
 from pydump.model.report import ProgressCallback
+from pydump.model.request import Algorithm
 
 #: What is known of both hashlib and coreutils: ``sha256sum``, ``sha512sum``.
-Algorithm = Literal["sha256", "sha512"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("sha256", "sha512")
 #: Bytes of a page of guest memory that is hashed by itself, whatever the guest's page size is.
 PAGE: Final = 4096

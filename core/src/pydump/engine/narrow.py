@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydump.builtin.local import LocalExecutor
-from pydump.engine.exclude import ZERO, LeftOut, classified, exclude
+from pydump.engine.exclude import ZERO, LeftOut, classes_of, classified, exclude
 from pydump.engine.facts import Facts, stated_facts, with_vmcoreinfo
-from pydump.engine.request import Request
 from pydump.errors import PydumpError
 from pydump.interfaces.image import MemoryImage
 from pydump.model.memory import Ranges
+from pydump.model.request import Request
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry
 
@@ -35,7 +35,7 @@ class Narrowing:
     def __call__(self, image: MemoryImage, *, paused: bool) -> Ranges:
         """Choose; nothing where the guest does not say enough, or a check fails. The plan says afterwards why."""
         request, registry = self._request, self._registry
-        classes = request.exclude - {ZERO}
+        classes = classes_of(request) - {ZERO}
         least = registry.format(request.format).format.least_hole
         try:
             guest, arch, _ = stated_facts(image.guest(), request, registry)

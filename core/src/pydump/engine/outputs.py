@@ -4,52 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydump.builtin.flattened import FlattenedSink
 from pydump.builtin.storages import DescriptorStorage, FileStorage
-from pydump.engine.hashes import Algorithm, HashingSink, hash_backing, sum_line
+from pydump.engine.hashes import HashingSink, hash_backing, sum_line
 from pydump.engine.locate import Stored, find_stored
-from pydump.engine.request import Request
 from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.sink import Extent, Placement, Sink
 from pydump.interfaces.writer import Writer
 from pydump.model.report import Progress, ProgressCallback
+from pydump.model.request import Request
 from pydump.options import chosen_options
 from pydump.registry import Registry
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Where a dump goes.
-
-    Attributes:
-        target: A path, ``-`` for standard output, or a URL: ``<storage name>:…``. Of a split dump all of these: see
-            :func:`targets`.
-        flatten: Write a flattened stream even where the output can seek.
-        force: Replace what is there.
-        sync: Wait until the data is on the disk.
-        split: The number of files over which the dump is split, or None for one file.
-        hash: The algorithm with which each file is hashed, or None. A file beside it states the hash.
-    """
-
-    target: str
-    flatten: bool = False
-    force: bool = False
-    sync: bool = True
-    split: int | None = None
-    hash: Algorithm | None = None
 
 
 class Outputs:
     """The outputs of a dump. Use it as a context manager: they are aborted unless they are committed.
 
     Args:
-        output: What the user asks for.
-        request: Holds the options of storages.
+        target: A path, ``-`` for standard output, or a URL: ``<storage name>:…``. Of a split dump all of these: see
+            :func:`targets`.
+        request: What the user asks for.
         registry: What is installed.
 
     Raises:
@@ -62,13 +40,13 @@ class Outputs:
         hashed: How the hashes were computed: "while writing" or by reading it "back"; empty where there are none.
     """
 
-    def __init__(self, output: Output, request: Request, registry: Registry) -> None:
-        self._output = output
-        self.names = targets(output.target, output.split)
+    def __init__(self, target: str, request: Request, registry: Registry) -> None:
+        self._request = request
+        self.names = targets(target, request.split)
         stored = [find_stored(name, registry) for name in self.names]
         used = {one.storage for one in stored}
         unused = (cls for cls in registry.storages() if cls not in used)
-        refuse_options(request.options, "storage", unused, f"the output is {output.target}")
+        refuse_options(request.options, "storage", unused, f"the output is {target}")
         self._opened = [(one, chosen_options(one.storage.name, one.storage.Options, request.options)) for one in stored]
         self._placements: list[Placement] = []
         self._sinks: list[Sink] = []
@@ -92,11 +70,11 @@ class Outputs:
         Raises:
             PydumpError: As :meth:`open` and :meth:`open_beside` do.
         """
-        force = self._output.force
+        force = self._request.force
         self._placements = [one.storage.check(one.url, options, force=force) for one, options in self._opened]
         for i, (one, options) in enumerate(self._opened):
             if self._has_sum(i):
-                one.storage.check(f"{one.url}.{self._output.hash}", options, force=force)
+                one.storage.check(f"{one.url}.{self._request.hash}", options, force=force)
         for suffix in beside:
             stored, options = self._beside_first(suffix)
             stored.storage.check(stored.url, options, force=force)
@@ -108,20 +86,20 @@ class Outputs:
             PlanError: One cannot be written as asked.
             SinkError: One cannot be opened.
         """
-        force, sync = self._output.force, self._output.sync
+        force, sync = self._request.force, self._request.sync
         for one, options in self._opened:
             self._sinks.append(one.storage.writer(one.url, options, force=force, sync=sync))
         self._placements = [sink.placement for sink in self._sinks]
         for i, (one, options) in enumerate(self._opened):
             if self._has_sum(i):
-                url = f"{one.url}.{self._output.hash}"
+                url = f"{one.url}.{self._request.hash}"
                 self._sums[i] = one.storage.writer(url, options, force=force, sync=sync)
 
     def _has_sum(self, i: int) -> bool:
         """Whether a file beside an output states its hash: a pipe has nothing beside it."""
         flows = self._placements[i] == "ascending"
         storage = self._opened[i][0].storage
-        return self._output.hash is not None and not (flows and issubclass(storage, FileStorage | DescriptorStorage))
+        return self._request.hash is not None and not (flows and issubclass(storage, FileStorage | DescriptorStorage))
 
     def open_beside(self, suffixes: Iterable[str]) -> None:
         """Open small files beside the first output, unless they are open.
@@ -133,7 +111,7 @@ class Outputs:
             PlanError: The output is not a file, or one of them exists.
             SinkError: One cannot be opened.
         """
-        force, sync = self._output.force, self._output.sync
+        force, sync = self._request.force, self._request.sync
         for suffix in suffixes:
             if suffix not in self._beside:
                 one, options = self._beside_first(suffix)
@@ -163,11 +141,11 @@ class Outputs:
         """Whether flattened streams are written: where it is asked for, or an output cannot seek."""
         pairs = zip(self._placements, writers, strict=True)
         cannot_seek = any(place == "ascending" and not writer.sequential for place, writer in pairs)
-        return self._output.flatten or cannot_seek
+        return self._request.flatten or cannot_seek
 
     def sinks(self, *, flatten: bool) -> list[Sink]:
         """What extents go to: the outputs, or flattened streams into them. What comes in order is hashed on the way."""
-        algorithm = self._output.hash
+        algorithm = self._request.hash
         if algorithm is not None and (flatten or set(self._placements) == {"ascending"}):
             self._hashing = [HashingSink(sink, algorithm) for sink in self._sinks]
             self._sinks = [*self._hashing]
@@ -192,7 +170,7 @@ class Outputs:
             sink.prepare(self._sizes_beside[suffix])
         if self._hashing:
             self.digests, self.hashed = tuple(sink.digest for sink in self._hashing), "while writing"
-        elif self._output.hash is not None:
+        elif self._request.hash is not None:
             written = [sink.written() for sink in self._sinks]
             if None not in written:
                 self._hash([backing for backing in written if backing is not None], progress)
@@ -225,7 +203,7 @@ class Outputs:
         Raises:
             PydumpError: It cannot be read. It is there.
         """
-        if self._output.hash is None or self.digests:
+        if self._request.hash is None or self.digests:
             return
         try:
             self._hash([one.storage.reader(one.url, options) for one, options in self._opened], progress)
@@ -239,7 +217,7 @@ class Outputs:
 
     def _hash(self, backings: Sequence[Backing], progress: ProgressCallback | None) -> None:
         """Read outputs and hash them."""
-        assert self._output.hash is not None
+        assert self._request.hash is not None
         total, before, digests = sum(backing.size for backing in backings), 0, []
         for backing in backings:
 
@@ -247,7 +225,7 @@ class Outputs:
                 if progress is not None:
                     progress(Progress("hash", before + done, total))
 
-            digests.append(hash_backing(backing, self._output.hash, tell))
+            digests.append(hash_backing(backing, self._request.hash, tell))
             before += backing.size
             backing.close()
         self.digests, self.hashed = tuple(digests), "read back"

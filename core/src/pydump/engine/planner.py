@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydump.engine.defects import defects
-from pydump.engine.exclude import ZERO, Exclusion, LeftOut, check_classes, exclude, kernel_ram
+from pydump.engine.exclude import ZERO, Exclusion, LeftOut, check_classes, classes_of, exclude, kernel_ram
 from pydump.engine.facts import Facts, searched_facts, stated_facts
 from pydump.engine.losses import losses, refuse_zeros_for_pages
 from pydump.engine.mappings import kernel_mappings, linear_mappings
-from pydump.engine.request import Request
 from pydump.engine.tables import check_tables
 from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError, SourceError, UnsupportedError
@@ -23,6 +22,7 @@ from pydump.interfaces.writer import Writer
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.plan import Plan
+from pydump.model.request import Request
 from pydump.options import chosen_options
 from pydump.registry import Registry
 
@@ -37,12 +37,14 @@ class Chosen:
 
     Attributes:
         request: What the user asks for.
+        classes: The classes of pages that are left out.
         format: The format.
         compressor: The compressor, or None to store pages as they are.
         options: The format's options.
     """
 
     request: Request
+    classes: frozenset[str]
     format: type[Format]
     compressor: Compressor | None
     options: Any
@@ -90,10 +92,11 @@ def choose(request: Request, registry: Registry) -> Chosen:
         raise PlanError(f"QEMU does not write {choice.format.name}", hint="leave --compat out")
     if request.filter_anyway and not request.exclude and request.dump_level is None:
         raise PlanError("--filter-anyway has no effect where nothing is left out", hint="add -d N or --exclude CLASSES")
-    if request.compat and (request.exclude or request.ram_only):
+    classes = classes_of(request)
+    if request.compat and (classes or request.ram_only):
         raise PlanError("QEMU leaves no pages out: --compat qemu cannot", hint="leave --compat out")
-    check_classes(request.exclude, registry)
-    return Chosen(request, choice.format, compressor, _format_options(request, choice.format, registry))
+    check_classes(classes, registry)
+    return Chosen(request, classes, choice.format, compressor, _format_options(request, choice.format, registry))
 
 
 def outline(image: MemoryImage, chosen: Chosen, registry: Registry) -> Planned:
@@ -139,12 +142,13 @@ def make_plan(
     facts = searched_facts(image, request, registry, executor=executor, needed=_needs_arch(chosen))
     guest, arch, warnings = facts
     exclusion = Exclusion()
-    if request.exclude or (request.dump_level is not None and not request.compat):
+    level = None if request.exclude else request.dump_level
+    if chosen.classes or (level is not None and not request.compat):
         exclusion = exclude(
             image,
             guest,
             arch,
-            request.exclude,
+            chosen.classes,
             registry,
             read_zeros=not chosen.format.shares_zero_pages,
             least=chosen.format.least_hole,
@@ -152,7 +156,7 @@ def make_plan(
             executor=executor,
             left_out=left_out,
         )
-        level = request.dump_level if exclusion.trusted and request.dump_level is not None else exclusion.level
+        level = level if exclusion.trusted and level is not None else exclusion.level
         guest = replace(guest, dump_level=guest.dump_level | level)
         warnings += exclusion.warnings
     if request.ram_only:
@@ -167,7 +171,7 @@ def make_plan(
 def _needs_arch(chosen: Chosen) -> bool:
     """Whether the guest's architecture must be known: the output names it, or its kernel is read."""
     request = chosen.request
-    reads_kernel = request.exclude - {ZERO} or request.dump_level or request.ram_only or request.paging
+    reads_kernel = chosen.classes - {ZERO} or request.dump_level or request.ram_only or request.paging
     return bool("arch" in chosen.format.carries or reads_kernel)
 
 
@@ -216,7 +220,7 @@ def _finished(
     )
     if look:
         plan = chosen.format.complete(plan, image, arch)
-    refuse_zeros_for_pages(chosen.format, plan, chosen.compressor, request.exclude)
+    refuse_zeros_for_pages(chosen.format, plan, chosen.compressor, chosen.classes)
     writer = chosen.format.writer(plan, chosen.compressor)
     trusted = trusted or request.begin is not None or request.length is not None
     told = losses(chosen.format, plan, writer, arch) + check_tables(image, writer, plan.readable(), trusted=trusted)

@@ -17,17 +17,17 @@ from pydump.engine.executors import refuse_live
 from pydump.engine.live import Input, captured, is_live, view_of
 from pydump.engine.locate import find_stored
 from pydump.engine.narrow import Narrowing
-from pydump.engine.outputs import Output, Outputs, targets
+from pydump.engine.outputs import Outputs, targets
 from pydump.engine.pace import Pace
 from pydump.engine.parts import Files
 from pydump.engine.planner import Chosen, Planned, choose, make_plan, outline
-from pydump.engine.request import Request
 from pydump.errors import UnsupportedError
 from pydump.interfaces.executor import Executor, Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.writer import Writer
 from pydump.model.memory import MemoryMap
 from pydump.model.report import DumpReport, Milestone, ProgressCallback
+from pydump.model.request import Algorithm, Request
 from pydump.registry import Registry
 from pydump.signals import put_off
 
@@ -35,31 +35,25 @@ from pydump.signals import put_off
 def run_dump(
     opened: Input,
     label: str,
-    output: Output,
+    target: str,
     request: Request,
     registry: Registry,
     *,
     executor: Executor | None = None,
     batch_size: int = BATCH_SIZE,
-    hash_memory: hashes.Algorithm | None = None,
-    max_rate: int | None = None,
-    dry_run: bool = False,
     progress: ProgressCallback | None = None,
     reached: Callable[[Milestone], None] | None = None,
 ) -> DumpReport:
-    """Write what was opened to ``output``.
+    """Write what was opened to ``target``.
 
     Args:
         opened: What to read.
         label: What the user called it.
-        output: Where to.
-        request: In which form.
+        target: Where to, as :class:`Outputs` takes it.
+        request: What the user asks for. Its executor and workers are not looked at.
         registry: What is installed.
         executor: Whose workers read and encode; default: as many local ones as there are CPUs.
         batch_size: Bytes of guest memory that are encoded at once.
-        hash_memory: How guest memory is hashed, or None.
-        max_rate: Bytes of guest memory that are read in a second, unless the guest waits for it; None for no limit.
-        dry_run: Plan only.
         progress: Told how far the run is.
         reached: Told what has been reached.
 
@@ -67,15 +61,15 @@ def run_dump(
         PydumpError: It failed; nothing is left at the output.
     """
     chosen = choose(request, registry)
-    if output.flatten and not chosen.format.reads():
+    if request.flatten and not chosen.format.reads():
         raise UnsupportedError(
             f"nothing reads a flattened stream of {chosen.format.name}, which has no header", hint="leave --flatten out"
         )
     executor = executor or LocalExecutor()
     refuse_live(opened, executor)
-    pace = Pace.of(max_rate, executor)
-    run = _Run(label, output, chosen, registry, executor, batch_size, hash_memory, pace)
-    return run.plan(opened) if dry_run else run.write(opened, progress, reached or (lambda _: None))
+    pace = Pace.of(request.max_rate, executor)
+    run = _Run(label, target, chosen, registry, executor, batch_size, pace)
+    return run.plan(opened) if request.dry_run else run.write(opened, progress, reached or (lambda _: None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +77,11 @@ class _Run:
     """A run, from what was opened to the output. The fields are the arguments of :func:`run_dump`."""
 
     label: str
-    output: Output
+    target: str
     chosen: Chosen
     registry: Registry
     executor: Executor
     batch_size: int
-    hash_memory: hashes.Algorithm | None
     pace: Pace | None
     began: float = field(default_factory=time.monotonic)
 
@@ -98,7 +91,7 @@ class _Run:
         make = outline if is_live(opened) else partial(make_plan, executor=self.executor)
         planned = make(image, self.chosen, self.registry)
         files = self._files(image, planned)
-        outputs = Outputs(self.output, self.chosen.request, self.registry)
+        outputs = Outputs(self.target, self.chosen.request, self.registry)
         outputs.check(planned.writer.beside())  # what speaks against the output is said now
         flattened = outputs.flattens(files.writers)
         return self._report(planned, files, Outcome(0), files.size_limit, flattened=flattened, dry=True)
@@ -108,10 +101,11 @@ class _Run:
     ) -> DumpReport:
         """Write. The output is open, and what cannot be done is refused, before a live guest is paused."""
         request, registry, executor = self.chosen.request, self.registry, self.executor
-        with Outputs(self.output, request, registry) as outputs:
+        algorithm: Algorithm | None = (request.hash or "sha256") if request.hash_memory else None
+        with Outputs(self.target, request, registry) as outputs:
             outputs.open()
             narrowing = Narrowing(request, registry)
-            narrow = narrowing if request.exclude - {ZERO} else None
+            narrow = narrowing if self.chosen.classes - {ZERO} else None
             with (capture := captured(opened, partial(self._wanted, outputs), progress, narrow)) as image:
                 live, left_out = is_live(opened), narrowing.left_out
                 planned = make_plan(image, self.chosen, registry, executor=executor, left_out=left_out, trusted=live)
@@ -123,7 +117,7 @@ class _Run:
                 if not held:
                     reached("captured")
                 outcome = files.write(executor, sinks, progress, None if held else self.pace)
-                memory_hash = _memory_hash(image, planned, self.hash_memory, executor, progress)
+                memory_hash = _memory_hash(image, planned, algorithm, executor, progress)
             if held:
                 reached("captured")
             sizes = files.finish(sinks)
@@ -138,7 +132,7 @@ class _Run:
             warnings=(*report.warnings, *image.warnings()),
             paused_seconds=capture.paused_seconds,
             consistent=capture.consistent,
-            hash=self.output.hash or self.hash_memory or "",
+            hash=request.hash or algorithm or "",
             hashes=outputs.digests,
             hashed=outputs.hashed,
             memory_hash=memory_hash,
@@ -152,17 +146,17 @@ class _Run:
         return planned.plan.guest.memory
 
     def _files(self, image: MemoryImage, planned: Planned) -> Files:
-        return Files(image, planned, self.chosen, self.output.split, self.batch_size)
+        return Files(image, planned, self.chosen, self.chosen.request.split, self.batch_size)
 
     def _report(
         self, planned: Planned, files: Files, outcome: Outcome, size: int, *, flattened: bool, dry: bool = False
     ) -> DumpReport:
         count = self.executor.workers_for(files.n_pieces)
+        split, target = self.chosen.request.split, self.target
         report = _report(
-            planned, self.label, self.output, count, self.began, outcome, size, flattened=flattened, dry=dry
+            planned, self.label, target, split, count, self.began, outcome, size, flattened=flattened, dry=dry
         )
-        target = self.output.target
-        if self.output.split or names_descriptor(target) or find_stored(target, self.registry).storage != FileStorage:
+        if split or names_descriptor(target) or find_stored(target, self.registry).storage != FileStorage:
             return report
         return replace(report, remarks=planned.writer.remarks(target))
 
@@ -170,7 +164,7 @@ class _Run:
 def _memory_hash(
     image: MemoryImage,
     planned: Planned,
-    algorithm: hashes.Algorithm | None,
+    algorithm: Algorithm | None,
     executor: Executor,
     progress: ProgressCallback | None,
 ) -> str:
@@ -185,7 +179,8 @@ def _memory_hash(
 def _report(
     planned: Planned,
     label: str,
-    output: Output,
+    target: str,
+    split: int | None,
     workers: int,
     began: float,
     outcome: Outcome,
@@ -197,8 +192,8 @@ def _report(
     plan, guest = planned.plan, planned.plan.guest
     return DumpReport(
         source=label,
-        output=output.target,
-        parts=tuple(targets(output.target, output.split)) if output.split else (),
+        output=target,
+        parts=tuple(targets(target, split)) if split else (),
         format=plan.format,
         compression=plan.compression,
         producer=planned.compressor.producer if planned.compressor else "none",
@@ -222,7 +217,7 @@ def _report(
         seconds=time.monotonic() - began,
         workers=workers,
         dry_run=dry,
-        warnings=plan.warnings + _damaged(outcome, planned.writer) + _one_file(output),
+        warnings=plan.warnings + _damaged(outcome, planned.writer) + _one_file(target, split),
         fixed=plan.fixed,
         excluded_classes=planned.exclusion.sizes,
         short_size=planned.exclusion.short_size,
@@ -230,11 +225,11 @@ def _report(
     )
 
 
-def _one_file(output: Output) -> tuple[str, ...]:
+def _one_file(target: str, split: int | None) -> tuple[str, ...]:
     """What is said of an output that looks like several."""
-    if output.split or "," not in output.target:
+    if split or "," not in target:
         return ()
-    return (f"{output.target} is one file, with a comma in its name; --split writes several",)
+    return (f"{target} is one file, with a comma in its name; --split writes several",)
 
 
 def _damaged(outcome: Outcome, writer: Writer) -> tuple[str, ...]:

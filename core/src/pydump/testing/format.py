@@ -41,9 +41,7 @@ from pydump.engine.batches import Batches
 from pydump.engine.encoding import job_of
 from pydump.engine.live import view_of
 from pydump.engine.open import open_source
-from pydump.engine.outputs import Output
 from pydump.engine.planner import choose, make_plan
-from pydump.engine.request import Request
 from pydump.engine.run import run_dump
 from pydump.errors import PydumpError
 from pydump.interfaces.format import Format
@@ -51,6 +49,7 @@ from pydump.interfaces.image import MemoryImage, Verifiable
 from pydump.interfaces.sink import Extent, Hole
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.request import Request
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.plugins import PluginInfo
 from pydump.registry import Registry, installed
@@ -143,8 +142,8 @@ class FormatTests:
     ) -> bytes:
         """Write a dump of ``source`` and give its bytes."""
         source = self.taken(source)
-        output = Output(str(path), flatten=flatten, force=True, sync=False)
-        run_dump(source, "the guest", output, self.request(**wanted), self.registry, executor=LocalExecutor(workers))
+        request = replace(self.request(**wanted), flatten=flatten, force=True, sync=False)
+        run_dump(source, "the guest", str(path), request, self.registry, executor=LocalExecutor(workers))
         return path.read_bytes()
 
     def taken(self, source: MemoryImage) -> MemoryImage:
@@ -317,8 +316,8 @@ class FormatTests:
         digests = set()
         for workers in (1, 2, 3):
             with slow_reader(tmp_path / "out") as fd:
-                output, request = Output(f"fd:{fd}"), self.request(compression=self.compressions()[0])
-                run_dump(source, "the guest", output, request, self.registry, executor=LocalExecutor(workers))
+                request = self.request(compression=self.compressions()[0])
+                run_dump(source, "the guest", f"fd:{fd}", request, self.registry, executor=LocalExecutor(workers))
             digests.add(hashlib.sha256((tmp_path / "out").read_bytes()).digest())
         assert len(digests) == 1, "what comes out of a pipe depends on the number of workers"
 
@@ -348,9 +347,8 @@ class FormatTests:
         with SpawnedExecutor() as spawned:
             for compression in self.compressions():
                 own = self.write(source, tmp_path / "own", compression=compression)
-                output = Output(str(tmp_path / "theirs"), force=True, sync=False)
-                request = self.request(compression=compression)
-                run_dump(source, "the guest", output, request, self.registry, executor=spawned)
+                request = self.request(compression=compression, force=True, sync=False)
+                run_dump(source, "the guest", str(tmp_path / "theirs"), request, self.registry, executor=spawned)
                 assert (tmp_path / "theirs").read_bytes() == own, compression
 
     @pytest.mark.parametrize("kind", [BytesImage, Holed], ids=["read", "holes"])
