@@ -88,15 +88,15 @@ class Request:
     dry_run: bool = option(False, panel="Running", help="Show what would be done; write nothing.")
     force: bool = option(False, panel="Output", help="Replace an existing output.")
     sync: bool = option(True, panel="Output", help="Wait until the data is on the disk.")
+    #: Options of plugins by their names, then by field: ``{"zlib": {"level": 6}}``.
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 #: Its fields that are flags.
 OPTIONS: Final = tuple(declared for declared in option_fields(Request) if declared.panel)
 
-Request.__doc__ = f"{Request.__doc__}\n\n    Attributes:\n" + "".join(
-    f"        {one.name}: {one.help}\n" for one in OPTIONS
-)
+_LINES = (f"        {declared.name}: {declared.help}\n" for declared in OPTIONS)
+Request.__doc__ = f"{Request.__doc__}\n\n    Attributes:\n{''.join(_LINES)}"
 
 
 def flags(declared: OptionField) -> tuple[str, ...]:
