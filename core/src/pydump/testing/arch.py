@@ -5,7 +5,8 @@ A plugin's tests subclass :class:`ArchTests`::
     class TestLoongarch64(ArchTests):
         arch = Loongarch64Arch
 
-and add what only they can know: that the notes are those QEMU writes, and that addresses translate as in a real guest.
+and add what only they can know: that the notes are those QEMU writes, and where addresses of a real guest lie
+(``example``, of which :class:`~pydump.testing.page_tables.PageTableTests` makes its tests).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,6 +30,7 @@ from pydump.registry import installed
 from pydump.testing.declared import faults_of_claims
 from pydump.testing.fresh import native_modules
 from pydump.testing.guests import random_page
+from pydump.testing.page_tables import PageTableTests
 from pydump.testing.readers import read_notes
 
 #: Keys that kernels write for those who translate addresses.
@@ -48,14 +49,12 @@ _shared = settings(
 )
 
 
-class ArchTests:
+class ArchTests(PageTableTests):
     """The tests.
 
     Attributes:
         arch: The class under test.
     """
-
-    arch: ClassVar[type[Arch]]
 
     def orders(self) -> tuple[ByteOrder, ...]:
         """The byte orders that its guests may have."""
