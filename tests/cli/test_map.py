@@ -15,9 +15,9 @@ import pytest
 
 import pydump
 from pydump.cli import maps
+from pydump.model.findings import MapReport
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.report import MapReport
 
 Run = Callable[..., Any]
 CELL = 64 << 10

@@ -24,8 +24,8 @@ from pydump.engine.narrow import Narrowing
 from pydump.engine.open import open_source
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import LiveGuest
+from pydump.model.check import Check
 from pydump.model.memory import Ranges
-from pydump.model.report import Check
 from pydump.model.request import Request
 from pydump.registry import installed
 from pydump_filter_linux import LinuxFilter

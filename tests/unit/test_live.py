@@ -16,7 +16,8 @@ from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
-from pydump.model.report import DumpReport, ProgressCallback
+from pydump.model.progress import ProgressCallback
+from pydump.model.report import DumpReport
 from pydump.model.request import Request
 from pydump.registry import Registry
 from pydump.testing import guests

@@ -12,7 +12,7 @@ import pytest
 
 from pydump.cli import progress
 from pydump.cli.progress import shown
-from pydump.model.report import Progress
+from pydump.model.progress import Progress
 
 
 @contextmanager

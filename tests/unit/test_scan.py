@@ -29,7 +29,7 @@ from pydump.errors import PlanError, PydumpError, ReadError
 from pydump.interfaces.live import Capture, LiveGuest
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.report import Progress
+from pydump.model.progress import Progress
 from pydump.registry import Registry
 from pydump.testing import guests
 from pydump.testing.sources import Holed

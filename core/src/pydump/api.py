@@ -6,32 +6,25 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydump.builtin.local import LocalExecutor
-from pydump.engine import hashes
 from pydump.engine.dump import Dump
 from pydump.engine.executors import open_executor, refuse_live
 from pydump.engine.keywords import with_keywords_of
 from pydump.engine.live import Input, captured
 from pydump.engine.open import open_source
-from pydump.engine.run import run_dump
 from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError
-from pydump.interfaces.executor import Executor
-from pydump.kernel.log import Record
-from pydump.model.report import (
-    CompareReport,
-    DumpReport,
-    LogNotice,
-    MapReport,
-    Milestone,
-    ProgressCallback,
-    SizeReport,
-    VerifyReport,
-)
+from pydump.model.progress import Milestone, ProgressCallback
 from pydump.model.request import Request
 from pydump.registry import installed
+
+if TYPE_CHECKING:
+    from pydump.interfaces.executor import Executor
+    from pydump.kernel.log import Record
+    from pydump.model.findings import CompareReport, LogNotice, MapReport, SizeReport, VerifyReport
+    from pydump.model.report import DumpReport
 
 #: Options by plugin name, then by field: ``{"zlib": {"level": 6}}``.
 Options = Mapping[str, Mapping[str, Any]]
@@ -106,6 +99,8 @@ def dump(source: Path | Input, output: Path, call: _Call) -> DumpReport:  # noqa
     Raises:
         PydumpError: It failed; nothing is left at the output.
     """
+    from pydump.engine.run import run_dump
+
     registry = installed()
     named = isinstance(source, str | os.PathLike)
     if not named:
@@ -161,6 +156,8 @@ def verify(
         report = run_verify(opened.image, os.fspath(path), installed(), arch=arch, executor=running, progress=progress)
         if not hash_memory:
             return report
+        from pydump.engine import hashes
+
         image, guest = opened.image, opened.known
         held = guest.memory.ranges().subtract(image.excluded()).subtract(image.unreadable())
         page_size = guest.page_size or hashes.PAGE

@@ -90,10 +90,11 @@ def load(
     core_version = _version(CORE)
     infos = [_admit(manager, taken, name, plugin, CORE, core_version) for name, plugin in builtin]
     for entry in sorted(entries, key=lambda e: e.name):
-        distribution = entry.dist.name if entry.dist else ""
-        version = entry.dist.version if entry.dist else ""
+        stated = entry.dist.metadata if entry.dist else None  # each access parses the file
+        distribution, version = (stated["Name"], stated["Version"]) if stated else ("", "")
         try:
-            _check_core_version(entry.dist, core_version)
+            if stated:
+                _check_core_version(distribution, stated.get_all("Requires-Dist") or (), core_version)
             plugin = entry.load()
             infos.append(_admit(manager, taken, entry.name, plugin, distribution, version))
         except Exception as error:  # whatever a third party's import does, the others still work
@@ -194,9 +195,9 @@ def _check_halves(cls: type[Format]) -> None:
         raise TypeError(f"format class {cls.__name__} carries {', '.join(sorted(unknown))}, which is not known")
 
 
-def _check_core_version(distribution: metadata.Distribution | None, core_version: str) -> None:
+def _check_core_version(distribution: str, requires: Iterable[str], core_version: str) -> None:
     """Refuse a plugin whose distribution asks for another core than this one."""
-    wanted = [r for r in (distribution.requires or ()) if r.startswith(CORE)] if distribution else []
+    wanted = [text for text in requires if text.startswith(CORE)]
     if all(text == f"{CORE}=={core_version}" for text in wanted):  # packaging takes a while to load
         return
     from packaging.requirements import Requirement
@@ -205,7 +206,7 @@ def _check_core_version(distribution: metadata.Distribution | None, core_version
         requirement = Requirement(text)
         if requirement.name == CORE and not requirement.specifier.contains(core_version, prereleases=True):
             raise PluginError(
-                distribution.name if distribution else "?",
+                distribution,
                 f"it needs {CORE}{requirement.specifier}, this is {core_version}",
             )
 

@@ -12,7 +12,8 @@ from typing import Any
 from pydump.cli.jobs import JobFile
 from pydump.cli.session import session
 from pydump.errors import Cancelled, PydumpError
-from pydump.model.report import DumpReport, ProgressCallback
+from pydump.model.progress import ProgressCallback
+from pydump.model.report import DumpReport
 from pydump.process import die_with_parent, outlive_parent
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pydump.engine.symbols import Symbols
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.image import MemoryImage
+    from pydump.model.findings import AddressReport
     from pydump.model.guest import Guest
-    from pydump.model.report import AddressReport
     from pydump.model.windows import WindowsFacts
     from pydump.registry import Registry
 
@@ -34,7 +34,7 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
     if length is not None:
         rows.append(("size", size(length)))
     rows += _who(guest)
-    name = opened.machine_name()
+    name = None if guest.arch else opened.machine_name()  # an architecture says it; naming it takes a while
     if name:
         rows.append(("machine", f"{guest.machine} ({name})"))
     if symbols is not None:

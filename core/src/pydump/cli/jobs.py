@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydump.errors import Cancelled, PlanError, PydumpError
-from pydump.model.report import Progress
+from pydump.model.progress import Progress
 from pydump.process import start_time
 
 Status = Literal["active", "completed", "failed"]
@@ -47,7 +47,7 @@ class Job:
         source: As the user named it.
         output: Its path.
         status: "active", "completed" or "failed".
-        phase: What is being done, as in :class:`~pydump.model.report.Progress`.
+        phase: What is being done, as in :class:`~pydump.model.progress.Progress`.
         completed: Bytes of guest memory done in this phase.
         total: Bytes of guest memory in all.
         began: Seconds since the epoch.

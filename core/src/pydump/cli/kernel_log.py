@@ -11,7 +11,7 @@ from typing import Any
 from pydump.cli.console import talk
 from pydump.cli.render import SCHEMA
 from pydump.kernel.log import Record, format_record
-from pydump.model.report import LogNotice
+from pydump.model.findings import LogNotice
 
 
 def print_lines(records: Iterable[Record]) -> None:

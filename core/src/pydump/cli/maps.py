@@ -16,7 +16,7 @@ from pydump.cli.render import size
 from pydump.engine.survey import OTHER
 from pydump.errors import PlanError
 from pydump.interfaces.sink import Extent
-from pydump.model.report import Cell, MapReport
+from pydump.model.findings import Cell, MapReport
 
 #: Cells in a row of the terminal's map, of one that is wide enough, and of a picture; and rows at most.
 COLUMNS: Final = {"terminal": 64, "picture": 128}

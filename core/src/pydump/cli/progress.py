@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydump.cli.render import size
-from pydump.model.report import Progress, ProgressCallback
+from pydump.model.progress import Progress, ProgressCallback
 
 #: A run shorter than this many seconds draws nothing.
 PATIENCE = 0.5

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from pydump.cli.jobs import Job
     from pydump.interfaces.compressor import Compressor
-    from pydump.model.report import CompareReport, Difference, DumpReport, VerifyReport
+    from pydump.model.findings import CompareReport, Difference, VerifyReport
+    from pydump.model.report import DumpReport
     from pydump.registry import Registry
 
 _LABEL = 14

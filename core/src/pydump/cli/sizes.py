@@ -6,7 +6,7 @@ from typing import Final
 
 from pydump.cli import render
 from pydump.cli.console import line
-from pydump.model.report import LevelSize, SizeReport
+from pydump.model.findings import LevelSize, SizeReport
 
 #: The levels that the table shows: each bit alone, and all together. JSON has all 32.
 SHOWN: Final = (0, 1, 2, 4, 8, 16, 31)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydump.engine.exclude import classified
 from pydump.errors import PydumpError
 from pydump.interfaces.image import KnowsPlaces, absent_in
-from pydump.model.report import AddressReport, AddressState
+from pydump.model.findings import AddressReport, AddressState
 
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch

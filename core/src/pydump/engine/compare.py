@@ -18,9 +18,10 @@ from pydump.engine.salvage import filled, read_salvaged
 from pydump.engine.scan import Piece, scan
 from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import KnowsHoles, MemoryImage
+from pydump.model.findings import CompareReport, Difference
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
-from pydump.model.report import CompareReport, Difference, ProgressCallback
+from pydump.model.progress import ProgressCallback
 from pydump.registry import Registry
 
 #: Facts that are compared as they are completed, when both sides have them.

@@ -11,21 +11,22 @@ from pydump.builtin.local import LocalExecutor
 from pydump.engine.facts import Facts, complete, is_unknown, with_registers, with_utsname, with_vmcoreinfo
 from pydump.engine.generic import GenericArch
 from pydump.engine.live import Input, is_live, view_of
-from pydump.engine.symbols import Symbols
 from pydump.errors import PydumpError
 from pydump.interfaces.arch import AddressSpace
-from pydump.kernel.kallsyms import Kallsyms
-from pydump.kernel.log import Record, read_log
 from pydump.kernel.memory import KernelMemory, PhysicalMemory
 from pydump.model.guest import Cpu, Guest
 from pydump.model.memory import Ranges
 from pydump.model.note import Note
-from pydump.model.report import AddressReport
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry
 
 if TYPE_CHECKING:
     from drgn import Program
+
+    from pydump.engine.symbols import Symbols
+    from pydump.kernel.kallsyms import Kallsyms
+    from pydump.kernel.log import Record
+    from pydump.model.findings import AddressReport
 
 #: Bytes that are read at once of a range of any size.
 PIECE = 1 << 20
@@ -176,6 +177,8 @@ class Dump:
         Raises:
             PydumpError: The file cannot be read, or is not that of this kernel.
         """
+        from pydump.engine.symbols import Symbols
+
         info = self.stated.vmcoreinfo
         if info is None and not self._live and not self._unknown():
             info = self._with_vmcoreinfo().vmcoreinfo
@@ -183,6 +186,8 @@ class Dump:
 
     def _kallsyms(self) -> Kallsyms | None:
         """The kernel's own table of symbols, or None where it is not in the dump or VMCOREINFO does not lead to it."""
+        from pydump.kernel.kallsyms import Kallsyms
+
         try:
             return Kallsyms.read(self._kernel_memory())
         except PydumpError:
@@ -221,6 +226,7 @@ class Dump:
             PydumpError: Too little is known of the guest to walk its page tables, or its page cannot be read.
         """
         from pydump.engine.address import look_up
+        from pydump.model.findings import AddressReport
 
         vaddr = address if virtual else None
         paddr = self._kernel_memory().space.translate(address) if virtual else address
@@ -236,6 +242,8 @@ class Dump:
             PlanError: VMCOREINFO does not lead to the log, or too little is known of the guest to reach it.
             ReadError: The log is not in the dump.
         """
+        from pydump.kernel.log import read_log
+
         return read_log(self._kernel_memory())
 
     def drgn(self, vmlinux: str | os.PathLike[str] | None = None) -> Program:

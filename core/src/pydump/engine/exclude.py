@@ -10,8 +10,8 @@ from pydump.engine.scan import Piece, data_pages, scan
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.executor import Executor
 from pydump.interfaces.filter import Classified, Filter
+from pydump.model.check import Check
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.report import Check
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,7 +22,7 @@ from pydump.interfaces.live import KnowsResets, LiveGuest
 from pydump.kernel.follow import Follower
 from pydump.kernel.log import Record, read_log
 from pydump.kernel.memory import KernelMemory
-from pydump.model.report import LogNotice
+from pydump.model.findings import LogNotice
 from pydump.options import option_fields
 from pydump.registry import Registry
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydump.engine.scan import Piece, scan
 from pydump.interfaces.backing import Backing
@@ -14,8 +13,11 @@ from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Extent, Hole, Placement, Sink
 from pydump.layout.zero import zero_pages
 from pydump.model.memory import Ranges
-from pydump.model.report import ProgressCallback
+from pydump.model.progress import ProgressCallback
 from pydump.model.request import Algorithm
+
+if TYPE_CHECKING:
+    import hashlib
 
 #: What is known of both hashlib and coreutils: ``sha256sum``, ``sha512sum``.
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("sha256", "sha512")
@@ -37,7 +39,7 @@ class HashingSink(Sink):
 
     def __init__(self, inner: Sink, algorithm: Algorithm) -> None:
         self._inner = inner
-        self._hash = hashlib.new(algorithm)
+        self._hash = _new(algorithm)
         self._at = 0
 
     @property
@@ -85,7 +87,7 @@ def hash_backing(backing: Backing, algorithm: Algorithm, tell: Callable[[int], N
     Raises:
         SourceError: It cannot be read.
     """
-    state, at = hashlib.new(algorithm), 0
+    state, at = _new(algorithm), 0
     for start, end in backing.data_ranges(0, backing.size):
         _update_zeros(state, start - at)
         for at in range(start, end, STEP):
@@ -128,7 +130,7 @@ def hash_memory(
     Raises:
         ReadError: Some of the memory cannot be read.
     """
-    state = hashlib.new(algorithm)
+    state = _new(algorithm)
     task = _PageHashes(algorithm, page_size)
     for records in scan(image, ranges, task, unit=PAGE, executor=executor, phase="hash", progress=progress):
         state.update(records)
@@ -150,11 +152,20 @@ class _PageHashes:
 
         data, _ = piece.salvage(self.page_size)
         stored = np.flatnonzero(~zero_pages(data, PAGE))
+        import hashlib
+
         new = getattr(hashlib, self.algorithm)
         records = bytearray()
         for page, paddr in zip(stored.tolist(), piece.pages(PAGE)[stored].tolist(), strict=True):
             records += paddr.to_bytes(8, "little") + new(data[page * PAGE : (page + 1) * PAGE]).digest()
         return bytes(records)
+
+
+def _new(algorithm: Algorithm) -> hashlib._Hash:
+    """An empty hash. Loading OpenSSL's takes 3 ms, which runs that hash nothing need not wait for."""
+    import hashlib
+
+    return hashlib.new(algorithm)
 
 
 def _update_zeros(state: hashlib._Hash, size: int) -> None:

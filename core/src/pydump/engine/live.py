@@ -9,7 +9,7 @@ from typing import TypeGuard
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.memory import MemoryMap
-from pydump.model.report import ProgressCallback
+from pydump.model.progress import ProgressCallback
 
 #: What a name opens.
 Input = MemoryImage | LiveGuest

@@ -15,7 +15,7 @@ from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.sink import Extent, Placement, Sink
 from pydump.interfaces.writer import Writer
-from pydump.model.report import Progress, ProgressCallback
+from pydump.model.progress import Progress, ProgressCallback
 from pydump.model.request import Request
 from pydump.options import chosen_options
 from pydump.registry import Registry

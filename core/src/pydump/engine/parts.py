@@ -11,7 +11,7 @@ from pydump.engine.salvage import SalvagingBatches
 from pydump.interfaces.executor import Executor, Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Sink
-from pydump.model.report import Progress, ProgressCallback
+from pydump.model.progress import Progress, ProgressCallback
 
 
 class Files:

@@ -26,7 +26,8 @@ from pydump.interfaces.executor import Executor, Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.writer import Writer
 from pydump.model.memory import MemoryMap
-from pydump.model.report import DumpReport, Milestone, ProgressCallback
+from pydump.model.progress import Milestone, ProgressCallback
+from pydump.model.report import DumpReport
 from pydump.model.request import Algorithm, Request
 from pydump.registry import Registry
 from pydump.signals import put_off

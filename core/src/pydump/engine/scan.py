@@ -13,7 +13,7 @@ from pydump.interfaces import executor as running
 from pydump.interfaces.executor import Executor, Spec
 from pydump.interfaces.image import KnowsHoles, MemoryImage
 from pydump.model.memory import Ranges
-from pydump.model.report import Progress, ProgressCallback
+from pydump.model.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     import numpy as np

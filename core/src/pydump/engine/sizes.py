@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from pydump.engine.exclude import LEVELS, MAX_LEVEL, ZERO, classes_of_level, classified
 from pydump.errors import PlanError
+from pydump.model.findings import LevelSize, SizeReport
 from pydump.model.memory import Ranges
-from pydump.model.report import LevelSize, SizeReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,10 @@ from pydump.errors import PlanError
 from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import MemoryImage
 from pydump.layout.zero import zero_pages
+from pydump.model.findings import Cell, MapReport
 from pydump.model.guest import Guest
 from pydump.model.memory import Ranges
-from pydump.model.report import Cell, MapReport, ProgressCallback
+from pydump.model.progress import ProgressCallback
 
 #: Of so many pages with data one is compressed, to learn how well it does.
 SAMPLE: Final = 16

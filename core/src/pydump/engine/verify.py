@@ -14,7 +14,8 @@ from pydump.engine.scan import Piece, scan
 from pydump.errors import FormatError, PlanError, ReadError
 from pydump.interfaces.executor import Executor
 from pydump.interfaces.image import MemoryImage, Verifiable
-from pydump.model.report import ProgressCallback, VerifyReport
+from pydump.model.findings import VerifyReport
+from pydump.model.progress import ProgressCallback
 from pydump.registry import Registry
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from pydump.model.memory import Ranges
-from pydump.model.report import Check
 
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
     from pydump.interfaces.image import MemoryImage
+    from pydump.model.check import Check
     from pydump.model.guest import Guest
 
 

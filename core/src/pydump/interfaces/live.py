@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from pydump.interfaces.image import MemoryImage
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.report import ProgressCallback
+from pydump.model.progress import ProgressCallback
 
 
 class Narrow(Protocol):

@@ -24,13 +24,18 @@ def zero_pages(data: bytes | bytearray | memoryview, page_size: int) -> NDArray[
     import numpy as np
 
     words = np.frombuffer(data, np.uint64).reshape(-1, page_size // 8)
-    zero: NDArray[np.bool] = np.logical_not(words[:, ::_STRIDE].any(axis=1))
+    zero = _are_zero(words[:, ::_STRIDE])
     candidates = np.flatnonzero(zero)
-    if len(candidates) == len(words):
-        zero = np.logical_not(words.any(axis=1))
-    elif len(candidates):
-        # In pieces: picking rows copies them.
-        for at in range(0, len(candidates), 64):
-            rows = candidates[at : at + 64]
-            zero[rows] = np.logical_not(words[rows].any(axis=1))
+    if 4 * len(candidates) >= len(words):  # picking rows copies them, in more time than it saves
+        return _are_zero(words)
+    if len(candidates):
+        zero[candidates] = _are_zero(words[candidates])
+    return zero
+
+
+def _are_zero(rows: NDArray[np.uint64]) -> NDArray[np.bool]:
+    """For each row whether all of it is zero; `any` would first turn each word into a bool."""
+    import numpy as np
+
+    zero: NDArray[np.bool] = np.bitwise_or.reduce(rows, axis=1) == 0
     return zero

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydump.errors import PydumpError
 from pydump.interfaces.filter import Classified, Filter
-from pydump.model.report import Check
+from pydump.model.check import Check
 
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch

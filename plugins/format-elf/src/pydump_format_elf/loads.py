@@ -127,7 +127,7 @@ def _believable(backing: Backing, segments: NDArray[Any], elf_class: int) -> tup
 def _check_paddrs(backing: Backing, rows: NDArray[np.uint64]) -> None:
     """Refuse a file that does not say where its memory lies: every PT_LOAD at 0, each with bytes of its own."""
     filled = rows[rows[:, 2] > 0]
-    if len(filled) > 1 and not filled[:, 0].any() and len(np.unique(filled[:, 1])) > 1:
+    if len(filled) > 1 and not filled[:, 0].any() and (filled[:, 1] != filled[0, 1]).any():
         raise FormatError(
             backing.path,
             f"all of its {len(filled)} PT_LOADs have p_paddr 0, so that it does not say where memory lies",

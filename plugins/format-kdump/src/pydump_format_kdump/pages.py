@@ -162,7 +162,7 @@ class Pages:
         shared = np.flatnonzero(of != np.arange(len(of)))
         is_shared = np.zeros(len(of), bool)
         is_shared[of[shared]] = True
-        for flag in np.unique(flags[own]).tolist():
+        for flag in sorted(set(flags[own].tolist())):  # np.unique loads numpy.ma, 6 ms
             some = own[(flags[own] == flag) & (offsets[own] > 0)]
             if flag == 0 and len(some):
                 self._read_raw(part, offsets[some], places[some], buffer)

@@ -120,7 +120,7 @@ class DescTable:
     def flags(self) -> tuple[int, ...]:
         """The flags that the first descriptors have."""
         descs = self._descs(0, min(DESCS_AT_FIRST if self._part.backing.remote else DESCS_AT_ONCE, self._n_there))
-        return tuple(np.unique(descs["flags"][descs["offset"] != 0]).tolist())
+        return tuple(sorted(set(descs["flags"][descs["offset"] != 0].tolist())))
 
     def _descs(self, first: int, last: int) -> NDArray[Any]:
         itemsize = self._dtype.itemsize

@@ -13,7 +13,7 @@ from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.report import Progress, ProgressCallback
+from pydump.model.progress import Progress, ProgressCallback
 from pydump_source_gdb.session import Session
 from pydump_source_gdb.store import Store
 

@@ -21,7 +21,7 @@ from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.report import Progress, ProgressCallback
+from pydump.model.progress import Progress, ProgressCallback
 from pydump_qemu_stream.domain import read_domain
 from pydump_qemu_stream.flat_view import seen
 from pydump_qemu_stream.image import Given, QemuImage

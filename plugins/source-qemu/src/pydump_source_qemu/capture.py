@@ -7,7 +7,7 @@ import logging
 from pydump.interfaces.live import Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
-from pydump.model.report import Progress, ProgressCallback
+from pydump.model.progress import Progress, ProgressCallback
 from pydump_qemu_stream.captured import Captured
 from pydump_source_qemu.choose import choose
 from pydump_source_qemu.options import QemuOptions

@@ -12,7 +12,7 @@ from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
-from pydump.model.report import ProgressCallback
+from pydump.model.progress import ProgressCallback
 from pydump_qemu_stream.captured import Captured, Readable
 from pydump_qemu_stream.host import Region
 from pydump_qemu_stream.process import ImpossibleError

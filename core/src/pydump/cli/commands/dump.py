@@ -21,7 +21,8 @@ from pydump.cli.session import session
 from pydump.errors import PlanError
 
 if TYPE_CHECKING:
-    from pydump.model.report import DumpReport, Milestone, ProgressCallback
+    from pydump.model.progress import Milestone, ProgressCallback
+    from pydump.model.report import DumpReport
 
 
 class Command(program.ReadingCommand):
