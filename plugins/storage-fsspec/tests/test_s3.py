@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import signal
@@ -26,6 +25,7 @@ from pydump.model.memory import MemoryMap, Ranges
 from pydump.testing import guests
 from pydump_storage_fsspec import S3Storage, parts, remote
 from s3_proxy import Proxy
+from s3_store import content, names, uploads
 
 pytestmark = pytest.mark.slow
 
@@ -60,20 +60,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between attempts are short."""
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(remote, "LONGEST_WAIT", 0.05)
-
-
-def content(boto: Any, bucket: str, key: str) -> bytes:
-    with io.BytesIO() as kept:
-        boto.download_fileobj(bucket, key, kept)
-        return kept.getvalue()
-
-
-def names(boto: Any, bucket: str) -> list[str]:
-    return [found["Key"] for found in boto.list_objects_v2(Bucket=bucket).get("Contents", [])]
-
-
-def uploads(boto: Any, bucket: str) -> list[str]:
-    return [found["Key"] for found in boto.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

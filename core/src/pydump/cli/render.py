@@ -127,6 +127,8 @@ def report(r: DumpReport, stream: TextIO) -> None:
         ("memory", f"{size(r.ram_size)}, {size(r.zero_size)} of it zero pages" if r.zero_size else size(r.ram_size)),
         ("size", f"at most {size(r.output_size)}" if r.dry_run else f"{size(r.output_size)}{rate}"),
     ]
+    if r.resumed_size:
+        rows.append(("resumed", f"{size(r.resumed_size)} had been stored before"))
     if r.hashes:
         how = "computed while writing" if r.hashed == "while writing" else "computed by reading the output back"
         rows += [(r.hash if i == 0 else "", digest) for i, digest in enumerate(r.hashes)] + [("", how)]

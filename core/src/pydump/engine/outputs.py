@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydump.builtin.flattened import FlattenedSink
@@ -50,6 +50,8 @@ class Outputs:
         self._opened = [(one, chosen_options(one.storage.name, one.storage.Options, request.options)) for one in stored]
         self._placements: list[Placement] = []
         self._sinks: list[Sink] = []
+        #: The sinks as storages gave them, without what hashes or flattens on the way.
+        self._stores: list[Sink] = []
         self._sizes: list[int] = []
         #: By the number of the output, the file beside it that states its hash.
         self._sums: dict[int, Sink] = {}
@@ -79,16 +81,27 @@ class Outputs:
             stored, options = self._beside_first(suffix)
             stored.storage.check(stored.url, options, force=force)
 
-    def open(self) -> None:
+    def open(self, made_of: Callable[[], Mapping[str, str]]) -> None:
         """Open all of them for writing.
+
+        Args:
+            made_of: Gives what decides the bytes of the outputs, for storages that can continue an interrupted dump;
+                see :meth:`pydump.interfaces.storage.Storage.resumable`. Nothing where another run may give others.
 
         Raises:
             PlanError: One cannot be written as asked.
             SinkError: One cannot be opened.
         """
-        force, sync = self._request.force, self._request.sync
+        force, sync, resume = self._request.force, self._request.sync, self._request.resume
+        resumes = resume or any(one.storage.resumes() for one, _ in self._opened)
+        decides = made_of() if resumes else {}
         for one, options in self._opened:
-            self._sinks.append(one.storage.writer(one.url, options, force=force, sync=sync))
+            if resume or (decides and one.storage.resumes()):
+                sink = one.storage.resumable(one.url, decides, options, resume=resume, force=force, sync=sync)
+            else:
+                sink = one.storage.writer(one.url, options, force=force, sync=sync)
+            self._sinks.append(sink)
+        self._stores = [*self._sinks]
         self._placements = [sink.placement for sink in self._sinks]
         for i, (one, options) in enumerate(self._opened):
             if self._has_sum(i):
@@ -175,6 +188,11 @@ class Outputs:
             if None not in written:
                 self._hash([backing for backing in written if backing is not None], progress)
         self._write_sums()
+
+    @property
+    def resumed_size(self) -> int:
+        """Bytes that an interrupted run had stored."""
+        return sum(sink.resumed_size for sink in self._stores)
 
     def commit(self) -> None:
         """Make all outputs appear, or none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from pydump.engine import hashes
 from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.exclude import ZERO
 from pydump.engine.executors import refuse_live
+from pydump.engine.identity import decisive
 from pydump.engine.live import Input, captured, is_live, view_of
 from pydump.engine.locate import find_stored
 from pydump.engine.narrow import Narrowing
@@ -104,7 +105,7 @@ class _Run:
         request, registry, executor = self.chosen.request, self.registry, self.executor
         algorithm: Algorithm | None = (request.hash or "sha256") if request.hash_memory else None
         with Outputs(self.target, request, registry) as outputs:
-            outputs.open()
+            outputs.open(partial(self._made_of, opened))
             narrowing = Narrowing(request, registry)
             narrow = narrowing if self.chosen.classes - {ZERO} else None
             with (capture := captured(opened, partial(self._wanted, outputs), progress, narrow)) as image:
@@ -136,8 +137,17 @@ class _Run:
             hash=request.hash or algorithm or "",
             hashes=outputs.digests,
             hashed=outputs.hashed,
+            resumed_size=outputs.resumed_size,
             memory_hash=memory_hash,
         )
+
+    def _made_of(self, opened: Input) -> Mapping[str, str]:
+        """What decides the bytes of the output; nothing for memory that no other run could read again."""
+        if isinstance(opened, MemoryImage) and (found := decisive(opened, self.chosen, self.target, self.batch_size)):
+            return found
+        if self.chosen.request.resume:
+            raise UnsupportedError(f"{self.label} cannot be read again as it was", hint="leave --resume out")
+        return {}
 
     def _wanted(self, outputs: Outputs, view: MemoryImage) -> MemoryMap:
         """What of a live guest's memory will be read. Small files beside the outputs are open when this is known."""

@@ -73,6 +73,8 @@ class Sink(ABC):
     placement: ClassVar[Placement]
     #: May :meth:`write` be called in a forked process?
     shared: ClassVar[bool] = False
+    #: Bytes that an earlier run, which this one continues, had stored and that were not stored again.
+    resumed_size: int = 0
 
     @abstractmethod
     def write(self, extent: Extent | Hole) -> None:

@@ -7,7 +7,7 @@ A storage opens what a URL names, for reading as a :class:`~pydump.interfaces.ba
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -77,6 +77,36 @@ class Storage(ABC):
         raise UnsupportedError(f"{url} cannot be written: {cls.name} is for reading only")
 
     @classmethod
+    def resumable(
+        cls,
+        url: str,
+        made_of: Mapping[str, str],
+        options: Any = None,
+        *,
+        resume: bool,
+        force: bool = False,
+        sync: bool = True,
+    ) -> Sink:
+        """Open ``url`` for an output that a later run can continue if this one is killed.
+
+        A storage overrides it where what a killed run has written stays, and can be used by another.
+
+        Args:
+            url: What the user wrote.
+            made_of: What decides the bytes of the output: what the user calls each, such as "the input", and a text
+                that is another when it has changed.
+            options: As for ``writer``.
+            resume: Continue what a killed run left, if there is something; and leave what is stored if this run fails.
+            force: As for ``writer``.
+            sync: As for ``writer``.
+
+        Raises:
+            PlanError: As ``writer`` does; or what a killed run left was made of something else.
+            SinkError: It cannot be written.
+        """
+        raise UnsupportedError(f"{url}: {cls.name} cannot continue an interrupted dump", hint="leave --resume out")
+
+    @classmethod
     def check(cls, url: str, options: Any = None, *, force: bool = False) -> Placement:
         """Refuse what ``writer`` would refuse, and leave no trace: a dry run asks.
 
@@ -124,6 +154,11 @@ class Storage(ABC):
     def writes(cls) -> bool:
         """Whether it can be written to."""
         return cls._implements("writer")
+
+    @classmethod
+    def resumes(cls) -> bool:
+        """Whether an interrupted dump can be continued."""
+        return cls._implements("resumable")
 
     @classmethod
     def leaves(cls) -> bool:

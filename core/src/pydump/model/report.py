@@ -51,6 +51,7 @@ class DumpReport:
         consistent: Whether all memory shows a single point in time. Only a running guest's may not.
         windows: Whether the guest runs Windows, which has no VMCOREINFO.
         remarks: How the output is read, where its name is not enough, and more of the kind, a line each.
+        resumed_size: Bytes of the output that an interrupted run had stored, and that were not stored again.
     """
 
     source: str
@@ -91,6 +92,7 @@ class DumpReport:
     hashed: Literal["", "while writing", "read back"] = ""
     memory_hash: str = ""
     remarks: tuple[str, ...] = ()
+    resumed_size: int = 0
 
     @property
     def complete(self) -> bool:

@@ -87,6 +87,9 @@ class Request:
     compat: Compat | None = option(None, panel="Format and compression", help="Write QEMU's bytes, defects included.")
     dry_run: bool = option(False, panel="Running", help="Show what would be done; write nothing.")
     force: bool = option(False, panel="Output", help="Replace an existing output.")
+    resume: bool = option(
+        False, panel="Output", help="Continue what an interrupted run of the same dump left in an object store."
+    )
     sync: bool = option(True, panel="Output", help="Wait until the data is on the disk.")
     #: Options of plugins by their names, then by field: ``{"zlib": {"level": 6}}``.
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -5,7 +5,7 @@ Reading works for every scheme below, writing for S3 and memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydump.hookspecs import hookimpl
@@ -46,6 +46,21 @@ class S3Storage(FsspecStorage):
         from pydump_storage_fsspec.s3 import S3Sink
 
         return S3Sink(url, force=force)
+
+    @classmethod
+    def resumable(
+        cls,
+        url: str,
+        made_of: Mapping[str, str],
+        options: Any = None,
+        *,
+        resume: bool,
+        force: bool = False,
+        sync: bool = True,
+    ) -> Sink:
+        from pydump_storage_fsspec.s3 import S3Sink
+
+        return S3Sink(url, force=force, made_of=made_of, resume=resume)
 
     @classmethod
     def leftovers(cls, url: str, options: Any = None) -> Sequence[Leftover]:

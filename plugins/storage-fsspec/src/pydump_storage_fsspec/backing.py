@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 from pydump.errors import FormatError, SourceError
 from pydump.interfaces.backing import Backing
+from pydump_storage_fsspec.listing import state_in
 from pydump_storage_fsspec.remote import again, filesystem, passes, reason
 
 #: Small reads fetch and keep whole blocks of so many bytes, at most so many of them.
@@ -42,6 +43,7 @@ class RemoteBacking(Backing):
             info = again(lambda: self._fs.info(self._name))
         except Exception as error:  # each library has errors of its own
             raise self._failed(error) from None
+        self._state = state_in(info)
         size = info.get("size")
         if info.get("type") == "directory":
             raise SourceError(f"{url} is a directory", hint="name an object in it")
@@ -53,7 +55,7 @@ class RemoteBacking(Backing):
         self.size = int(size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteBacking, (self.path,)
+        return _reopened, (self.path, self._state)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self.check(offset, len(buffer))
@@ -133,3 +135,15 @@ class RemoteBacking(Backing):
 
     def _failed(self, error: Exception) -> SourceError:
         return SourceError(f"cannot read {self.path}: {reason(error)}")
+
+
+def _reopened(url: str, state: str) -> RemoteBacking:
+    """The object that another process opened when its store said ``state`` of it.
+
+    Raises:
+        SourceError: It cannot be opened, or has changed since.
+    """
+    opened = RemoteBacking(url)
+    if opened._state != state:
+        raise SourceError(f"{url} has changed since it was opened", hint="start again, and leave the object alone")
+    return opened

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from pydump.errors import PydumpError, SourceError
 from pydump_storage_fsspec.remote import again, filesystem, reason
@@ -37,4 +37,9 @@ def state(url: str) -> str | None:
         raise
     except Exception:  # each library has errors of its own
         return None
+    return state_in(info)
+
+
+def state_in(info: Mapping[str, Any]) -> str:
+    """What of fsspec's answer on a file changes with its content."""
     return ", ".join(f"{key} {info[key]}" for key in CHANGING if info.get(key) is not None)

@@ -10,9 +10,10 @@ from pydump.interfaces.sink import Extent, Hole
 #: Bytes of each of the first parts. Stores take 5 MiB and more.
 #: Source: Amazon S3 User Guide, "Multipart upload limits".
 SMALLEST: Final = 16 << 20
-#: After so many parts they become twice as large: 10,000 of them, the most that a store takes, hold 5,100,000 MiB.
+#: After so many parts they become twice as large: 10,000 of them, the most there can be, would hold 5,100,000 MiB.
 STEP: Final = 1250
-MOST: Final = 10_000
+#: The last few say what the upload is made of, see :mod:`pydump_storage_fsspec.unfinished`.
+MOST: Final = 9_990
 
 
 class Part(NamedTuple):

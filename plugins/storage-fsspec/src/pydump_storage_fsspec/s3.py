@@ -5,11 +5,9 @@ Source: Amazon S3 API Reference, CreateMultipartUpload, UploadPart, CompleteMult
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar, Final
 
@@ -17,7 +15,9 @@ from pydump.errors import PlanError, SinkError, SourceError
 from pydump.interfaces.sink import Extent, Hole, Placement, Sink
 from pydump.interfaces.storage import Leftover
 from pydump_storage_fsspec.parts import Assembly, Part
-from pydump_storage_fsspec.remote import again, code_of, filesystem, passes, reason, status_of
+from pydump_storage_fsspec.remote import code_of, filesystem, passes, reason, status_of
+from pydump_storage_fsspec.requests import call
+from pydump_storage_fsspec.unfinished import digest, marks, stored_parts, unfinished, uploads
 
 #: Parts that are uploaded at once.
 AT_ONCE: Final = 4
@@ -35,40 +35,57 @@ class S3Sink(Sink):
     Args:
         url: What the user wrote.
         force: Replace what is there.
+        made_of: What decides the bytes of the object, see :meth:`pydump.interfaces.storage.Storage.resumable`; None
+            where no other run makes the same.
+        resume: Continue the upload of a run that was killed, and leave parts for another if this one fails.
 
     Raises:
-        PlanError: Something is there and ``force`` is not set, or the URL is wrong.
+        PlanError: Something is there and ``force`` is not set, the URL is wrong, or an upload that could be continued
+            is of something else.
         SinkError: It cannot be written.
     """
 
     placement: ClassVar[Placement] = "parts"
 
-    def __init__(self, url: str, *, force: bool) -> None:
+    def __init__(
+        self, url: str, *, force: bool, made_of: Mapping[str, str] | None = None, resume: bool = False
+    ) -> None:
         self._url = url
         self._force = force
+        self._resume = resume
+        self._marks = marks(made_of) if made_of else ()
         self._fs, name = filesystem(url)
         self._bucket, self._key, _ = self._fs.split_path(name)
         if not self._key:
             raise PlanError(f"{url} names a bucket, and no object in it", hint="write s3://BUCKET/NAME")
         self._upload: str | None = None
-        self._mark = os.urandom(16).hex()
+        self._mark = digest(made_of) if made_of else os.urandom(16).hex()
         self._parts = Assembly()
         self._tags: dict[int, str] = {}
+        #: Bytes of the parts that were stored before, by number.
+        self._again: dict[int, int] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._running: set[Future[None]] = set()
         try:
             if not force and self._head() is not None:
+                if resume and self._is_ours():
+                    raise PlanError(f"{url} is complete: the dump to resume is there", hint="there is nothing to do")
                 raise PlanError(f"{url} exists", hint="choose another name, or replace it with --force")
-            begun = self._call("create_multipart_upload", Metadata={MARK: self._mark})
+            self._found = unfinished(self._fs, self._bucket, self._key, self._marks) if resume and self._marks else None
+            if self._found is None:
+                self._upload = self._call("create_multipart_upload", Metadata={MARK: self._mark})["UploadId"]
+            else:
+                self._upload = self._found.id
         except PlanError:
             raise
         except Exception as error:  # botocore's, aiohttp's, s3fs's
             raise self._failed(error) from None
-        self._upload = begun["UploadId"]
 
     def write(self, extent: Extent | Hole) -> None:
         try:
             for part in self._parts.add(extent):
+                if self._found is None:
+                    self._say_what_it_is()
                 self._send(part)
         except ValueError as error:
             raise SinkError(f"cannot write {self._url}: {error}") from None
@@ -79,6 +96,7 @@ class S3Sink(Sink):
                 self._send(part)
             self._wait(0)
             self._complete()
+            self.resumed_size = sum(self._again.values())
         except BaseException:
             self.abort()
             raise
@@ -90,10 +108,20 @@ class S3Sink(Sink):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
-        if self._upload is not None:
+        kept = self._resume and (self._found is not None or self._tags)
+        if self._upload is not None and not kept:
             with contextlib.suppress(Exception):
                 self._call("abort_multipart_upload", UploadId=self._upload)
-            self._upload = None
+        self._upload = None
+
+    def _say_what_it_is(self) -> None:
+        """Upload the marks by which another run knows this upload, once: an object of one part goes without."""
+        try:
+            for mark in self._marks:
+                self._call("upload_part", UploadId=self._upload, PartNumber=mark.number, Body=mark.data)
+        except Exception as error:  # botocore's, aiohttp's, s3fs's
+            raise self._failed(error) from None
+        self._marks = ()
 
     def _send(self, part: Part) -> None:
         """Upload a part, once fewer than :data:`AT_ONCE` are on their way."""
@@ -103,6 +131,10 @@ class S3Sink(Sink):
         self._running.add(self._pool.submit(self._upload_part, part))
 
     def _upload_part(self, part: Part) -> None:
+        if self._found is not None and (tag := self._found.holds(part)) is not None:
+            self._tags[part.number] = tag
+            self._again[part.number] = len(part.data)
+            return
         done = self._call("upload_part", UploadId=self._upload, PartNumber=part.number, Body=part.data)
         self._tags[part.number] = done["ETag"]
 
@@ -171,22 +203,6 @@ class S3Sink(Sink):
         return SinkError(f"cannot write {self._url}: {reason(error)}{left}", hint=hint)
 
 
-def call(fs: Any, operation: str, **asked: Any) -> dict[str, Any]:
-    """Ask S3 for something, again where that may help; any thread may.
-
-    Raises:
-        Exception: botocore's, aiohttp's or s3fs's.
-    """
-
-    def once() -> dict[str, Any]:
-        body = {"Body": io.BytesIO(asked["Body"])} if "Body" in asked else {}  # each attempt reads it from its begin
-        pending = asyncio.run_coroutine_threadsafe(fs._call_s3(operation, **(asked | body)), fs.loop)
-        answer: dict[str, Any] = pending.result()
-        return answer
-
-    return again(once)
-
-
 def leftovers(url: str) -> Sequence[Leftover]:
     """Uploads below a URL that were begun and neither completed nor aborted, the oldest first.
 
@@ -195,16 +211,8 @@ def leftovers(url: str) -> Sequence[Leftover]:
     """
     fs, name = filesystem(url)
     bucket, key, _ = fs.split_path(name)
-    found: list[Leftover] = []
-    marker: dict[str, Any] = {}
     try:
-        while True:
-            answer = call(fs, "list_multipart_uploads", Bucket=bucket, Prefix=key, **marker)
-            for upload in answer.get("Uploads", ()):
-                found.append(_leftover(fs, bucket, upload))
-            if not answer.get("IsTruncated"):
-                break
-            marker = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+        found = [_leftover(fs, bucket, upload) for upload in uploads(fs, bucket, key)]
     except Exception as error:  # botocore's, aiohttp's, s3fs's
         raise SourceError(f"cannot list the uploads of {url}: {reason(error)}") from None
     return sorted(found, key=lambda one: one.began)
@@ -212,13 +220,7 @@ def leftovers(url: str) -> Sequence[Leftover]:
 
 def _leftover(fs: Any, bucket: str, upload: dict[str, Any]) -> Leftover:
     asked = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-    size, marker = 0, 0
-    while True:
-        answer = call(fs, "list_parts", PartNumberMarker=marker, **asked)
-        size += sum(part["Size"] for part in answer.get("Parts", ()))
-        if not answer.get("IsTruncated"):
-            break
-        marker = answer["NextPartNumberMarker"]
+    size = sum(part["Size"] for part in stored_parts(fs, bucket, upload))
 
     def remove() -> None:
         try:

@@ -73,7 +73,7 @@ def dump(
     130 interrupted.
     """
     import pydump
-    from pydump.builtin.descriptors import is_stdout, names_descriptor
+    from pydump.builtin.descriptors import is_stdout
     from pydump.cli.plugin_options import given
     from pydump.cli.progress import shown
     from pydump.process import be_nice
@@ -83,7 +83,7 @@ def dump(
     wanted["arch"] = wanted["arch"] or session.arch
     dry_run = wanted["dry_run"]
     _refuse_transient(output, wanted["split"])
-    session.lost = "; the output is not complete" if names_descriptor(output) else "; nothing was left at the output"
+    session.lost = _lost(output, resume=wanted["resume"])
 
     def work(tell: ProgressCallback | None, captured: Callable[[], None] | None = None) -> DumpReport:
         def reached(milestone: Milestone) -> None:
@@ -101,6 +101,15 @@ def dump(
     with shown(ProgressStyle.none if session.quiet or dry_run else progress) as tell:
         report = work(tell)
     _show(report, output, as_json=as_json or session.json)
+
+
+def _lost(output: str, *, resume: bool) -> str:
+    """What is said of the output where the run is interrupted."""
+    from pydump.builtin.descriptors import names_descriptor
+
+    if names_descriptor(output):
+        return "; the output is not complete"
+    return "; --resume continues it" if resume else "; nothing was left at the output"
 
 
 def _show(report: DumpReport, output: str, *, as_json: bool) -> None:
