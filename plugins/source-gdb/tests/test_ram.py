@@ -11,7 +11,8 @@ import pytest
 
 from gdb_stub import FLAT_VIEW
 from pydump.errors import PlanError, ReadError, SourceError
-from pydump_source_gdb.ram import MAX_PARTS, device_tree_ram, e820_ram, flat_view_ram, stated_ram
+from pydump_qemu_stream.flat_view import MAX_PLACES
+from pydump_source_gdb.ram import device_tree_ram, e820_ram, flat_view_ram, stated_ram
 
 DATA = Path(__file__).parent / "data"
 
@@ -39,7 +40,9 @@ def test_more_ram_than_any_guest_has_is_not_believed() -> None:
     with pytest.raises(SourceError):
         flat_view_ram(head + line.format(0, 1 << 62))
     with pytest.raises(SourceError):
-        flat_view_ram(head + "".join(line.format(n << 16, (n << 16) + 15) for n in range(MAX_PARTS + 1)))
+        flat_view_ram(head + "".join(line.format(n << 46, (n << 46) + (1 << 46) - 1) for n in range(3)))
+    with pytest.raises(SourceError):
+        flat_view_ram(head + "".join(line.format(n << 16, (n << 16) + 15) for n in range(MAX_PLACES + 1)))
 
 
 def reader(memory: dict[int, bytes], end: int):  # type: ignore[no-untyped-def]

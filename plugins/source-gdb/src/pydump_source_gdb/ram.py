@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from pydump.errors import PlanError, ReadError, SourceError
-from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.memory import MemoryMap
 from pydump.options import parse_number
+from pydump_qemu_stream.flat_view import memory_of, seen
 
 #: More RAM than this, and more parts of it, are not believed.
 MAX_RAM: Final = 1 << 47
 MAX_PARTS: Final = 1 << 12
 HINT: Final = "name it: --gdb-ram 0-3G,4G-5G"
-
-#: What QEMU's own dump holds as well. Source: guest_phys_block_add_section in system/memory_mapping.c of QEMU.
-_FLAT_RANGE = re.compile(r"  ([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): ")
 
 
 def stated_ram(text: str) -> MemoryMap:
@@ -45,21 +43,12 @@ def flat_view_ram(text: str) -> MemoryMap:
     """The RAM in what QEMU's ``info mtree -f`` prints; empty where it is not that.
 
     Raises:
-        SourceError: It has more RAM than any guest, or in more parts.
+        SourceError: It is damaged, or has more RAM than any guest.
     """
-    found: list[tuple[int, int]] = []
-    ours = False
-    for line in text.splitlines():
-        if line.startswith("FlatView"):
-            ours = False
-        elif line.startswith(' AS "memory"'):
-            ours = True
-        elif ours and (match := _FLAT_RANGE.match(line)):
-            found.append((int(match[1], 16), int(match[2], 16) + 1))
-    ram = Ranges.of(found)
-    if ram.size > MAX_RAM or len(found) > MAX_PARTS:
-        raise SourceError(f"the stub's monitor lists {ram.size:#x} bytes of RAM in {len(found)} parts", hint=HINT)
-    return MemoryMap.of((start, end - start) for start, end in ram)
+    memory = memory_of(seen(text, MAX_RAM))
+    if memory.ranges().size > MAX_RAM:
+        raise SourceError(f"the stub's monitor lists {memory.ranges().size:#x} bytes of RAM", hint=HINT)
+    return memory
 
 
 #: ``(paddr, size) -> bytes``. Raises ReadError where there is nothing.
