@@ -68,8 +68,8 @@ def find_linear(arch: str | None, registers: Mapping[str, int], read: ReadVirtua
     """
     if arch in ("x86_64", "i386") and "cr0" in registers and not registers["cr0"] & CR0_PG:
         return Linear(0)
-    if arch == "x86_64" and {"cr3", "cr4"} <= registers.keys():
-        return next((Linear(base) for base in _bases(registers) if _maps_all(base, registers, read)), None)
+    if arch == "x86_64":
+        return next((Linear(base) for base in _bases(registers) if maps_all(base, registers, read)), None)
     if arch == "ppc64" and "msr" in registers:
         return Linear(PPC64_OFFSET if registers["msr"] & MSR_DR else 0)
     return None
@@ -84,11 +84,18 @@ def _bases(registers: Mapping[str, int]) -> Iterator[int]:
             yield from (base for base in range(first, first - TRIES * STEP, -STEP) if base >> 63)
 
 
-def _maps_all(base: int, registers: Mapping[str, int], read: ReadVirtual) -> bool:
+def table_shifts(registers: Mapping[str, int]) -> tuple[int, ...]:
+    """log2 of the bytes that an entry stands for, in each level of a CPU's page tables."""
+    return (48, 39, 30, 21, 12)[not registers["cr4"] & CR4_LA57 :]
+
+
+def maps_all(base: int, registers: Mapping[str, int], read: ReadVirtual) -> bool:
     """Whether the page tables, read through a mapping at ``base``, say that it is one: it must map paddr 0."""
+    if not {"cr3", "cr4"} <= registers.keys():
+        return False
     table = registers["cr3"] & ADDRESS
     try:
-        for shift in (48, 39, 30, 21, 12)[not registers["cr4"] & CR4_LA57 :]:
+        for shift in table_shifts(registers):
             entry = int.from_bytes(read(base + table + 8 * (base >> shift & 511), 8), "little")
             if not entry & PRESENT:
                 return False

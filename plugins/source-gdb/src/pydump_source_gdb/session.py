@@ -12,7 +12,8 @@ from pydump.model.memory import MemoryMap
 from pydump_source_gdb.address import Address
 from pydump_source_gdb.guard import LIMITS, Guard, Limits
 from pydump_source_gdb.linear import HINT as L_HINT
-from pydump_source_gdb.linear import Linear, find_linear, stated_linear
+from pydump_source_gdb.linear import Linear, find_linear, maps_all, stated_linear
+from pydump_source_gdb.mapped import mapped_ram
 from pydump_source_gdb.options import GdbOptions
 from pydump_source_gdb.ram import HINT, device_tree_ram, e820_ram, flat_view_ram, stated_ram
 from pydump_source_gdb.registers import KNOWN, Names, byte_order_of, descriptors, pydump_registers
@@ -90,10 +91,21 @@ class Session:
         )
 
     def _find_ram(self, facts: Guest) -> MemoryMap:
-        """RAM by what firmware has left in memory."""
+        """RAM by what firmware has left in memory, else by what the kernel maps."""
         if facts.arch in ("x86_64", "i386"):
-            return e820_ram(self._read)
+            return e820_ram(self._read) or self._find_mapped(facts)
         return device_tree_ram(self._read, self._linear.paddr)
+
+    def _find_mapped(self, facts: Guest) -> MemoryMap:
+        """RAM by the page tables of a CPU that uses the kernel's mapping; empty where none does."""
+        base = self._linear.to_vaddr(0)
+        if facts.arch != "x86_64" or not base >> 63:  # below are programs, and firmware that maps devices like RAM
+            return MemoryMap()
+        for thread, cpu in zip(self._threads, facts.cpus, strict=True):
+            self.stub.select(thread)
+            if maps_all(base, cpu.registers, self._read_virtual):
+                return mapped_ram(Linear(base), cpu.registers, self._read_virtual)
+        return MemoryMap()
 
     def _read_virtual(self, vaddr: int, size: int) -> bytes:
         parts: list[bytes] = []
