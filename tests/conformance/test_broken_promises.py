@@ -143,6 +143,7 @@ NO_RUNS = """
     def runs(self, vaddr, size):
         return iter(())
 """
+HOSTILE = "test_damaged_headers_give_memory_or_an_error"
 LEVEL = "self.options.level)"
 COMPRESS = "        return zlib.compress(data, self.options.level)\n"
 SETTLED = "backing.check(self._offsets[0], self._stored.size)\n"
@@ -240,6 +241,13 @@ BROKEN = (
     Broken("format", "test_it_knows_its_own_files_and_no_others", "head.startswith(MAGIC)", "bool(head)"),
     Broken("format", "test_a_file_cut_off_anywhere", SETTLED, PAST_THE_END),
     Broken("format", "test_a_damaged_file_gives_memory_or_an_error", DAMAGE, "KeyError"),
+    Broken("format", HOSTILE, "header = backing.read", "header = bytearray(length) and backing.read"),
+    Broken(
+        "format",
+        HOSTILE,
+        "        header = backing",
+        "        while length > backing.size: length -= 1\n        header = backing",
+    ),
     Broken("format", "test_a_guest_comes_back", DATA, f"{DATA[:-1]} and bytes(batch.size),"),
     Broken(
         "format",

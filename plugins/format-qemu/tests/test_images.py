@@ -16,6 +16,8 @@ import zstandard
 import pydump
 from pydump.errors import FormatError, PlanError, PydumpError, UnsupportedError
 from pydump.model.memory import Ranges
+from pydump.testing.format import FormatTests
+from pydump_format_qemu import QemuFormat
 from pydump_qemu_stream.domain import read_domain
 from stream_samples import DATA, SAMPLES, content
 
@@ -327,3 +329,17 @@ def test_what_a_cut_may_hide_is_unreadable_and_not_zero(name: str, tmp_path: Pat
             assert left.image.unreadable()
             for start, end in held:
                 assert left.read(start, end - start) == complete.read(start, end - start)
+
+
+class TestQemuFormat(FormatTests):
+    """The conformance kit, with a stream that QEMU wrote, and QEMU's own dump of the guest."""
+
+    format = QemuFormat
+    magics = (b"LibvirtQemudSave",)
+
+    def example(self, tmp_path: Path) -> tuple[Path, dict[int, bytes]]:
+        path, dump = tmp_path / "stream", tmp_path / "elf"
+        path.write_bytes(content("s390x-7.stream"))
+        dump.write_bytes(content("s390x-7.elf"))
+        with pydump.open(dump) as theirs:
+            return path, {block.paddr: theirs.read(block.paddr, block.size) for block in theirs.guest.memory}

@@ -59,6 +59,7 @@ from pydump.testing.dummy import MemorySink
 from pydump.testing.executors import CopyingExecutor, SpawnedExecutor
 from pydump.testing.forks import faults_in_forks
 from pydump.testing.fresh import native_modules
+from pydump.testing.hostile import faults_of_damage
 from pydump.testing.pipes import slow_reader
 from pydump.testing.readers import Contents, unflatten
 from pydump.testing.reopen import faults_of_reopening
@@ -110,6 +111,7 @@ class FormatTests:
         format: The class under test.
         options: Values for its options, where they are not the defaults.
         reader_options: Values for the options of its reader half, where they are not the defaults.
+        magics: How files of it begin, where the sample is only one of several kinds.
         independent: Reads what it writes and shares nothing with it, or None where there is no such reader.
     """
 
@@ -117,6 +119,7 @@ class FormatTests:
     options: ClassVar[dict[str, Any]] = {}
     reader_options: ClassVar[dict[str, Any]] = {}
     independent: ClassVar[Callable[[bytes], Contents] | None] = None
+    magics: ClassVar[tuple[bytes, ...]] = ()
 
     def example(self, tmp_path: Path) -> tuple[Path, dict[int, bytes]] | None:
         """For a format that is not written: a file, and the memory that it must hold, by paddr. Else None."""
@@ -198,7 +201,8 @@ class FormatTests:
         own, _ = self.sample("32-bit, little-endian", tmp_path)
         assert self.format.detect(own[:4096]) or not self.format.reads()
         strange = [b"", b"\0", bytes(4096), b"\xff" * 4096, b"text\n" * 800, b"{}", guests.random_page(1)]
-        strange += [magic.ljust(4096, b"\0") for magic in MAGICS if not own.startswith(magic)]
+        mine = (own, *self.magics)
+        strange += [magic.ljust(4096, b"\0") for magic in MAGICS if not any(one.startswith(magic) for one in mine)]
         assert [head[:16] for head in strange if self.format.detect(head)] == []
         for other in self.registry.formats():
             if other is not self.format:
@@ -398,6 +402,12 @@ class FormatTests:
         (tmp_path / "damaged").write_bytes(data)
         self.survives(tmp_path / "damaged")
 
+    def test_damaged_headers_give_memory_or_an_error(self, tmp_path: Path) -> None:
+        """Nobody reads a header with care but the reader: each number in it may be any other."""
+        self.needs(read=True)
+        data, _ = self.sample("32-bit, little-endian", tmp_path)
+        assert faults_of_damage(data, tmp_path / "damaged", self.read_some) == []
+
     # --- what the tests are made of ---
 
     def same(self, source: MemoryImage, back: MemoryImage) -> None:
@@ -453,6 +463,15 @@ class FormatTests:
                         size = min(1 << 16, end - at)
                         where = parting(contents(source, at, size), contents(back, at, size))
                         assert where is None, f"memory at {at + where:#x} is not what was written"
+
+    def read_some(self, path: Path) -> None:
+        """Open a file, ask for its facts, and read the begin of each block of its memory."""
+        with self.open(path) as source:
+            ranges = source.guest().memory.ranges()
+            list(source.defects())
+            for start, end in [*ranges][:8]:
+                with contextlib.suppress(PydumpError):
+                    contents(source, start, min(1 << 16, end - start))
 
     def survives(self, path: Path) -> None:
         """``path`` is opened and read, or refused with an error of pydump's."""
