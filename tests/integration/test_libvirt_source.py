@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -120,14 +121,19 @@ def assert_same(path: Path, truth: Path) -> None:
         assert ours.read(QUIET[0], QUIET[1] - QUIET[0]) == theirs.read(QUIET[0], QUIET[1] - QUIET[0])
 
 
-@pytest.mark.parametrize(("given", "way"), [({}, "snapshot"), ({"pause": "copy"}, "copy")])
+@pytest.mark.parametrize(
+    ("given", "way"),
+    [({}, "snapshot"), ({"pause": "copy"}, "copy"), ({"pause": "full"}, "full"), ({"pause": "none"}, "none")],
+)
 def test_a_capture_of_a_running_domain_equals_libvirts_dump(
     domain: Running, tmp_path: Path, given: dict[str, str], way: str
 ) -> None:
     before = domain.state()
     report = api.dump(domain.source, tmp_path / "ours", options={"libvirt": given})
     assert domain.state() == before
+    assert not domain.recorders()
     assert report.paused_seconds is not None and not report.warnings
+    assert report.consistent == (way != "none")
     truth = domain.directory / f"truth-{way}"
     domain.virsh("dump", "--memory-only", "guest", truth)
     assert_same(tmp_path / "ours", truth)
@@ -137,14 +143,16 @@ def test_a_capture_of_a_paused_domain_equals_libvirts_dump(domain: Running, tmp_
     domain.virsh("suspend", "guest")
     try:
         before = domain.virsh("domstate", "--reason", "guest")
-        report = api.dump(domain.source, tmp_path / "ours", format="elf")
-        assert domain.virsh("domstate", "--reason", "guest") == before == "paused (user)\n"
-        assert report.paused_seconds == 0
         truth = domain.directory / "truth-paused"
         domain.virsh("dump", "--memory-only", "guest", truth)
-        assert api.compare(tmp_path / "ours", truth).same
-        with api.open(tmp_path / "ours") as ours, api.open(truth) as theirs:
-            assert ours.notes == theirs.notes
+        for way in ("copy", "full", "none"):
+            report = api.dump(domain.source, tmp_path / way, format="elf", options={"libvirt": {"pause": way}})
+            assert domain.virsh("domstate", "--reason", "guest") == before == "paused (user)\n"
+            assert report.paused_seconds == 0 and report.consistent
+            assert api.compare(tmp_path / way, truth).same
+            with api.open(tmp_path / way) as ours, api.open(truth) as theirs:
+                assert ours.notes == theirs.notes
+                assert ours.guest.memory.ranges() == theirs.guest.memory.ranges()
         with pytest.raises(api.PydumpError, match="the domain guest does not run.*leave --libvirt-pause out") as caught:
             api.dump(domain.source, tmp_path / "no", options={"libvirt": {"pause": "snapshot"}})
         assert caught.value.exit_code == 2
@@ -196,7 +204,7 @@ def test_two_captures_at_once_are_refused(domain: Running, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("way", "victim"),
-    [("snapshot", "parent"), ("snapshot", "recorder"), ("copy", "parent"), ("copy", "both")],
+    [("snapshot", "parent"), ("snapshot", "recorder"), ("copy", "parent"), ("copy", "both"), ("none", "both")],
 )
 def test_the_domain_is_as_it_was_after_a_kill(domain: Running, tmp_path: Path, way: str, victim: str) -> None:
     """A snapshot needs one of both: without a reader QEMU 7.2 keeps its pages write-protected, and the guest hangs."""
@@ -215,13 +223,139 @@ def test_the_domain_is_as_it_was_after_a_kill(domain: Running, tmp_path: Path, w
     assert domain.state() == before
 
 
+@contextlib.contextmanager
+def held(domain: Running) -> Iterator[subprocess.Popen[bytes]]:
+    """pydump with a domain that it has paused, and whose memory it reads as slowly as its output is read."""
+    command = [sys.executable, "-m", "pydump", "dump", domain.source, "-", "--format", "elf", "--libvirt-pause", "full"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.read(1 << 17)
+            assert domain.virsh("domstate", "--reason", "guest") == "paused (user)\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("victim", ["parent", "recorder"])
+def test_a_domain_that_is_held_runs_after_a_kill(domain: Running, victim: str) -> None:
+    before = domain.state()
+    with held(domain) as process:
+        (recorder,) = domain.recorders()
+        if victim == "parent":
+            process.kill()
+        else:
+            os.kill(recorder, signal.SIGKILL)
+            assert domain.virsh("domstate", "guest") == "paused\n"
+            process.communicate(timeout=60)
+            assert process.returncode == 1  # whether somebody let it run meanwhile is not known
+    wait_for(lambda: not domain.recorders())
+    assert domain.state() == before
+
+
+def test_a_domain_that_somebody_lets_run_is_not_consistent(domain: Running) -> None:
+    before = domain.state()
+    with held(domain) as process:
+        domain.virsh("resume", "guest")
+        _, said = process.communicate(timeout=60)
+    assert b"somebody let the domain run meanwhile" in said
+    assert domain.state() == before
+
+
+def test_a_held_domain_is_locked_and_runs_after_ctrl_c(domain: Running, tmp_path: Path) -> None:
+    before = domain.state()
+    with held(domain) as process:
+        process.send_signal(signal.SIGTSTP)  # nothing: the domain would wait
+        with pytest.raises(api.PydumpError, match="another pydump captures the domain guest"):
+            api.dump(domain.source, tmp_path / "no")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert domain.state() == before
+
+
+def test_a_domain_whose_memory_cannot_be_read_here_is_not_paused(
+    domain: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pydump_qemu_stream.process import Process
+
+    def refused(process: Process, name: str) -> int:
+        raise process._denied(name, PermissionError(1, "Operation not permitted"))
+
+    monkeypatch.setattr(Process, "open", refused)
+    before = domain.virsh("domstate", "--reason", "guest")
+    for way in ("full", "none"):
+        with pytest.raises(api.PydumpError, match="run pydump as root.*take --libvirt-pause snapshot or copy$"):
+            api.dump(domain.source, tmp_path / "no", options={"libvirt": {"pause": way}})
+    assert domain.virsh("domstate", "--reason", "guest") == before
+
+
+def test_shared_memory_is_read_from_its_file_and_libvirt_reads_the_rest(
+    domain: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user who may open files of QEMU, and not its memory (kernel.yama.ptrace_scope)."""
+    from pydump_qemu_stream.process import Process
+
+    opened = Process.open
+
+    def refused(process: Process, name: str) -> int:
+        if name == "mem":
+            raise process._denied(name, PermissionError(1, "Operation not permitted"))
+        return opened(process, name)
+
+    monkeypatch.setattr(Process, "open", refused)
+    xml = DOMAIN.format(qemu=domain.directory / "qemu/bin/qemu-system-x86_64").replace("guest", "shared")
+    backing = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking><vcpu>"
+    (domain.directory / "shared.xml").write_text(xml.replace("<vcpu>", backing))
+    domain.virsh("create", domain.directory / "shared.xml", "--paused")
+    try:
+        source, truth = domain.source.replace(":guest", ":shared"), domain.directory / "truth-shared"
+        api.dump(source, tmp_path / "ours", format="elf", options={"libvirt": {"pause": "full"}})
+        domain.virsh("dump", "--memory-only", "shared", truth)
+        with api.open(tmp_path / "ours") as ours, api.open(truth) as theirs:
+            assert ours.notes == theirs.notes
+            assert any(ours.read(0xFFFC0000, 1 << 18))  # firmware, in no file
+        assert api.compare(tmp_path / "ours", truth).same
+    finally:
+        domain.virsh("destroy", "shared")
+
+
+@pytest.mark.parametrize("way", ["full", "none"])
+def test_a_storm_of_kills_leaves_the_domain_as_it_was(domain: Running, tmp_path: Path, way: str) -> None:
+    before, chance = domain.state(), random.Random(way)
+    for i in range(int(os.environ.get("PYDUMP_KILLS", "3"))):
+        command = [sys.executable, "-m", "pydump", "dump", domain.source, tmp_path / f"{i}", "--libvirt-pause", way]
+        variables = {**os.environ, "TMPDIR": str(domain.directory)}
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables) as process:
+            wait_for(lambda process=process: domain.recorders() or process.poll() is not None)
+            time.sleep(chance.uniform(0, 1))
+            process.kill()
+        wait_for(lambda: not domain.recorders())
+        assert domain.state() == before
+
+
+@pytest.mark.parametrize("way", ["full", "none"])
+def test_a_domain_that_a_killed_capture_has_paused_is_let_run_by_the_next(
+    domain: Running, tmp_path: Path, way: str
+) -> None:
+    before = domain.state()
+    domain.qmp("object-add", **{"qom-type": "authz-simple", "id": "pydump", "identity": f"{killed()} paused"})
+    domain.virsh("suspend", "guest")
+    api.dump(domain.source, tmp_path / "next", options={"libvirt": {"pause": way}})
+    assert domain.state() == before
+
+
+def killed() -> str:
+    """The mark of a pydump both of whose processes are gone."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino} 4194305:1 4194306:1"
+
+
 @pytest.mark.parametrize("way", ["snapshot", "copy"])
 def test_what_a_killed_capture_has_set_is_set_back_by_the_next(domain: Running, tmp_path: Path, way: str) -> None:
     """Its mark says what the limit was; both of its processes are gone."""
     before = domain.state()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    killed = f"{boot}/{os.stat('/proc/self/ns/pid').st_ino} 4194305:1 4194306:1 max-bandwidth={before[3]}"
-    domain.qmp("object-add", **{"qom-type": "authz-simple", "id": "pydump", "identity": killed})
+    mark = f"{killed()} max-bandwidth={before[3]}"
+    domain.qmp("object-add", **{"qom-type": "authz-simple", "id": "pydump", "identity": mark})
     domain.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
     domain.qmp("migrate-set-capabilities", capabilities=[{"capability": "background-snapshot", "state": True}])
     api.dump(domain.source, tmp_path / "next", options={"libvirt": {"pause": way}})

@@ -1,4 +1,4 @@
-"""Puts off the signals that end a run, where ending it would leave things half done."""
+"""Puts off the signals that end a run or stop it, where that would leave things half done."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+#: What stops a process that has a terminal.
+_STOPPING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 @contextlib.contextmanager
@@ -30,3 +33,26 @@ def put_off() -> Iterator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         for late in came:
             signal.raise_signal(late)
+
+
+class Unstopped:
+    """Somebody waits for this process: Ctrl-Z does not stop it between :meth:`hold` and :meth:`let_go`."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+
+    @property
+    def held(self) -> bool:
+        """Whether it is so now."""
+        return bool(self._before)
+
+    def hold(self) -> None:
+        """From now on. Signals are left alone where this is not the main thread."""
+        if not self._before and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPPING}
+
+    def let_go(self) -> None:
+        """No longer."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._before = {}

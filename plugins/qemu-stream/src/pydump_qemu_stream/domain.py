@@ -14,11 +14,13 @@ class Domain:
         arch: The architecture's name, or empty.
         machine: The machine's type, or empty.
         dimms: The guest-physical address of each RAM block that is a memory device.
+        owner: The user and group that libvirt has QEMU run as, as "+UID:+GID", or empty.
     """
 
     arch: str = ""
     machine: str = ""
     dimms: dict[str, int] = field(default_factory=dict)
+    owner: str = ""
 
 
 def read_domain(text: bytes) -> tuple[Domain, str]:
@@ -44,4 +46,5 @@ def read_domain(text: bytes) -> tuple[Domain, str]:
             continue
     if kind is None:
         return Domain(dimms=dimms), ""
-    return Domain(kind.get("arch", ""), kind.get("machine", ""), dimms), ""
+    owner = root.findtext("seclabel[@model='dac']/label", "").strip()
+    return Domain(kind.get("arch", ""), kind.get("machine", ""), dimms, owner), ""

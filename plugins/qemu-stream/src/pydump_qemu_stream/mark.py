@@ -22,19 +22,24 @@ LIMIT: Final = "max-bandwidth"
 BANDWIDTH: Final = 1 << 40
 #: The capability that makes a migration a snapshot.
 CAPABILITY: Final = "background-snapshot"
+#: In the mark of a pydump that has paused the guest.
+PAUSED: Final = "paused"
 #: Stands for a system that does not say what it is.
 UNKNOWN: Final = "-"
 
 
-def identity(*pids: int, limit: int | None = None) -> str:
+def identity(*pids: int, limit: int | None = None, paused: bool = False) -> str:
     """The text of a mark.
 
     Args:
         pids: The processes that undo what is done, one of which is enough.
         limit: What :data:`LIMIT` was before it was changed; None where it is not.
+        paused: Whether they pause the guest.
     """
     fields = [_system(), *(f"{pid}:{start_time(pid)}" for pid in pids)]
-    return " ".join(fields if limit is None else [*fields, f"{LIMIT}={limit}"])
+    if limit is not None:
+        fields.append(f"{LIMIT}={limit}")
+    return " ".join([*fields, PAUSED] if paused else fields)
 
 
 def is_gone(text: str) -> bool:
@@ -58,6 +63,11 @@ def limit_of(text: str) -> int | None:
         if name == LIMIT and value.isascii() and value.isdecimal() and len(value) < 20:
             return int(value)
     return None
+
+
+def has_paused(text: str) -> bool:
+    """Whether the processes of a mark have paused the guest."""
+    return PAUSED in text.split(" ")
 
 
 def _runs(process: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from pydump.errors import PlanError, SourceError
@@ -13,7 +13,7 @@ from pydump_source_libvirt.source import refuse_remote
 
 T = TypeVar("T")
 #: Source: virDomainState in include/libvirt/libvirt-domain.h.
-RUNNING: Final = 1
+RUNNING, PAUSED = 1, 3
 STATES: Final = {
     0: "in no state", 1: "running", 2: "blocked", 3: "paused", 4: "shutting down", 5: "shut off", 6: "crashed",
     7: "suspended",
@@ -25,6 +25,8 @@ JOBS: Final = {
 }  # fmt: skip
 #: VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP.
 HMP: Final = 1
+#: Bytes of memory in one call. Source: REMOTE_DOMAIN_MEMORY_PEEK_BUFFER_MAX in src/remote/remote_protocol.x.
+MAX_PEEK: Final = 4 << 20
 #: Seconds that the domain may take to be as it was, and between two looks.
 SETTLE: Final = 10
 PAUSE: Final = 0.05
@@ -125,6 +127,26 @@ class Domain:
         with contextlib.suppress(self._libvirt.libvirtError):
             self._connection.close()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is."""
+        return bool(self._connection.isAlive() == 1)
+
+    def listen(self, kind: int, heard: Callable[..., None]) -> None:
+        """Have a function called with what happens to the domain, where libvirt's event loop runs.
+
+        Args:
+            kind: One of libvirt's VIR_DOMAIN_EVENT_ID.
+            heard: The function.
+
+        Raises:
+            SourceError: libvirt does not say it.
+        """
+        try:
+            self._connection.domainEventRegisterAny(self._domain, kind, heard, None)
+        except self._libvirt.libvirtError as error:
+            raise self._error(error) from None
+
     def monitor(self, command: str, files: Sequence[int] = (), **arguments: Any) -> Any:
         """Run a QMP command.
 
@@ -196,26 +218,35 @@ class Domain:
 
     def xml(self) -> bytes:
         """The XML of the running domain."""
-        try:
-            return str(self._domain.XMLDesc()).encode()
-        except self._libvirt.libvirtError as error:
-            raise self._error(error) from None
+        return str(self._call("XMLDesc")).encode()
 
     def state(self) -> int:
         """The state in libvirt's eyes."""
+        return int(self._call("state")[0])
+
+    def suspend(self) -> None:
+        """Pause it."""
+        self._call("suspend")
+
+    def resume(self) -> None:
+        """Let it run."""
+        self._call("resume")
+
+    def peek(self, paddr: int, size: int) -> bytes:
+        """Guest-physical memory as it is now, :data:`MAX_PEEK` bytes at most; QEMU gives it to libvirt in a file."""
+        return bytes(self._call("memoryPeek", paddr, size, self._libvirt.VIR_MEMORY_PHYSICAL))
+
+    def _call(self, name: str, *arguments: object) -> Any:
         try:
-            return int(self._domain.state()[0])
+            return getattr(self._domain, name)(*arguments)
         except self._libvirt.libvirtError as error:
             raise self._error(error) from None
 
     def job(self) -> str:
         """What libvirt does to the domain: ``saving``; empty if it does nothing."""
-        try:
-            if not self._domain.jobInfo()[0]:
-                return ""
-            return JOBS.get(self._domain.jobStats().get("operation", 0), "at work on")
-        except self._libvirt.libvirtError as error:
-            raise self._error(error) from None
+        if not self._call("jobInfo")[0]:
+            return ""
+        return JOBS.get(self._call("jobStats").get("operation", 0), "at work on")
 
     def dump(self, path: str) -> None:
         """Have libvirt write QEMU's ELF dump to a file or a pipe, and pause the domain meanwhile if it runs.

@@ -13,9 +13,10 @@ import shutil
 import tempfile
 import threading
 import time
-from typing import Final
+from typing import Final, Self
 
-from pydump.errors import PydumpError
+from pydump.errors import PydumpError, SourceError
+from pydump_qemu_stream.elf_head import read_head
 from pydump_source_libvirt.domain import RUNNING, Domain
 from pydump_source_libvirt.parent import STEP, Parent
 
@@ -65,54 +66,102 @@ def dump(domain: Domain, path: str, reader: int, parent: Parent) -> float:
         SourceError: It failed.
         Cancelled: The parent is gone.
     """
-    state = domain.state()
-    faults: list[PydumpError] = []
-
-    def run() -> None:
-        try:
-            domain.dump(path)
-        except PydumpError as error:
-            faults.append(error)
-
-    thread = threading.Thread(target=run)
-    begun = time.monotonic()
-    thread.start()
-    try:
-        while _begins(reader, thread):
-            if not parent.waits or not (n := os.readv(reader, [buffer := bytearray(STEP)])):
-                break
-            parent.keep(memoryview(buffer)[:n])
-    finally:
-        os.close(reader)  # whatever is left to write fails
-        thread.join()
+    state, begun = domain.state(), time.monotonic()
+    with _Dump(domain, path, reader, parent) as stream:
+        while parent.waits and stream.readable() and stream.some(STEP):
+            pass
     parent.check()
-    if faults:
-        raise faults[0]
+    if stream.faults:
+        raise stream.faults[0]
     paused = time.monotonic() - begun if state == RUNNING else 0.0
     domain.await_state(state)
     return paused
 
 
-def _begins(reader: int, thread: threading.Thread) -> bool:
-    """Wait until there is something to read or an end to it. False if libvirt has ended without any.
+def head(domain: Domain, path: str, reader: int, parent: Parent) -> float:
+    """Have libvirt begin a dump, and keep what comes before memory: the guest's facts. Raises and returns as dump()."""
+    state, begun = domain.state(), time.monotonic()
+    with _Dump(domain, path, reader, parent) as stream:
+        try:
+            read_head(stream)
+        except EOFError:
+            ended = True
+        else:
+            ended = False
+    parent.check()
+    if ended:
+        raise stream.faults[0] if stream.faults else SourceError("libvirt's dump ends within its headers")
+    paused = time.monotonic() - begun if state == RUNNING else 0.0
+    domain.await_state(state)
+    return paused
 
-    libvirt opens the pipe at a moment of its own. Without a reader it would wait for one, and the domain with it.
+
+class _Dump:
+    """A dump by libvirt within the block, after which nobody reads on: what is left to write fails.
+
+    Attributes:
+        faults: What libvirt says of it, when it has ended.
     """
-    poll = select.poll()
-    poll.register(reader, select.POLLIN)
-    while thread.is_alive():
-        if poll.poll(PAUSE * 1000):
-            return True
-    return bool(poll.poll(0))
+
+    def __init__(self, domain: Domain, path: str, reader: int, parent: Parent) -> None:
+        self.faults: list[PydumpError] = []
+        self._domain, self._path, self._reader, self._parent = domain, path, reader, parent
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self._domain.dump(self._path)
+        except PydumpError as error:
+            self.faults.append(error)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._reader)
+        self._thread.join()
+
+    def readable(self) -> bool:
+        """Wait until there is something to read or an end to it. False if libvirt has ended without any.
+
+        libvirt opens the pipe at a moment of its own. Without a reader it would wait for one, and the domain with it.
+        """
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        while self._thread.is_alive():
+            if poll.poll(PAUSE * 1000):
+                return True
+        return bool(poll.poll(0))
+
+    def some(self, most: int) -> bytearray:
+        """What there is to read, which is kept; empty at the end."""
+        buffer = bytearray(most)
+        del buffer[os.readv(self._reader, [buffer]) :]
+        self._parent.keep(memoryview(buffer))
+        return buffer
+
+    def read(self, size: int) -> bytes:
+        """Exactly ``size`` bytes, which are kept; EOFError where the dump ends before, or nobody waits for it."""
+        data = bytearray()
+        while len(data) < size:
+            if not (self._parent.waits and self.readable() and (more := self.some(size - len(data)))):
+                raise EOFError
+            data += more
+        return bytes(data)
 
 
-def give_up(domain: Domain, reader: int) -> None:
-    """Read no more of a dump that another process of ours has begun and cannot read any more.
+def give_up(domain: Domain, path: str) -> None:
+    """Read nothing of a dump that another process of ours has begun and cannot read any more.
 
     Args:
         domain: The domain.
-        reader: The reading end, which is closed when libvirt has opened the other one, or has ended.
+        path: The name of the pipe, which is read from until libvirt has opened it as well, or has ended.
     """
+    try:
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     with contextlib.suppress(PydumpError):

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
@@ -20,24 +12,22 @@ from pydump.errors import PlanError, PydumpError, ReadError, SourceError
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.live import Capture, LiveGuest, Narrow
 from pydump.model.guest import Guest, Utsname
-from pydump.model.memory import MemoryMap, Ranges
+from pydump.model.memory import MemoryMap
 from pydump.model.progress import Progress, ProgressCallback
+from pydump.signals import Unstopped
 from pydump_qemu_stream.domain import read_domain
-from pydump_qemu_stream.flat_view import seen
+from pydump_qemu_stream.elf_head import Head
+from pydump_qemu_stream.flat_view import memory_of, seen
 from pydump_qemu_stream.image import Given, QemuImage
 from pydump_qemu_stream.place import OTHER
 from pydump_source_libvirt.domain import Domain
-from pydump_source_libvirt.dump import Fifo, give_up, unname
+from pydump_source_libvirt.in_place import in_place
 from pydump_source_libvirt.options import LibvirtOptions
-from pydump_source_libvirt.stored import DumpImage, StoredStream
-from pydump_source_libvirt.undo import set_back_after
+from pydump_source_libvirt.recording import Recording
+from pydump_source_libvirt.stored import DumpImage, StoredStream, read_stored
 
 #: Bytes of a region of guest memory; one with more is not believed.
 MAX_REGION: Final = 1 << 47
-#: Seconds that the recorder may take to undo what it did before this process goes on; it stays at it.
-GRACE: Final = 10
-
-_log = logging.getLogger("pydump.libvirt")
 
 
 class LibvirtGuest(LiveGuest):
@@ -77,13 +67,7 @@ class LibvirtView(MemoryImage):
     def __init__(self, domain: Domain) -> None:
         said, _ = read_domain(domain.xml())
         found = seen(domain.human("info mtree -f"), MAX_REGION)
-        spans = Ranges.of(
-            (part.paddr, part.paddr + part.size)
-            for name, parts in found.items()
-            if not OTHER.match(name)
-            for part in parts
-        )
-        memory = MemoryMap.of((start, end - start) for start, end in spans)
+        memory = memory_of({name: parts for name, parts in found.items() if not OTHER.match(name)})
         self._guest = Guest(
             memory, utsname=Utsname(machine=said.arch), n_cpus=len(domain.rows("query-cpus-fast")) or None
         )
@@ -100,10 +84,7 @@ class LibvirtView(MemoryImage):
 
 
 class LibvirtCapture(Capture):
-    """What another process has captured and keeps in a file without a name. See :mod:`.recorder`."""
-
-    holds = False
-    consistent = True
+    """What another process has captured and keeps in a file without a name, or memory of a domain that it pauses."""
 
     def __init__(
         self,
@@ -114,19 +95,100 @@ class LibvirtCapture(Capture):
         resources: contextlib.ExitStack,
     ) -> None:
         self._domain = domain
-        self._options = options
+        self._pause = options.pause
         self._view = view
         self._size = view.guest().memory.ranges().size
         self._progress = progress
         self._resources = resources
+        self._warnings: list[str] = []
+        self._recording: Recording | None = None
+        self._unstopped = Unstopped()
         self._paused: float | None = None
+        self._consistent = True
+
+    @property
+    def holds(self) -> bool:
+        return self._recording is not None
 
     @property
     def paused_seconds(self) -> float | None:
         return self._paused
 
+    @property
+    def consistent(self) -> bool:
+        return self._consistent
+
     def __enter__(self) -> MemoryImage:
         self._domain.refuse_busy()
+        try:
+            if self._pause not in ("full", "none"):
+                return self._stored()
+            memory = self._view.guest().memory
+            return in_place(self._domain, memory, self._facts, self._resources, self._warnings)
+        except BaseException:
+            self._end()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the domain run, if it is held; else it was let run when the capture ended."""
+        if self._recording is None:
+            return
+        try:
+            answer = self._recording.let_go()
+        except PydumpError:
+            if kind is None:
+                raise
+        else:
+            self._note(answer)
+        finally:
+            self._end()
+
+    def _note(self, answer: dict[str, Any]) -> None:
+        """What the recorder says at its end."""
+        self._paused = answer["paused"]
+        if answer["warning"]:
+            self._warnings.append(answer["warning"])
+        self._consistent = answer["consistent"]
+
+    def _record(self, file: BinaryIO) -> dict[str, Any]:
+        """Have the recorder fill a file. It goes on only if it holds the domain.
+
+        Returns:
+            What it says then.
+
+        Raises:
+            PydumpError: It failed.
+        """
+        self._recording = Recording(self._domain, self._pause, file)
+        answer = self._recording.answer(self._tell)
+        if "held" not in answer:
+            self._end()
+            self._note(answer)
+        return answer
+
+    def _tell(self, kept: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress("capture", min(kept, self._size), self._size))
+
+    def _end(self) -> None:
+        """The recorder ends, and has let the domain run then."""
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.close()
+        self._unstopped.let_go()
+
+    def _facts(self) -> Head:
+        """The domain's facts; with ``full`` it is paused from then on."""
+        self._unstopped.hold()
+        with tempfile.TemporaryFile() as file:
+            self._record(file)
+            with contextlib.closing(StoredStream(file)) as stream:
+                return read_stored(stream)
+
+    def _stored(self) -> MemoryImage:
+        """Memory that the recorder has kept."""
         directory = tempfile.gettempdir()
         if shutil.disk_usage(directory).free < self._size:
             raise SourceError(
@@ -137,8 +199,7 @@ class LibvirtCapture(Capture):
         with tempfile.TemporaryFile(dir=directory) as file:
             answer = self._record(file)
             stream = StoredStream(file)
-        self._paused = answer["paused"]
-        warnings = tuple(filter(None, (answer["warning"],)))
+        warnings = tuple(self._warnings)
         try:
             image: MemoryImage
             if answer["done"] == "copy":
@@ -153,89 +214,3 @@ class LibvirtCapture(Capture):
             raise
         self._resources.callback(image.close)
         return image
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """The domain was let run when the capture ended."""
-
-    def _record(self, file: BinaryIO) -> dict[str, Any]:
-        """Have the recorder fill the file.
-
-        Returns:
-            Its last line.
-
-        Raises:
-            PydumpError: It failed.
-        """
-        with contextlib.ExitStack() as stack:
-            ours, theirs = socket.socketpair()
-            stack.enter_context(ours)
-            fifo = Fifo()
-            stack.callback(unname, fifo.path)
-            pipe = os.pipe()
-            try:
-                process = _started(self._domain, self._options.pause, theirs, pipe, fifo, file)
-            except OSError as error:
-                os.close(pipe[0])
-                os.close(fifo.fd)
-                raise SourceError(f"cannot start the process that captures the domain: {error.strerror}") from None
-            finally:
-                theirs.close()
-                os.close(pipe[1])
-            try:
-                answer = self._listen(ours)
-            finally:
-                self._await(process, ours, pipe[0], fifo.fd)
-        if "error" in answer:
-            cls: type[PydumpError] = PlanError if answer["code"] == PlanError.exit_code else SourceError
-            raise cls(answer["error"], hint=answer["hint"])
-        if "done" not in answer:
-            raise SourceError("the process that captures the domain has ended before it was done")
-        return answer
-
-    def _listen(self, recorder: socket.socket) -> dict[str, Any]:
-        answer: dict[str, Any] = {}
-        with recorder.makefile("rb") as lines:
-            for line in lines:
-                answer = json.loads(line)
-                if "caution" in answer:
-                    _log.warning("%s", answer["caution"])
-                if self._progress is not None and "kept" in answer:
-                    self._progress(Progress("capture", min(answer["kept"], self._size), self._size))
-        return answer
-
-    def _await(self, process: subprocess.Popen[bytes], recorder: socket.socket, pipe: int, fifo: int) -> None:
-        """Let the recorder end, and do what it has left to do if somebody has killed it."""
-        with contextlib.suppress(OSError):
-            recorder.shutdown(socket.SHUT_RDWR)
-        try:
-            killed = process.wait(GRACE) < 0
-        except subprocess.TimeoutExpired:
-            process.returncode, killed = 0, False  # it goes on by itself; say nothing of it at exit
-        if killed:
-            give_up(self._domain, fifo)
-            set_back_after(self._domain, pipe)
-        else:
-            os.close(fifo)
-            os.close(pipe)
-
-
-def _started(
-    domain: Domain, way: str, parent: socket.socket, pipe: tuple[int, int], fifo: Fifo, file: BinaryIO
-) -> subprocess.Popen[bytes]:
-    """The recorder, which no signal ends that can be blocked, nor the end of the terminal."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "recorder.py", way, domain.uri, domain.uuid, str(os.getpid()),
-             *map(str, pipe), fifo.path, str(fifo.fd)],
-            cwd=str(Path(__file__).parent),
-            stdin=parent.fileno(),
-            stdout=file.fileno(),
-            stderr=subprocess.DEVNULL,
-            pass_fds=(*pipe, fifo.fd),
-            start_new_session=True,
-        )  # fmt: skip
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,4 +1,4 @@
-"""A mark in QEMU, made through libvirt: a pydump takes a snapshot of this domain.
+"""A mark in QEMU, made through libvirt: a pydump is at work on this domain.
 
 See :mod:`pydump_qemu_stream.mark`.
 """
@@ -39,6 +39,11 @@ def note_limit(domain: Domain, parent: int, limit: int) -> None:
     """Write into the mark what the migration's limit is, in bytes a second, which is changed next."""
     ours = identity(os.getpid(), parent, limit=limit)
     domain.monitor("qom-set", path=PATH, property=PROPERTY, value=ours)
+
+
+def note_pause(domain: Domain, parent: int) -> None:
+    """Write into the mark that the domain is paused, which is done next."""
+    domain.monitor("qom-set", path=PATH, property=PROPERTY, value=identity(os.getpid(), parent, paused=True))
 
 
 def remove(domain: Domain) -> None:

@@ -14,5 +14,5 @@ class LibvirtOptions:
     pause: str = option(
         "auto",
         help="when the domain is paused; auto is snapshot if the domain runs and QEMU can take one, else copy",
-        choices=("auto", "snapshot", "copy"),
+        choices=("auto", "snapshot", "copy", "full", "none"),
     )

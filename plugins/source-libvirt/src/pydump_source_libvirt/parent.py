@@ -41,6 +41,10 @@ class Parent:
         """Whether it lives and there is room for more. It never says anything, so what can be read is its end."""
         return self._fault is None and not self._poll.poll(0)
 
+    def fileno(self) -> int:
+        """A descriptor that can be read when it has ended."""
+        return self._socket.fileno()
+
     def check(self) -> None:
         """Fail if nobody waits any more.
 

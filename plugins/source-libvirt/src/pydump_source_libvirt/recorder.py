@@ -14,29 +14,44 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import asdict, dataclass
 
 from pydump.errors import PlanError, PydumpError
 from pydump_source_libvirt.domain import RUNNING, Domain
-from pydump_source_libvirt.dump import dump, unname
+from pydump_source_libvirt.dump import dump, head, unname
+from pydump_source_libvirt.events import prepare
+from pydump_source_libvirt.hold import hold
 from pydump_source_libvirt.parent import Parent
 from pydump_source_libvirt.snapshot import CannotError, snapshot
 from pydump_source_libvirt.undo import recover
 
 
-def record(
-    domain: Domain, way: str, pipe: tuple[int, int], fifo: tuple[str, int], parent: Parent
-) -> tuple[str, float, str]:
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a capture went.
+
+    Attributes:
+        done: The way that was taken.
+        paused: For how many seconds the guest was paused.
+        warning: What the user should know, or empty.
+        consistent: Whether all of memory is of the same moment.
+    """
+
+    done: str
+    paused: float
+    warning: str = ""
+    consistent: bool = True
+
+
+def record(domain: Domain, way: str, pipe: tuple[int, int], fifo: tuple[str, int], parent: Parent) -> Done:
     """Capture the domain.
 
     Args:
         domain: The domain.
-        way: ``snapshot``, ``copy`` or ``auto``.
+        way: As in ``--libvirt-pause``.
         pipe: The two ends of a pipe, for a snapshot.
         fifo: The name and the reading end of a pipe, for a dump.
         parent: Keeps what comes.
-
-    Returns:
-        The way that was taken, for how many seconds the guest was paused, and a warning, which may be empty.
 
     Raises:
         PydumpError: It failed. The domain is as it was, unless the error says otherwise.
@@ -45,6 +60,11 @@ def record(
     domain.refuse_busy()
     recover(domain)
     warning = ""
+    if way == "none":
+        return Done(way, head(domain, *fifo, parent), consistent=domain.state() != RUNNING)
+    if way == "full":
+        paused, doubt = hold(domain, fifo, parent)
+        return Done(way, paused, doubt, consistent=not doubt)
     if way != "copy":
         state = domain.state()
         if way == "snapshot" and state != RUNNING:
@@ -63,23 +83,24 @@ def record(
             else:
                 domain.await_state(RUNNING)
                 parent.check()
-                return "snapshot", paused, ""
-    return "copy", dump(domain, *fifo, parent), warning
+                return Done("snapshot", paused)
+    return Done("copy", dump(domain, *fifo, parent), warning)
 
 
 def main() -> None:
     """Record, and say how it went."""
+    prepare()
     way, uri, uuid, pid, *descriptors = sys.argv[1:]
     reader, writer, path, fifo = descriptors
     parent = Parent(int(pid), socket.socket(fileno=os.dup(0)), 1)
     try:
         domain = Domain(uri, uuid)
-        taken, paused, warning = record(domain, way, (int(reader), int(writer)), (path, int(fifo)), parent)
+        done = record(domain, way, (int(reader), int(writer)), (path, int(fifo)), parent)
         parent.finish()
     except PydumpError as error:
         parent.tell(error=error.message, hint=error.hint, code=error.exit_code)
     else:
-        parent.tell(done=taken, paused=paused, warning=warning)
+        parent.tell(**asdict(done))
     finally:
         unname(path)  # the parent may be gone
 

@@ -11,7 +11,7 @@ from pydump.errors import ReadError, SourceError
 from pydump.interfaces.backing import Backing, data_of
 from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
-from pydump_qemu_stream.elf_head import Load, read_head
+from pydump_qemu_stream.elf_head import Head, Load, read_head
 
 
 class StoredStream(Backing):
@@ -58,10 +58,7 @@ class DumpImage(MemoryImage):
     ) -> None:
         self._file = file
         self._described, self._warnings = described, warnings
-        try:
-            head = read_head(_Reader(file))
-        except EOFError:
-            raise SourceError("libvirt's dump ends within its headers") from None
+        head = read_stored(file)
         self._guest = head.guest
         self._loads = sorted(head.loads, key=lambda load: load.paddr)
         self._starts = [load.paddr for load in self._loads]
@@ -102,6 +99,18 @@ class DumpImage(MemoryImage):
 
     def close(self) -> None:
         self._file.close()
+
+
+def read_stored(file: Backing) -> Head:
+    """The head of QEMU's own ELF dump.
+
+    Raises:
+        SourceError: It is not such a dump, or ends early.
+    """
+    try:
+        return read_head(_Reader(file))
+    except EOFError:
+        raise SourceError("libvirt's dump ends within its headers") from None
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""Set back what a snapshot has changed in QEMU, through a libvirtd that may be started again meanwhile."""
+"""Set back what a capture has changed of a domain, through a libvirtd that may be started again meanwhile."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from pydump.errors import SourceError
-from pydump_qemu_stream.mark import BANDWIDTH, CAPABILITY, LIMIT, is_gone, limit_of, names
+from pydump_qemu_stream.mark import BANDWIDTH, CAPABILITY, LIMIT, has_paused, is_gone, limit_of, names
 from pydump_source_libvirt import mark
-from pydump_source_libvirt.domain import CommandError, Domain, GoneError
+from pydump_source_libvirt.domain import PAUSED, RUNNING, CommandError, Domain, GoneError
 from pydump_source_libvirt.parent import STEP
 
 #: What QEMU calls the pipe that it sends a snapshot through.
@@ -22,6 +22,8 @@ OVER: Final = ("none", "completed", "failed", "cancelled")
 #: Seconds in which QEMU sends nothing before it is given up, and in which one thing is set back.
 SILENCE: Final = 3600
 PATIENCE: Final = 60
+#: Seconds in which a domain is let run, for nobody else will do it.
+DAY: Final = 86400
 #: Seconds between two attempts.
 PAUSE: Final = 0.05
 
@@ -51,6 +53,8 @@ def set_back_after(domain: Domain, reader: int) -> None:
     """As :func:`set_back`, after another process of ours that was killed in the middle of it."""
     text = mark.found(domain)
     if text is not None and names(text, os.getpid()):
+        if has_paused(text):
+            let_run(domain)
         set_back(domain, reader, limit_of(text))
     else:
         os.close(reader)
@@ -67,10 +71,27 @@ def recover(domain: Domain) -> None:
         return
     if not is_gone(text):
         raise mark.busy(domain)
+    if has_paused(text):
+        let_run(domain)
     if (limit := limit_of(text)) is not None:
         insist(domain, lambda: _ended(domain))
         reset(domain, limit)
     mark.remove(domain)
+
+
+def let_run(domain: Domain) -> None:
+    """Let a domain run that we have paused, unless it is not paused any more.
+
+    Raises:
+        SourceError: libvirt does not let it run, however long it is tried.
+    """
+
+    def attempt() -> None:
+        if domain.state() == PAUSED:
+            domain.resume()
+            domain.await_state(RUNNING)
+
+    insist(domain, attempt, DAY)
 
 
 def reset(domain: Domain, limit: int) -> None:
@@ -102,13 +123,13 @@ def _ended(domain: Domain) -> None:
         raise SourceError(f"QEMU's snapshot does not end, with status {status[:40]!r}")
 
 
-def insist(domain: Domain, attempt: Callable[[], object]) -> None:
+def insist(domain: Domain, attempt: Callable[[], object], patience: float = PATIENCE) -> None:
     """Try until it is done; libvirtd may have been started again meanwhile.
 
     Raises:
-        SourceError: It cannot be done in :data:`PATIENCE` seconds.
+        SourceError: It cannot be done in ``patience`` seconds.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             attempt()

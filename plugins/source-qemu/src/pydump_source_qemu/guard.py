@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydump.process import start_watcher
-from pydump.signals import put_off
+from pydump.signals import Unstopped, put_off
 from pydump_source_qemu.limits import LIMITS, Limits
 from pydump_source_qemu.watchdog import undo
-
-#: What stops a process that has a terminal.
-STOPPING: Final = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Guard:
@@ -40,7 +35,7 @@ class Guard:
         self._connection = connection.dup()
         self._commands: tuple[dict[str, Any], ...] = ()
         self._pipe = -1
-        self._heard: dict[int, Any] = {}
+        self._unstopped = Unstopped()
         self._start()
 
     def _start(self) -> None:
@@ -79,13 +74,12 @@ class Guard:
 
     def hold(self) -> None:
         """The guest waits for this process: Ctrl-Z must not stop it."""
-        if not self._heard and threading.current_thread() is threading.main_thread():
-            self._heard = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+        self._unstopped.hold()
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """The guest waits for this process within the block."""
-        held = bool(self._heard)
+        held = self._unstopped.held
         self.hold()
         try:
             yield
@@ -95,9 +89,7 @@ class Guard:
 
     def let_go(self) -> None:
         """The guest waits no longer."""
-        for number, handler in self._heard.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._heard = {}
+        self._unstopped.let_go()
 
     def close(self, *, wait: bool = True) -> None:
         """Undo what is left, and end the watchdog. Nobody else may use the connection now.
