@@ -122,16 +122,17 @@ def test_what_is_written_is_what_the_format_says(tmp_path: Path) -> None:
     inner = MemorySink()
     sink = FlattenedSink(inner)
     sink.write(Extent(4096, b"second"))
-    sink.write(Hole(0, 100))
+    sink.write(Hole(5000, 100))
+    sink.write(Hole(4090, 8))
     sink.write(Extent(0, b"first"))
     sink.commit(5000)
     assert inner.state == "committed"
-    assert bytes(inner.data) == stream((4096, b"second"), (0, b"first"), (4999, b"\0"))
+    assert bytes(inner.data) == stream((4096, b"second"), (4090, bytes(8)), (0, b"first"), (4999, b"\0"))
     path = tmp_path / "flat"
     path.write_bytes(inner.data)
     backing = FlattenedBacking(FileBacking.open(str(path)))
     assert backing.size == 5000
-    assert backing.read(4094, 8) == b"\0\0second"
+    assert backing.read(4094, 8) == b"\0\0\0\0cond"
     backing.close()
 
 

@@ -220,9 +220,9 @@ class FlattenedSink(Sink):
         self._append(MakedumpfileHeader().pack("big").ljust(HEADER_SIZE, b"\0"))
 
     def write(self, extent: Extent | Hole) -> None:
-        if isinstance(extent, Hole) or not extent.size:
-            return
-        self._record(extent)
+        for one in extent.zeros(self._end) if isinstance(extent, Hole) else (extent,):
+            if one.size:
+                self._record(one)
 
     def prepare(self, size: int) -> None:
         if size > self._end:

@@ -38,6 +38,8 @@ class FileSink(Sink):
         self._fd = fd
         self._temporary = temporary
         self._force = force
+        #: Where what this process wrote ends. No process makes a hole over what another one wrote.
+        self._end = 0
         #: Does the file have its name?
         self._named = False
         #: Its device and inode, once it is complete.
@@ -70,9 +72,12 @@ class FileSink(Sink):
 
     def write(self, extent: Extent | Hole) -> None:
         try:
-            _write(self._fd, extent)
+            for one in extent.zeros(self._end) if isinstance(extent, Hole) else (extent,):
+                _write(self._fd, one)
         except OSError as error:
             raise self._failed(error) from error
+        if isinstance(extent, Extent):
+            self._end = max(self._end, extent.offset + extent.size)
 
     def share(self) -> SharedOutput | None:
         """The file by a temporary name beside the target: it has to have one."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
 
+#: Zeros that are written at once.
+_ZEROS: Final = 1 << 20
+
 #: Where a sink takes extents.
 #:
-#: ``anywhere``: at any offset, in any order, and again.
+#: ``anywhere``: at any offset, in any order, and again: what comes last is there, also where it is a hole.
 #: ``parts``: at any offset, in any order, each byte once: what is complete may be gone. The headers, that is what lies
 #: before the first 5 MiB, may be written again; they go last.
 #: ``ascending``: in ascending order of offset.
@@ -48,6 +51,15 @@ class Hole:
 
     offset: int
     size: int
+
+    def zeros(self, end: int) -> Iterator[Extent]:
+        """What of it has to be written after all: it may lie over bytes that were written before.
+
+        Args:
+            end: Where the last byte that was written so far ends. There is nothing of the output behind it.
+        """
+        for at in range(self.offset, min(self.offset + self.size, end), _ZEROS):
+            yield Extent(at, bytes(min(_ZEROS, self.offset + self.size - at, end - at)))
 
 
 class SharedOutput(ABC):

@@ -185,12 +185,12 @@ class MemorySink(Sink):
         self.force = force
         self.data = bytearray()
         self.state = "open"
+        self.made: bytes | None = None
 
     def write(self, extent: Extent | Hole) -> None:
         end = extent.offset + extent.size
         self.data.extend(bytes(max(0, end - len(self.data))))
-        if isinstance(extent, Extent):
-            self.data[extent.offset : end] = extent.data
+        self.data[extent.offset : end] = extent.data if isinstance(extent, Extent) else bytes(extent.size)
 
     def commit(self, size: int) -> None:
         self.data.extend(bytes(max(0, size - len(self.data))))
@@ -198,10 +198,14 @@ class MemorySink(Sink):
             raise SinkError(f"{self.url} appeared while the dump was written; nothing was replaced")
         self.state = "committed"
         if self.url:
-            MemoryStorage.kept[self.url] = bytes(self.data)
+            self.made = MemoryStorage.kept[self.url] = bytes(self.data)
 
     def abort(self) -> None:
         self.state = "aborted"
+
+    def retract(self) -> None:
+        if MemoryStorage.kept.get(self.url) is self.made:
+            del MemoryStorage.kept[self.url]
 
 
 class MemoryBacking(Backing):

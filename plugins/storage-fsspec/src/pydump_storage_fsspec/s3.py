@@ -114,6 +114,11 @@ class S3Sink(Sink):
                 self._call("abort_multipart_upload", UploadId=self._upload)
         self._upload = None
 
+    def retract(self) -> None:
+        with contextlib.suppress(Exception):
+            if self._is_ours():
+                self._call("delete_object")
+
     def _say_what_it_is(self) -> None:
         """Upload the marks by which another run knows this upload, once: an object of one part goes without."""
         try:

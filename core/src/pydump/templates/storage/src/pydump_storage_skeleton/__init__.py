@@ -81,10 +81,14 @@ class SkeletonSink(Sink):
         self._temporary = temporary
         self._force = force
         self._sync = sync
+        self._end = 0
+        self._made: os.stat_result | None = None
 
     def write(self, extent: Extent | Hole) -> None:
-        if isinstance(extent, Hole):
-            return  # what is never written reads as zeros
+        if isinstance(extent, Hole):  # what is never written reads as zeros
+            for zeros in extent.zeros(self._end):
+                self.write(zeros)
+            return
         view = memoryview(extent.data).cast("B")  # its items may be wider than a byte
         done = 0
         try:
@@ -92,12 +96,14 @@ class SkeletonSink(Sink):
                 done += os.pwrite(self._fd, view[done:], extent.offset + done)
         except OSError as error:
             raise SinkError(f"cannot write {self._path!r}: {error.strerror}") from None
+        self._end = max(self._end, extent.offset + extent.size)
 
     def commit(self, size: int) -> None:
         try:
             os.ftruncate(self._fd, size)
             if self._sync:
                 os.fsync(self._fd)
+            self._made = os.fstat(self._fd)
             if self._force:
                 os.replace(self._temporary, self._path)
             else:
@@ -113,6 +119,11 @@ class SkeletonSink(Sink):
             self._fd = -1
         with contextlib.suppress(OSError):
             os.unlink(self._temporary)
+
+    def retract(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._made is not None and os.path.samestat(os.lstat(self._path), self._made):
+                os.unlink(self._path)
 
 
 @hookimpl
