@@ -27,6 +27,8 @@ from pydump_source_gdb.wire import Wire, framed
 Pydump = Callable[..., subprocess.CompletedProcess[str]]
 #: Bytes that are dumped of a guest that has more.
 PART = 64 << 20
+#: Where the RAM of a SiFive board begins; below, it has 256 MiB of flash memory.
+SIFIVE_RAM = 0x80000000
 #: How often pydump is killed.
 KILLS = 4
 #: Registers that QEMU's notes have and its stub does not give without KVM, or gives otherwise: the PSW of QEMU's note
@@ -49,7 +51,7 @@ def stub_guest(
         yield guest
 
 
-@pytest.mark.parametrize("arch", ["x86_64", "aarch64", "s390x", "ppc64", "riscv64"])
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64", "arm", "i386", "s390x", "ppc64", "riscv64"])
 def test_a_guest_through_its_stub_is_as_qemu_dumps_it(tmp_path: Path, pydump: Pydump, arch: str) -> None:
     ours, qemus = tmp_path / "ours", tmp_path / "qemus"
     part = (
@@ -63,9 +65,21 @@ def test_a_guest_through_its_stub_is_as_qemu_dumps_it(tmp_path: Path, pydump: Py
         pydump("dump", "--format", "elf", *part, stub, ours)
         assert guest.state == "paused"
         guest.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{qemus}")
+    check_same(ours, qemus, arch, (0, PART) if part else None)
+
+
+def check_same(ours: Path, qemus: Path, arch: str, part: tuple[int, int] | None = None) -> None:
+    """Check that two dumps have the same memory and registers, but for what the stub does not give.
+
+    Args:
+        ours: Ours.
+        qemus: QEMU's.
+        arch: The guest's.
+        part: ``(start, end)`` of the memory that ours has; None where it has all.
+    """
     with api.open(str(ours)) as a, api.open(str(qemus)) as b:
         ram = b.stated.memory.ranges()
-        assert a.stated.memory.ranges() == (ram.clip(0, PART) if part else ram)
+        assert a.stated.memory.ranges() == (ram if part is None else ram.clip(*part))
         assert (a.guest.arch, a.guest.byte_order) == (b.guest.arch, b.guest.byte_order)
         for block in a.stated.memory:
             for at in range(block.paddr, block.end, 1 << 20):
@@ -77,6 +91,36 @@ def test_a_guest_through_its_stub_is_as_qemu_dumps_it(tmp_path: Path, pydump: Py
                 assert other.registers[name] == 0 or name == "psw_mask"
             same = {name: value for name, value in other.registers.items() if name not in OTHERWISE.get(arch, ())}
             assert {name: one.registers.get(name) for name in same} == same
+
+
+def test_all_clusters_of_a_machine_are_read(tmp_path: Path, pydump: Pydump) -> None:
+    """A SiFive board has a small CPU in one cluster, and the others in a second one."""
+    with stub_guest(tmp_path, "riscv64", "-machine", "sifive_u") as guest:
+        assert wait_for(guest.is_running, 30)
+        done = pydump("info", f"gdb:{tmp_path}/gdb.sock")
+        assert "left out" not in done.stderr
+        assert guest.is_running()
+        guest.qmp.command("stop")
+        part = ("--begin", hex(SIFIVE_RAM), "--length", "4M")
+        pydump("dump", "--format", "elf", *part, f"gdb:{tmp_path}/gdb.sock", tmp_path / "ours")
+        assert guest.state == "paused"
+        guest.qmp.command("dump-guest-memory", paging=False, protocol=f"file:{tmp_path}/qemus")
+    check_same(tmp_path / "ours", tmp_path / "qemus", "riscv64", (SIFIVE_RAM, SIFIVE_RAM + (4 << 20)))
+    with api.open(str(tmp_path / "ours")) as dump:
+        assert len(dump.cpus) == 2
+
+
+def test_cpus_of_another_architecture_are_left_out_and_that_is_said(tmp_path: Path, pydump: Pydump) -> None:
+    """A Xilinx board has 64-bit CPUs for Linux, and 32-bit ones beside them."""
+    command = [
+        MACHINES["aarch64"].qemu, "-machine", "xlnx-zcu102", "-smp", "6", "-m", "64M", "-nodefaults",
+        "-display", "none", "-audiodev", "none,id=none", "-gdb", f"unix:{tmp_path}/gdb.sock,server=on,wait=off",
+    ]  # fmt: skip
+    with running(command, tmp_path) as (qmp, _):
+        done = pydump("info", f"gdb:{tmp_path}/gdb.sock")
+        assert qmp.command("query-status")["running"]
+    assert "the registers of 2 of 6 CPUs are left out: they are 'arm', not 'aarch64'" in done.stderr
+    assert re.search(r"^CPUs +4$", done.stdout, re.M)
 
 
 @pytest.fixture(scope="module", params=SUITES)

@@ -48,6 +48,8 @@ MAX_OUTPUT = 8 << 20
 PERSISTENCE = 3600.0
 #: What OpenOCD's monitor prints for "version" begins with this.
 OPENOCD = "Open On-Chip Debugger"
+#: Clusters of CPUs of a machine. QEMU's have up to a handful.
+MAX_CLUSTERS = 64
 #: QEMU before this version sends a stop reply when a connection stops the guest, and none when it was stopped already.
 QUIET_SINCE = (8, 1)
 
@@ -63,6 +65,7 @@ class Opened:
         ran: Whether the guest ran before; None where the stub does not say.
         state: What QEMU calls the state of a guest that did not run.
         openocd: Whether it is OpenOCD's.
+        clusters: How many clusters of CPUs the connection has, QEMU's processes 1 to so many.
     """
 
     features: str
@@ -71,6 +74,7 @@ class Opened:
     ran: bool | None
     state: str = ""
     openocd: bool = False
+    clusters: int = 1
 
 
 def opened(wire: Wire) -> Opened:
@@ -96,7 +100,21 @@ def opened(wire: Wire) -> Opened:
     if physical is None and (monitor(wire, "version") or "").startswith(OPENOCD):
         return Opened(features, wire.acks, physical, None, openocd=True)
     ran, state = (True, "") if stopped else _state(wire)
-    return Opened(features, wire.acks, physical, ran, state)
+    return Opened(features, wire.acks, physical, ran, state, clusters=_attach_clusters(wire, physical))
+
+
+def _attach_clusters(wire: Wire, physical: int | None) -> int:
+    """Attach to all clusters of CPUs of a QEMU; a new connection has the first one. The number of them is returned.
+
+    Source: "Debugging multicore machines" in docs/system/gdb.rst of QEMU, and handle_v_attach in its gdbstub.
+    """
+    count = 1
+    while physical is not None and count < MAX_CLUSTERS and STOP_REPLY.match(wire.ask(b"vAttach;%x" % (count + 1))):
+        count += 1
+    if count > 1:
+        # QEMU lets the second one go only if it was told to expect several. It remembers that, as after any gdb.
+        wire.ask(HELLO + b";multiprocess+")
+    return count
 
 
 def _state(wire: Wire) -> tuple[bool | None, str]:
@@ -167,9 +185,11 @@ def let_go(connection: socket.socket, found: Opened, after: str, patience: float
     if found.physical is None:
         wire.ask(b"Hg0")  # gdbserver detaches from nothing while no CPU is the current one
     # QEMU takes the number of a process whether it was told to expect several or not, and needs it if it was once.
-    answer = wire.ask(b"D" if found.physical is None else b"D;1")
-    if answer != b"OK":
-        raise WireError(f"the stub does not let the guest go: it answers {answer[:16]!r}")
+    # The guest runs when the last one is detached.
+    for question in [b"D"] if found.physical is None else [b"D;%x" % (i + 1) for i in range(found.clusters)]:
+        answer = wire.ask(question)
+        if answer != b"OK":
+            raise WireError(f"the stub does not let the guest go: it answers {answer[:16]!r}")
     if found.openocd:
         _resume(wire)
 

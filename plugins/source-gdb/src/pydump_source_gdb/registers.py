@@ -82,7 +82,7 @@ KNOWN: Final[Mapping[str, Names]] = {
     ),
     "riscv:rv64": Names("riscv64", "little", _same(_RISCV) | {"fp": "s0"}),
     "riscv:rv32": Names("riscv32", "little", _same(_RISCV) | {"fp": "s0"}),
-    "arm": Names("arm", "little", _same(numbered("r{}", 13) + " sp lr pc cpsr")),
+    "arm": Names("arm", "little", _same(numbered("r{}", 13) + " sp lr pc cpsr fpscr " + numbered("d{}", 32))),
 }
 
 

@@ -131,17 +131,25 @@ class Session:
 
     def _facts(self) -> Guest:
         """The registers, and what follows from them."""
-        description = self.stub.description()
-        names = KNOWN.get(description.architecture)
-        self._threads = threads = self.stub.threads()
+        threads = self.stub.threads()
+        described = {thread: self.stub.description(thread) for thread in threads}
+        called = described[threads[0]].architecture
+        names = KNOWN.get(called)
         if names is None:
-            called = description.architecture or "nothing"
-            self.warnings.append(f"the registers are left out: the stub calls the architecture {called!r}")
-            return Guest(MemoryMap(), n_cpus=len(threads) or None)
-        wanted = [register for register in description.registers if register.name in names.names]
-        raw = [self.stub.registers(thread, description, wanted) for thread in threads]
-        if not raw:
-            return Guest(MemoryMap(), arch=names.arch)
+            self._threads: list[bytes] = []
+            self.warnings.append(f"the registers are left out: the stub calls the architecture {called or 'nothing'!r}")
+            return Guest(MemoryMap(), n_cpus=len(threads))
+        self._threads = [thread for thread in threads if described[thread].architecture == called]
+        if others := [thread for thread in threads if thread not in self._threads]:
+            other = described[others[0]].architecture
+            which = f"{len(others)} of {len(threads)} CPUs"
+            self.warnings.append(f"the registers of {which} are left out: they are {other!r}, not {called!r}")
+        raw = [
+            self.stub.registers(
+                thread, described[thread], [one for one in described[thread].registers if one.name in names.names]
+            )
+            for thread in self._threads
+        ]
         byte_order = byte_order_of(names, raw[0])
         both = [pydump_registers(names, registers, byte_order) for registers in raw]
         more = self._descriptors(names, len(raw))

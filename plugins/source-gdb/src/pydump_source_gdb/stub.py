@@ -41,6 +41,7 @@ class Stub:
         stated = next((f.partition("=")[2] for f in features if f.startswith("PacketSize=")), "")
         packet = int(stated, 16) if re.fullmatch(r"[0-9a-fA-F]{1,8}", stated) else DEFAULT_PACKET
         self._packet = max(64, min(packet, MAX_PACKET))
+        self._descriptions: dict[bytes, Description] = {}
         self._describes = "qXfer:features:read+" in features
         self._binary = "binary-upload+" in features
         #: Whether it belongs to a process of an operating system: no machine has an auxiliary vector.
@@ -69,13 +70,14 @@ class Stub:
                 raise SourceError("the stub does not read physical memory", hint="QEMU does since 4.1")
         return True
 
-    def description(self) -> Description:
-        """Its target description; empty where it has none."""
-        if not self._describes:
-            return Description()
-        with _translated():
-            self._wire.ask(b"Hg" + ANY_THREAD)  # gdbserver ends itself where no CPU is the current one
-            return read_description(self._document)
+    def description(self, thread: bytes) -> Description:
+        """The target description of a CPU; empty where the stub has none. All CPUs of a cluster have the same."""
+        cluster = thread.rpartition(b".")[0]
+        if self._describes and cluster not in self._descriptions:
+            self.select(thread)
+            with _translated():
+                self._descriptions[cluster] = read_description(self._document)
+        return self._descriptions.get(cluster, Description())
 
     def _document(self, name: str) -> bytes:
         data = bytearray()
