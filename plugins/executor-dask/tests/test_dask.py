@@ -7,9 +7,8 @@ import os
 import pickle
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 
 import pydump
 import simulated_dump
+from dask_processes import Processes
 from pydump.builtin.local import LocalExecutor
 from pydump.builtin.sinks import FileSink, SharedFile
 from pydump.engine.open import open_source
@@ -38,63 +38,6 @@ KINDS = [
     ("elf", None), ("lime", None), ("kdump", "none"), ("kdump", "zlib"), ("kdump", "zstd"), ("kdump", "snappy"),
     ("kdump", "lzo"), ("avml", None),
 ]  # fmt: skip
-
-
-class Processes:
-    """A scheduler and its workers."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._file = directory / "scheduler.json"
-        self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", self._file)
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self._until(lambda: self._file.exists() and self._file.read_text().rstrip().endswith("}"))
-        self.address: str = json.loads(self._file.read_text())["address"]
-
-    def _start(self, what: str, *words: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *map(str, words), "--no-dashboard"]
-        # Workers that are somewhere else, and have only their address from this process.
-        with (self._directory / "log").open("ab") as log:
-            return subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def grow(self, count: int) -> None:
-        """Have so many workers, at least."""
-        from distributed import Client
-
-        self.workers = [worker for worker in self.workers if worker.poll() is None]
-        while len(self.workers) < count:
-            words = ("--scheduler-file", self._file, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1")
-            self.workers.append(self._start("worker", *words))
-        with Client(self.address, timeout=60) as client:
-            client.wait_for_workers(count, timeout=120)
-
-    @contextmanager
-    def only(self, count: int) -> Iterator[None]:
-        """Have so many workers, and no others."""
-        from distributed import Client
-
-        for worker in self.workers[count:]:
-            worker.kill()
-            worker.wait(30)
-        self.grow(count)
-        with Client(self.address, timeout=60) as client:
-            end = time.monotonic() + 60
-            while len(client.nthreads()) != count:
-                assert time.monotonic() < end
-                time.sleep(0.05)
-        yield
-
-    def _until(self, holds: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
-        while not holds():
-            assert time.monotonic() < end, (self._directory / "log").read_text()
-            time.sleep(0.1)
-
-    def end(self) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-        for process in (*self.workers, self.scheduler):
-            process.wait(30)
 
 
 @pytest.fixture(scope="module")

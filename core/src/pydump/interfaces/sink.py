@@ -78,6 +78,29 @@ class SharedOutput(ABC):
         """
 
 
+class SharedParts(ABC):
+    """An output of placement ``parts`` as other hosts reach it. It is small, and can be pickled."""
+
+    @abstractmethod
+    def reached(self) -> bool:
+        """Whether this process reaches it."""
+
+    @abstractmethod
+    def part_at(self, offset: int) -> tuple[int, int, int]:
+        """The part in which a byte of the output lies: its number, where it begins, and its size."""
+
+    @abstractmethod
+    def store(self, number: int, data: bytes | bytearray) -> str:
+        """Store a whole part, which may have been stored before with the same bytes.
+
+        Returns:
+            What :meth:`Sink.stored` is to be told.
+
+        Raises:
+            SinkError: It could not be stored.
+        """
+
+
 class Sink(ABC):
     """An output. Bytes that are never written read as zero. It appears whole, at :meth:`commit`, or not at all."""
 
@@ -103,9 +126,18 @@ class Sink(ABC):
         """
         return None
 
-    def share(self) -> SharedOutput | None:
+    def share(self) -> SharedOutput | SharedParts | None:
         """How processes that did not inherit this sink write to it; None where they cannot."""
         return None
+
+    def stored(self, number: int, token: str) -> None:
+        """Another process has stored a part, of which nothing is written here.
+
+        Args:
+            number: The part's.
+            token: What :meth:`SharedParts.store` returned.
+        """
+        raise NotImplementedError(f"{type(self).__name__} shares no parts")
 
     def prepare(self, size: int) -> None:
         """The output is complete and ``size`` bytes long: do all that :meth:`commit` does, but let nothing appear.

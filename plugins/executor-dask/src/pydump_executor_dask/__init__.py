@@ -26,7 +26,7 @@ class DaskOptions:
 class DaskExecutor(Executor):
     """Workers of a dask cluster. They read and encode; this process says where what they made goes.
 
-    They write it themselves to a file that all of them reach. Else it comes here, and is written here.
+    They write it themselves to a file or an upload that all of them reach. Else it comes here, and is written here.
 
     Args:
         cluster: The cluster.

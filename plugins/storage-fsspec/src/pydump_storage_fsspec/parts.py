@@ -92,6 +92,16 @@ class Assembly:
                 yield self._complete(number, size)
             at = stop
 
+    def leave(self, number: int) -> None:
+        """A part that nothing is written of here is complete elsewhere.
+
+        Raises:
+            ValueError: Something is written of it here.
+        """
+        if number in self._open or number in self._done:
+            raise ValueError(f"part {number} was written before")
+        self._done.add(number)
+
     def finish(self, size: int) -> Iterator[Part]:
         """The rest of an output of ``size`` bytes, last part first; what was never written is zero."""
         number, start, _ = place_of(max(0, size - 1))

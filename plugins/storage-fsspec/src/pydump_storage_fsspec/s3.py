@@ -12,11 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar, Final
 
 from pydump.errors import PlanError, SinkError, SourceError
-from pydump.interfaces.sink import Extent, Hole, Placement, Sink
+from pydump.interfaces.sink import Extent, Hole, Placement, SharedParts, Sink
 from pydump.interfaces.storage import Leftover
 from pydump_storage_fsspec.parts import Assembly, Part
 from pydump_storage_fsspec.remote import code_of, filesystem, passes, reason, status_of
 from pydump_storage_fsspec.requests import call
+from pydump_storage_fsspec.shared import S3Parts, Upload
 from pydump_storage_fsspec.unfinished import digest, marks, stored_parts, unfinished, uploads
 
 #: Parts that are uploaded at once.
@@ -84,11 +85,24 @@ class S3Sink(Sink):
     def write(self, extent: Extent | Hole) -> None:
         try:
             for part in self._parts.add(extent):
-                if self._found is None:
-                    self._say_what_it_is()
+                self._say_what_it_is()
                 self._send(part)
         except ValueError as error:
             raise SinkError(f"cannot write {self._url}: {error}") from None
+
+    def share(self) -> SharedParts:
+        self._say_what_it_is()
+        assert self._upload is not None
+        return S3Parts(self._url, Upload(self._bucket, self._key, self._upload), self._found)
+
+    def stored(self, number: int, token: str) -> None:
+        try:
+            self._parts.leave(number)
+        except ValueError as error:
+            raise SinkError(f"cannot write {self._url}: {error}") from None
+        self._tags[number] = token
+        if self._found is not None and (there := self._found.parts.get(number)) and there[1] == token:
+            self._again[number] = there[0]
 
     def commit(self, size: int) -> None:
         try:
@@ -122,7 +136,7 @@ class S3Sink(Sink):
     def _say_what_it_is(self) -> None:
         """Upload the marks by which another run knows this upload, once: an object of one part goes without."""
         try:
-            for mark in self._marks:
+            for mark in self._marks if self._found is None else ():
                 self._call("upload_part", UploadId=self._upload, PartNumber=mark.number, Body=mark.data)
         except Exception as error:  # botocore's, aiohttp's, s3fs's
             raise self._failed(error) from None
@@ -140,8 +154,8 @@ class S3Sink(Sink):
             self._tags[part.number] = tag
             self._again[part.number] = len(part.data)
             return
-        done = self._call("upload_part", UploadId=self._upload, PartNumber=part.number, Body=part.data)
-        self._tags[part.number] = done["ETag"]
+        assert self._upload is not None
+        self._tags[part.number] = Upload(self._bucket, self._key, self._upload).send(self._fs, part)
 
     def _wait(self, most: int) -> None:
         """Wait until at most so many parts are on their way.
