@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 from judges import require
+from lab.live import PANICKING
 from test_libvirt_saves import DOMAIN, Virsh, libvirt
+from test_watch import told, watching
 
 import pydump as api
 
@@ -189,6 +191,27 @@ def test_a_domain_that_libvirt_works_on_is_refused(domain: Running, tmp_path: Pa
         while reader.read(1 << 20):
             pass
     dumping.join()
+    assert domain.virsh("domstate", "guest") == "running\n"
+
+
+def test_a_domain_that_libvirt_saves_is_refused(domain: Running, tmp_path: Path) -> None:
+    pipe = domain.directory / "save"
+    os.mkfifo(pipe)
+    os.chmod(pipe, 0o666)
+
+    def save() -> None:
+        with pytest.raises(AssertionError, match="Failed to save domain"):
+            domain.virsh("save", "guest", pipe)
+
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0):
+        saving = threading.Thread(target=save)
+        saving.start()
+        wait_for(lambda: "Operation:        Save" in domain.virsh("domjobinfo", "guest"))
+        for way in ("auto", "full", "none"):
+            with pytest.raises(api.PydumpError, match="^libvirt is saving the domain guest; wait until that has ended"):
+                api.dump(domain.source, tmp_path / "no", options={"libvirt": {"pause": way}})
+        domain.virsh("domjobabort", "guest")
+    saving.join()
     assert domain.virsh("domstate", "guest") == "running\n"
 
 
@@ -362,14 +385,81 @@ def test_what_a_killed_capture_has_set_is_set_back_by_the_next(domain: Running, 
     assert domain.state() == before
 
 
+def test_a_domain_that_sleeps_stays_so(domain: Running, tmp_path: Path) -> None:
+    """S3, by a write to its power management. Source: hw/isa/lpc_ich9.c and hw/acpi/core.c of QEMU."""
+    for write in ("/w 0xcf8 0x8000f840", "/w 0xcfc 0x601", "/w 0xcf8 0x8000f844", "/w 0xcfc 0x80", "/h 0x604 0x2400"):
+        domain.virsh("qemu-monitor-command", "guest", "--hmp", f"o{write}")
+    wait_for(lambda: domain.virsh("domstate", "guest") == "pmsuspended\n")
+    assert_captured(domain, "guest", tmp_path)
+    domain.virsh("dompmwakeup", "guest")
+    wait_for(lambda: domain.virsh("domstate", "guest") == "running\n")
+
+
+def assert_captured(domain: Running, name: str, directory: Path) -> None:
+    """Each way gives what libvirt's own dump gives, of a domain that does not run, and it stays as it is."""
+    source, truth = domain.source.removesuffix("guest") + name, domain.directory / f"truth-{name}-{directory.name}"
+    domain.virsh("dump", "--memory-only", name, truth)
+    before = domain.virsh("domstate", "--reason", name)
+    for way in ("auto", "full", "none"):
+        report = api.dump(source, directory / way, format="elf", options={"libvirt": {"pause": way}})
+        assert domain.virsh("domstate", "--reason", name) == before, way
+        assert report.paused_seconds == 0 and report.consistent and not report.warnings
+        with api.open(directory / way) as ours, api.open(truth) as theirs:
+            assert ours.notes == theirs.notes
+            assert ours.guest.memory.ranges() == theirs.guest.memory.ranges()
+        assert api.compare(directory / way, truth).same
+    with pytest.raises(api.PydumpError, match="does not run.*leave --libvirt-pause out"):
+        api.dump(source, directory / "no", options={"libvirt": {"pause": "snapshot"}})
+    assert domain.virsh("domstate", "--reason", name) == before
+
+
+def test_a_domain_that_panics_is_captured_and_stays_crashed(domain: Running, tmp_path: Path) -> None:
+    firmware = domain.directory / "panicking"
+    firmware.write_bytes(PANICKING)
+    xml = DOMAIN.format(qemu=domain.directory / "qemu/bin/qemu-system-x86_64").replace("guest", "panics")
+    loader = f"<loader type='rom'>{firmware}</loader></os><on_crash>preserve</on_crash>"
+    panics = domain.directory / "panics.xml"
+    panics.write_text(xml.replace("</os>", loader).replace("<devices>", "<devices><panic model='isa'/>"))
+    source = domain.source.removesuffix("guest") + "panics"
+    domain.virsh("create", panics, "--paused")
+    try:
+        with watching(source, tmp_path / "dumps", "--go-on", "--", "--no-sync", "--workers", "1") as watch:
+            told(watch, "watching libvirt:")
+            domain.virsh("resume", "panics")
+            told(watch, "watching libvirt:")  # again
+            assert domain.virsh("domstate", "--reason", "panics") == "crashed (panicked)\n"
+            (dump,) = (tmp_path / "dumps").iterdir()
+            assert api.verify(dump, workers=1).ok
+            assert_captured(domain, "panics", tmp_path)
+            domain.virsh("destroy", "panics")
+            told(watch, "the guest ended after 1 captures: ")
+            assert watch.wait(60) == 0
+        with watching(source, tmp_path / "dumps") as watch:
+            told(watch, "error: libvirt has no domain 'panics'")
+            assert watch.wait(60) == 1
+    finally:
+        with contextlib.suppress(AssertionError):
+            domain.virsh("destroy", "panics")
+
+
+def test_a_domain_that_libvirt_ends_when_it_panics_is_not_watched(domain: Running, tmp_path: Path) -> None:
+    with watching(domain.source, tmp_path / "dumps") as watch:
+        told(watch, "error: libvirt ends the domain guest when it panics: its on_crash is destroy; virsh edit")
+        assert watch.wait(60) == 2
+
+
 def test_a_domain_without_memory_is_refused(domain: Running, tmp_path: Path) -> None:
     """It comes last: nothing runs afterwards."""
     xml = domain.directory / "persistent.xml"
     xml.write_text(domain.virsh("dumpxml", "guest"))
     domain.virsh("define", xml)
     domain.virsh("managedsave", "guest")
-    with pytest.raises(api.PydumpError, match="^the domain guest is saved; its memory is in the save image"):
+    said = r"^the domain guest is saved; its memory is in its save image.*: ~/.config/libvirt/qemu/save/guest\.save$"
+    with pytest.raises(api.PydumpError, match=said):
         api.dump(domain.source, tmp_path / "no")
+    saved = domain.directory / "config/libvirt/qemu/save/guest.save"  # here XDG_CONFIG_HOME stands for ~/.config
+    with api.open(saved) as image:
+        assert image.read(0x100000, 16) and image.cpus
     domain.virsh("managedsave-remove", "guest")
     with pytest.raises(api.PydumpError, match="^the domain guest is shut off; start it"):
         api.dump(domain.source, tmp_path / "no")

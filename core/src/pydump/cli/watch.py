@@ -54,7 +54,10 @@ class Watched:
         name, _, argument = self.source.partition(":")
         source = registry.source(name) if name in registry.names("source") else None
         if not isinstance(source, Watches):
-            raise PlanError(f"{self.source} is not a guest that says what happens to it", hint="name one: qmp:SOCKET")
+            raise PlanError(
+                f"{self.source} is not a guest that says what happens to it",
+                hint="name one: qmp:SOCKET, libvirt:DOMAIN",
+            )
         if self.event not in source.events:
             raise PlanError(f"unknown event {self.event!r}; available: {', '.join(source.events)}")
         deadline = time.monotonic() + self.patience

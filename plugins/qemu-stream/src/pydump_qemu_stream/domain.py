@@ -15,12 +15,16 @@ class Domain:
         machine: The machine's type, or empty.
         dimms: The guest-physical address of each RAM block that is a memory device.
         owner: The user and group that libvirt has QEMU run as, as "+UID:+GID", or empty.
+        on_crash: What libvirt does when it panics, or empty.
+        panics: Whether it has a device that says so.
     """
 
     arch: str = ""
     machine: str = ""
     dimms: dict[str, int] = field(default_factory=dict)
     owner: str = ""
+    on_crash: str = ""
+    panics: bool = False
 
 
 def read_domain(text: bytes) -> tuple[Domain, str]:
@@ -46,5 +50,12 @@ def read_domain(text: bytes) -> tuple[Domain, str]:
             continue
     if kind is None:
         return Domain(dimms=dimms), ""
-    owner = root.findtext("seclabel[@model='dac']/label", "").strip()
-    return Domain(kind.get("arch", ""), kind.get("machine", ""), dimms, owner), ""
+    found = Domain(
+        kind.get("arch", ""),
+        kind.get("machine", ""),
+        dimms,
+        owner=root.findtext("seclabel[@model='dac']/label", "").strip(),
+        on_crash=root.findtext("on_crash", "").strip(),
+        panics=root.find("devices/panic") is not None,
+    )
+    return found, ""

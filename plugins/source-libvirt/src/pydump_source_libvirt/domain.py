@@ -7,13 +7,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from pydump.errors import PlanError, SourceError
 from pydump_source_libvirt.source import refuse_remote
 
 T = TypeVar("T")
 #: Source: virDomainState in include/libvirt/libvirt-domain.h.
-RUNNING, PAUSED = 1, 3
+RUNNING, PAUSED, CRASHED = 1, 3, 6
 STATES: Final = {
     0: "in no state", 1: "running", 2: "blocked", 3: "paused", 4: "shutting down", 5: "shut off", 6: "crashed",
     7: "suspended",
@@ -25,6 +26,9 @@ JOBS: Final = {
 }  # fmt: skip
 #: VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP.
 HMP: Final = 1
+#: Where libvirt keeps what managedsave saves: of the system, and of a session.
+#: Source: virQEMUDriverConfigNew in src/qemu/qemu_conf.c.
+SAVES: Final = ("/var/lib/libvirt/qemu/save", "~/.config/libvirt/qemu/save")
 #: Bytes of memory in one call. Source: REMOTE_DOMAIN_MEMORY_PEEK_BUFFER_MAX in src/remote/remote_protocol.x.
 MAX_PEEK: Final = 4 << 20
 #: Seconds that the domain may take to be as it was, and between two looks.
@@ -56,6 +60,7 @@ class Domain:
     Args:
         uri: libvirt's URI; empty for its default.
         name: The domain's name or UUID.
+        events: Whether libvirt is to say what happens to it; see :mod:`.events`.
 
     Attributes:
         uri: The URI that was connected to.
@@ -67,7 +72,7 @@ class Domain:
         SourceError: There is no such domain.
     """
 
-    def __init__(self, uri: str, name: str) -> None:
+    def __init__(self, uri: str, name: str, *, events: bool = False) -> None:
         try:
             import libvirt
             import libvirt_qemu
@@ -81,6 +86,8 @@ class Domain:
         if not hasattr(libvirt_qemu, "qemuMonitorCommandWithFiles"):
             raise PlanError("this libvirt-python passes no descriptors to QEMU", hint="install version 8.2 or later")
         libvirt.registerErrorHandler(lambda context, error: None, None)  # else it prints them
+        if events:
+            libvirt.virEventRegisterDefaultImpl()
         self._connect(uri, name)
         self.uri, self.name, self.uuid = self._connection.getURI(), self._domain.name(), self._domain.UUIDString()
 
@@ -293,7 +300,9 @@ class Domain:
             saved = self._domain.hasManagedSaveImage()
         except self._libvirt.libvirtError as error:
             raise self._error(error) from None
-        hint = "its memory is in the save image, which pydump opens by its path" if saved else "start it"
+        session = urlsplit(self.uri).path == "/session"
+        image = f"{SAVES[session]}/{self.name}.save"
+        hint = f"its memory is in its save image, which pydump reads: {image}" if saved else "start it"
         raise SourceError(f"the domain {self.name} is {'saved' if saved else 'shut off'}", hint=hint)
 
     def refuse_busy(self) -> None:

@@ -106,6 +106,7 @@ class _Dump:
     def __init__(self, domain: Domain, path: str, reader: int, parent: Parent) -> None:
         self.faults: list[PydumpError] = []
         self._domain, self._path, self._reader, self._parent = domain, path, reader, parent
+        self._buffer = memoryview(bytearray(STEP))
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
@@ -134,18 +135,17 @@ class _Dump:
                 return True
         return bool(poll.poll(0))
 
-    def some(self, most: int) -> bytearray:
-        """What there is to read, which is kept; empty at the end."""
-        buffer = bytearray(most)
-        del buffer[os.readv(self._reader, [buffer]) :]
-        self._parent.keep(memoryview(buffer))
-        return buffer
+    def some(self, most: int) -> memoryview:
+        """What there is to read, which is kept, until the next call; empty at the end."""
+        found = self._buffer[: os.readv(self._reader, [self._buffer[:most]])]
+        self._parent.keep(found)
+        return found
 
     def read(self, size: int) -> bytes:
         """Exactly ``size`` bytes, which are kept; EOFError where the dump ends before, or nobody waits for it."""
         data = bytearray()
         while len(data) < size:
-            if not (self._parent.waits and self.readable() and (more := self.some(size - len(data)))):
+            if not (self._parent.waits and self.readable() and (more := self.some(min(STEP, size - len(data))))):
                 raise EOFError
             data += more
         return bytes(data)

@@ -14,21 +14,14 @@ if TYPE_CHECKING:
 
 #: Kinds of VIR_DOMAIN_EVENT_ID_LIFECYCLE.
 RESUMED: Final = 4
-CRASHED: Final = 8
-
-
-def prepare() -> None:
-    """Have libvirt say what happens, on connections that are made from now on."""
-    import libvirt
-
-    libvirt.virEventRegisterDefaultImpl()
+CRASHES: Final = 8
 
 
 class Events:
     """What happens to a domain from now on.
 
     Args:
-        domain: The domain, connected to after :func:`prepare`.
+        domain: The domain, connected to with events.
 
     Attributes:
         heard: The kind of each event, in order.

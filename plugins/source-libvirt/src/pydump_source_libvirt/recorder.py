@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pydump.errors import PlanError, PydumpError
 from pydump_source_libvirt.domain import RUNNING, Domain
 from pydump_source_libvirt.dump import dump, head, unname
-from pydump_source_libvirt.events import prepare
 from pydump_source_libvirt.hold import hold
 from pydump_source_libvirt.parent import Parent
 from pydump_source_libvirt.snapshot import CannotError, snapshot
@@ -89,12 +88,11 @@ def record(domain: Domain, way: str, pipe: tuple[int, int], fifo: tuple[str, int
 
 def main() -> None:
     """Record, and say how it went."""
-    prepare()
     way, uri, uuid, pid, *descriptors = sys.argv[1:]
     reader, writer, path, fifo = descriptors
     parent = Parent(int(pid), socket.socket(fileno=os.dup(0)), 1)
     try:
-        domain = Domain(uri, uuid)
+        domain = Domain(uri, uuid, events=True)
         done = record(domain, way, (int(reader), int(writer)), (path, int(fifo)), parent)
         parent.finish()
     except PydumpError as error:

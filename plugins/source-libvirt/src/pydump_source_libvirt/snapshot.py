@@ -57,8 +57,9 @@ def snapshot(domain: Domain, pipe: tuple[int, int], parent: Parent) -> float:
             mark.note_limit(domain, parent.pid, before)
             limit = before
             _start(domain, writer)
-            while readable(reader) and (n := os.readv(reader, [buffer := bytearray(STEP)])):
-                parent.keep(memoryview(buffer)[:n])
+            buffer = memoryview(bytearray(STEP))
+            while readable(reader) and (n := os.readv(reader, [buffer])):
+                parent.keep(buffer[:n])
         finally:
             writer.close()
             set_back(domain, reader, limit)

@@ -10,6 +10,7 @@ from pydump.interfaces.source import Source
 from pydump_source_libvirt.options import LibvirtOptions
 
 if TYPE_CHECKING:
+    from pydump.interfaces.watch import Watch
     from pydump_source_libvirt.live import LibvirtGuest
 
 
@@ -22,6 +23,7 @@ class LibvirtSource(Source):
 
     name: ClassVar[str] = "libvirt"
     Options: ClassVar[type] = LibvirtOptions
+    events: ClassVar[tuple[str, ...]] = ("panicked",)
 
     @classmethod
     def open(cls, argument: str, options: Any = None) -> LibvirtGuest:
@@ -32,6 +34,19 @@ class LibvirtSource(Source):
         try:
             domain.refuse_others()
             return LibvirtGuest(domain, options or LibvirtOptions())
+        except BaseException:
+            domain.close()
+            raise
+
+    @classmethod
+    def watch(cls, argument: str, event: str, options: Any = None, *, known: bool = False) -> Watch:
+        """Connect to a domain and hear of an event; see :class:`pydump.interfaces.watch.Watches`."""
+        from pydump_source_libvirt.domain import Domain
+        from pydump_source_libvirt.watch import LibvirtWatch
+
+        domain = Domain(*parsed(argument), events=True)
+        try:
+            return LibvirtWatch(domain, known=known)
         except BaseException:
             domain.close()
             raise

@@ -12,7 +12,7 @@ from pydump.errors import PlanError
 
 
 def watch(
-    source: Annotated[str, Argument(metavar="SOURCE", help="A guest that runs: qmp:SOCKET.")],
+    source: Annotated[str, Argument(metavar="SOURCE", help="A guest that runs: qmp:SOCKET, libvirt:DOMAIN.")],
     directory: Annotated[Path, Argument(metavar="DIR", help="Where to write dumps: EVENT-TIME.vmcore, in UTC.")],
     options: Annotated[
         list[str] | None, Argument(metavar="[-- OPTIONS]", help="Options of pydump dump, such as -- -d 31.")
