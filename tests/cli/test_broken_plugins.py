@@ -14,6 +14,7 @@ Run = Callable[..., Any]
 
 #: A plugin of each role. The one whose turn it is raises what it did not mean to.
 PLUGIN = '''
+import functools
 import os
 from collections.abc import Iterator
 
@@ -32,8 +33,11 @@ def fails(base, **methods):
     """A class whose methods raise where it is their turn, and else do what those of its base do."""
 
     def made(method, place):
+        @functools.wraps(method)
         def call(*args, **kwargs):
             if os.environ["FAILS_IN"] == place:
+                if os.environ["FAILS"] == "returns":
+                    return None
                 raise {"": ZeroDivisionError, "OS": FileNotFoundError, "pipe": BrokenPipeError}[os.environ["FAILS"]](
                     "no\\nluck"
                 )
@@ -167,6 +171,27 @@ class Storage(dummy.MemoryStorage):
         return Sink(url, force=force)
 
 
+class BareWriter(dummy.DummyWriter):
+    """Forgets what the interface asks for."""
+
+    def __init__(self, plan, compressor):
+        super().__init__(plan, compressor)
+        del self.unit, self.size_limit
+
+
+class BareFormat(dummy.DummyFormat):
+    name = "bare"
+    compressors = ()
+
+    @classmethod
+    def detect(cls, head):
+        return False
+
+    @classmethod
+    def writer(cls, plan, compressor):
+        return BareWriter(plan, compressor)
+
+
 class Executor(SpawnedExecutor):
     name = "bad"
 
@@ -194,7 +219,7 @@ fails(Executor, open="executor open", map="map")
 
 @hookimpl
 def pydump_register_formats():
-    return [Format]
+    return [Format, BareFormat]
 
 
 @hookimpl
@@ -327,6 +352,28 @@ def test_an_error_is_one_line(
     assert done.code == 1
     (line,) = done.err.splitlines()
     assert line.startswith(f"pydump: error: plugin worst of pydump-of-somebody: {says}: no luck")
+
+
+@pytest.mark.parametrize(
+    ("place", "command", "says"),
+    [
+        ("format writer", DUMP, "Format.writer returns NoneType, not a Writer"),
+        ("format open", "info good", "Format.open returns NoneType, not a MemoryImage"),
+        ("source open", "info bad:", "BadSource.open returns NoneType, not a MemoryImage"),
+        ("classify", f"{DUMP} --exclude bad", "BadFilter.classify returns NoneType, not a Classified"),
+        ("reader", "info worse://good", "Storage.reader returns NoneType, not a Backing"),
+        ("storage writer", "dump bad: worse://out --format bad", "Storage.writer returns NoneType, not a Sink"),
+        ("executor open", "verify good --executor bad:2", "Executor.open returns NoneType, not an Executor"),
+        ("", "dump bad: out --format bare", "BareWriter has no unit, size_limit"),
+    ],
+)
+def test_what_a_method_must_return_is_said(
+    place: str, command: str, says: str, good: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAILS_IN", place)
+    monkeypatch.setenv("FAILS", "returns")
+    done = run(*command.split())
+    assert (done.code, done.err) == (1, f"pydump: error: plugin worst of pydump-of-somebody: {says}\n")
 
 
 def test_every_error_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

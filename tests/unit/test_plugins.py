@@ -78,6 +78,20 @@ def test_a_plugin_is_found_through_its_entry_point(monkeypatch: pytest.MonkeyPat
     assert [(role, cls.name) for role, cls in info.classes] == [("compressor", "good")]
 
 
+#: A filter of which half is missing.
+FILTER = """
+from pydump import hookimpl
+from pydump.interfaces.filter import Classified, Filter
+class Bare(Filter):
+    @classmethod
+    def knows(cls, guest): return True
+    @classmethod
+    def classify(cls, source, guest, arch): return Classified({})
+@hookimpl
+def pydump_register_filters(): return [Bare]
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "code", "reason"),
     [
@@ -94,6 +108,8 @@ def test_a_plugin_is_found_through_its_entry_point(monkeypatch: pytest.MonkeyPat
             "pydump_register_nonsense",
         ),
         ("nameless", GOOD.replace('name = "good"', ""), "has no name"),
+        ("number", GOOD.replace('name = "good"', "name = 1"), "has a name that is not text"),
+        ("filter", FILTER, "filter class Bare has no name, classes"),
         ("none", GOOD.replace('"good"', '"none"'), "the compressor name 'none' is taken by plugin core"),
         ("begin", with_flag(', alias="--begin"'), "the flag --begin is taken by plugin core"),
         ("bool", with_flag(', alias="--fast/--no-sync"'), "the flag --no-sync is taken by plugin core"),

@@ -168,25 +168,44 @@ def failure(error: Exception, doer: str = "internal error", *, plugin: str = "",
 
     said = f"{type(error).__name__}: {error}" + (f", {where}" if where else "")
     hint = "PYDUMP_DEBUG=1 shows the traceback"
-    found: PydumpError
-    if entry := _plugin_of(error):
-        found = PluginError(entry.name, said, distribution=entry.dist.name if entry.dist else "", hint=hint)
-    else:
-        found = PluginError(plugin, said, hint=hint) if plugin else PydumpError(f"{doer}: {said}", hint=hint)
+    found = PydumpError(f"{doer}: {said}", hint=hint)
+    if package := _plugin_in(error) or plugin:
+        found = plugin_error(package, said, hint=hint)
     found.traceback = "".join(traceback.format_exception(error))
     return found
 
 
-def _plugin_of(error: Exception) -> EntryPoint | None:
-    """The plugin whose code raised an error, or called the library that did; None if pydump's own code did."""
-    import traceback
-    from importlib.metadata import entry_points
+def plugin_error(package: str, message: str, *, hint: str | None = None) -> PluginError:
+    """The error that a plugin is broken, which names the plugin and its distribution, if it is installed.
 
-    plugins = {entry.module.partition(".")[0]: entry for entry in entry_points(group="pydump")}
+    Args:
+        package: The package that its module lies in, such as ``type(writer).__module__``.
+        message: What is wrong.
+        hint: What to do about it.
+    """
+    package = package.partition(".")[0]
+    entry = _plugins().get(package)
+    if entry is None:
+        return PluginError(package, message, hint=hint)
+    return PluginError(entry.name, message, distribution=entry.dist.name if entry.dist else "", hint=hint)
+
+
+def _plugin_in(error: Exception) -> str:
+    """The package of the plugin whose code raised an error, or called the library that did; "" if pydump's did."""
+    import traceback
+
+    plugins = _plugins()
     modules = [str(frame.f_globals.get("__name__")).split(".") for frame, _ in traceback.walk_tb(error.__traceback__)]
     for package, *rooms in reversed(modules):
         if package in plugins:
-            return plugins[package]
+            return package
         if package == "pydump" and not (rooms and rooms[0] in _CALLED):
-            return None
-    return None
+            return ""
+    return ""
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    """The installed plugins by their package."""
+    from importlib.metadata import entry_points
+
+    return {entry.module.partition(".")[0]: entry for entry in entry_points(group="pydump")}

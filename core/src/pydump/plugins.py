@@ -5,16 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
 import pydump.hookspecs
-from pydump.errors import PluginError
+from pydump.errors import PluginError, plugin_error
 from pydump.interfaces.arch import Arch
 from pydump.interfaces.compressor import Compressor
 from pydump.interfaces.executor import Executor
@@ -24,6 +24,8 @@ from pydump.interfaces.source import Source
 from pydump.interfaces.storage import Storage
 from pydump.model.request import OPTIONS, flags
 from pydump.options import NoOptions, option_fields, options_of
+
+T = TypeVar("T")
 
 #: The entry-point group.
 GROUP = "pydump"
@@ -171,14 +173,42 @@ def claims(role: str, cls: type[Any]) -> Iterator[str]:
             yield f"flag {flag}"
 
 
+def lacking(what: object, base: type) -> list[str]:
+    """The attributes that ``base`` asks for and gives no value, and ``what`` does not have."""
+    wanted = (name for cls in base.__mro__ for name in inspect.get_annotations(cls))
+    return [name for name in wanted if not hasattr(what, name)]
+
+
+def returned(what: T, base: type, method: Callable[..., object]) -> T:
+    """What a method of a plugin returned, if it is what the interface asks for.
+
+    Args:
+        what: What it returned.
+        base: The interface.
+        method: The method.
+
+    Raises:
+        PluginError: It is something else, or lacks an attribute.
+    """
+    if not isinstance(what, base):
+        article = "an" if base.__name__[0] in "AEIOU" else "a"
+        said = f"{method.__qualname__} returns {type(what).__name__}, not {article} {base.__name__}"
+        raise plugin_error(method.__module__, said)
+    if missing := lacking(what, base):
+        raise plugin_error(type(what).__module__, f"{type(what).__name__} has no {', '.join(missing)}")
+    return what
+
+
 def _checked(role: str, base: type, cls: Any) -> type[Any]:
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise TypeError(f"{cls!r} is no {base.__name__} class")
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
         raise TypeError(f"{role} class {cls.__name__} does not implement {missing}")
+    if absent := lacking(cls, base):
+        raise TypeError(f"{role} class {cls.__name__} has no {', '.join(absent)}")
     if not isinstance(getattr(cls, "name", None), str):
-        raise TypeError(f"{role} class {cls.__name__} has no name")
+        raise TypeError(f"{role} class {cls.__name__} has a name that is not text")
     if issubclass(cls, Format):
         _check_halves(cls)
     return cls

@@ -48,7 +48,7 @@ class Encoding(Task[Encoded[Any]]):
                 batch = batches.load(spec, buffer)
                 if pace is not None and not spec.hole:
                     pace.take(spec.size)
-                plugin = type(encoder).__module__.partition(".")[0]
+                plugin = type(encoder).__module__
                 encoded = encoder.encode(batch)
             except (PydumpError, MemoryError):
                 raise

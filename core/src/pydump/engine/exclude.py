@@ -12,6 +12,7 @@ from pydump.interfaces.executor import Executor
 from pydump.interfaces.filter import Classified, Filter
 from pydump.model.check import Check
 from pydump.model.memory import MemoryMap, Ranges
+from pydump.plugins import returned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -209,7 +210,7 @@ def classified(
             f"no filter can find the {', '.join(sorted(unknown or classes))} pages of this guest",
             hint=_why_not(guest, registry, classes),
         )
-    return [cls.classify(source, guest, arch) for cls in wanted]
+    return [returned(cls.classify(source, guest, arch), Classified, cls.classify) for cls in wanted]
 
 
 def _why_not(guest: Guest, registry: Registry, classes: frozenset[str]) -> str:

@@ -11,6 +11,7 @@ from pydump.engine.unused import refuse_options
 from pydump.errors import PlanError, UnsupportedError
 from pydump.interfaces.executor import Executor
 from pydump.options import chosen_options
+from pydump.plugins import returned
 from pydump.registry import Registry
 
 
@@ -39,7 +40,7 @@ def open_executor(
         return LocalExecutor(workers)
     if workers is not None:
         raise PlanError(f"--workers does not go with --executor {name}:{argument}", hint="leave one of the two out")
-    return cls.open(argument, chosen_options(name, cls.Options, options or {}))
+    return returned(cls.open(argument, chosen_options(name, cls.Options, options or {})), Executor, cls.open)
 
 
 def refuse_live(opened: Input, executor: Executor) -> None:

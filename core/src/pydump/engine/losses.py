@@ -12,6 +12,7 @@ from pydump.interfaces.format import Format
 from pydump.interfaces.writer import Writer
 from pydump.model.memory import Ranges
 from pydump.model.plan import Plan
+from pydump.plugins import returned
 
 
 def losses(format_: type[Format], plan: Plan, writer: Writer, arch: type[Arch]) -> tuple[str, ...]:
@@ -70,7 +71,8 @@ def refuse_zeros_for_pages(
         return
     block = plan.guest.memory.blocks[0]
     page = Ranges.of([(block.paddr, min(block.end, block.paddr + (plan.guest.page_size or 1)))])
-    writer = format_.writer(replace(plan, excluded=plan.excluded.union(page)), compressor)
+    without = replace(plan, excluded=plan.excluded.union(page))
+    writer = returned(format_.writer(without, compressor), Writer, format_.writer)
     if writer.stored.intersect(page):
         raise UnsupportedError(
             f"{format_.name} cannot say which pages were left out: they would be zero, as if the guest had zeros there",

@@ -19,7 +19,9 @@ from pydump.errors import FormatError, PlanError, SourceError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.format import Format, KernelFile, Opened
 from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.live import LiveGuest
 from pydump.options import chosen_options
+from pydump.plugins import returned
 from pydump.registry import Registry
 
 #: What to do with a file that no format reads.
@@ -51,7 +53,8 @@ def open_source(
         source = found.source
         if not shared:
             _refuse_unused(options, registry, source, f"the source is {source.name}")
-        return source.open(found.argument, chosen_options(source.name, source.Options, options))
+        opened = source.open(found.argument, chosen_options(source.name, source.Options, options))
+        return opened if isinstance(opened, LiveGuest) else returned(opened, MemoryImage, source.open)
     backings: list[Backing] = []
     try:
         for stored in found:
@@ -107,6 +110,7 @@ def _open(
     reading = chosen_options(format_.name, format_.ReaderOptions, options)
     try:
         image = format_.open(Opened(files, sibling, registry.decompressors(), unpacked_from, reading))
+        returned(image, MemoryImage, format_.open)
     except FormatError:
         seen = known_file(_head(backings[0]))
         if seen is None or not seen.name:
@@ -148,7 +152,7 @@ def _open_backing(
     if issubclass(storage, FileStorage | DescriptorStorage):  # what flows is looked at before it is copied
         backing = storage.reader(url, chosen, accept=accept or known, packings=packed)
     else:
-        backing = storage.reader(url, chosen)
+        backing = returned(storage.reader(url, chosen), Backing, storage.reader)
     return unwrapped(backing, accept or known, packed)
 
 

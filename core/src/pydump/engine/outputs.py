@@ -18,6 +18,7 @@ from pydump.interfaces.writer import Writer
 from pydump.model.progress import Progress, ProgressCallback
 from pydump.model.request import Request
 from pydump.options import chosen_options
+from pydump.plugins import returned
 from pydump.registry import Registry
 
 
@@ -100,7 +101,7 @@ class Outputs:
                 sink = one.storage.resumable(one.url, decides, options, resume=resume, force=force, sync=sync)
             else:
                 sink = one.storage.writer(one.url, options, force=force, sync=sync)
-            self._sinks.append(sink)
+            self._sinks.append(returned(sink, Sink, one.storage.writer))
         self._stores = [*self._sinks]
         self._placements = [sink.placement for sink in self._sinks]
         for i, (one, options) in enumerate(self._opened):

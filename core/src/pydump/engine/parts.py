@@ -11,7 +11,9 @@ from pydump.engine.salvage import SalvagingBatches
 from pydump.interfaces.executor import Executor, Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.sink import Sink
+from pydump.interfaces.writer import Writer
 from pydump.model.progress import Progress, ProgressCallback
+from pydump.plugins import returned
 
 
 class Files:
@@ -38,7 +40,8 @@ class Files:
         self.writers = [planned.writer]
         if n is not None:
             plans = chosen.format.split(planned.plan, n)
-            self.writers = [chosen.format.writer(plan, chosen.compressor) for plan in plans]
+            make = chosen.format.writer
+            self.writers = [returned(make(plan, chosen.compressor), Writer, make) for plan in plans]
         readable = planned.plan.readable()
         self._batches = [SalvagingBatches.of(image, readable, writer, batch_size) for writer in self.writers]
         for batches in self._batches:

@@ -24,6 +24,7 @@ from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.plan import Plan
 from pydump.model.request import Request
 from pydump.options import chosen_options
+from pydump.plugins import returned
 from pydump.registry import Registry
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _finished(
     if look:
         plan = chosen.format.complete(plan, image, arch)
     refuse_zeros_for_pages(chosen.format, plan, chosen.compressor, chosen.classes)
-    writer = chosen.format.writer(plan, chosen.compressor)
+    writer = returned(chosen.format.writer(plan, chosen.compressor), Writer, chosen.format.writer)
     trusted = trusted or request.begin is not None or request.length is not None
     told = losses(chosen.format, plan, writer, arch) + check_tables(image, writer, plan.readable(), trusted=trusted)
     return Planned(replace(plan, warnings=plan.warnings + told), exclusion, writer, chosen.compressor)
