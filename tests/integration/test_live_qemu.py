@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import require
+from judges import program, require
+from lab.boot import running
 from lab.live import (
     SLOW,
     SWEEP,
@@ -34,6 +36,7 @@ from lab.live import (
 )
 
 import pydump as api
+from pydump.model.memory import Ranges
 
 Pydump = Callable[..., subprocess.CompletedProcess[str]]
 HERE = Path(__file__).parent
@@ -139,6 +142,29 @@ def test_other_architectures(tmp_path: Path, pydump: Pydump, arch: str) -> None:
         assert not live.qmp.command("query-status")["running"]
     assert_same(ours, qemus)
     pydump("compare", tmp_path / "kdump", qemus)
+
+
+def test_a_machine_that_qemu_does_not_dump_gives_its_memory(tmp_path: Path, pydump: Pydump) -> None:
+    """QEMU has no dumps of m68k machines; pydump reads their memory, and says that registers are left out."""
+    qemu = program("qemu-system-m68k", "qemu-system-misc")
+    sock, contents = tmp_path / "pydump.sock", b"\x60\xfe" + random.Random(1).randbytes(1 << 20)  # bra .
+    (tmp_path / "contents").write_bytes(contents)
+    command = [
+        qemu, "-machine", "virt", "-m", "16M", "-nodefaults", "-display", "none",
+        "-qmp", f"unix:{sock},server=on,wait=off", "-device", f"loader,file={tmp_path}/contents,addr=0,force-raw=on",
+    ]  # fmt: skip
+    with running(command, tmp_path) as (qmp, _):
+        done = pydump("dump", "--format", "lime", f"qmp:{sock}", tmp_path / "dump")
+        assert qmp.command("query-status")["running"]
+        said = "QEMU does not dump this guest: this feature or command is not currently supported"
+        assert f"the registers are left out: {said}" in done.stderr
+        assert f"the registers are not shown: {said}" in pydump("info", f"qmp:{sock}").stderr
+        done = pydump("dump", "--format", "lime", "--pause", "snapshot", f"qmp:{sock}", tmp_path / "other", expect=2)
+        assert "no snapshot was tried of a guest of this architecture" in done.stderr
+        assert qmp.command("query-status")["running"]
+    with api.open(str(tmp_path / "dump")) as dump:
+        assert dump.stated.memory.ranges() == Ranges.of([(0, 16 << 20)])
+        assert dump.read(0, len(contents)) == contents
 
 
 @pytest.mark.parametrize("pause", ["copy", "full", "snapshot"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hostile_qemu import LIMITS, SNAPSHOT_PAUSE, Guest, Server
-from pydump.errors import SourceError
+from pydump.errors import PlanError, SourceError
 from pydump_qemu_stream.captured import Captured
 from pydump_source_qemu.live import QemuGuest
 from pydump_source_qemu.options import QemuOptions
@@ -27,6 +28,15 @@ class Moving(Server):
     def _human(self, line: str) -> str:
         said = super()._human(line)
         return said if self.commands.count("info") < 2 else said.replace("rom): pc.rom", "ram): ram @00000000000c0000")
+
+
+class Refusing(Server):
+    """It does not dump its guest, as QEMU says it of a target without dumps."""
+
+    def _answer(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if name == "dump-guest-memory":
+            return {"error": {"class": "GenericError", "desc": "this feature or command is not currently supported"}}
+        return super()._answer(name, arguments)
 
 
 @contextlib.contextmanager
@@ -65,6 +75,27 @@ def test_registers_are_those_of_the_stream_and_nobody_stops_the_guest(
     else:  # its CPUs are not known from the stream, so a dump must give their notes while we pause it
         assert facts.notes == guest.head.guest.notes
         assert {"stop", "cont"} <= set(server.commands)
+
+
+def test_registers_come_with_a_snapshot_where_qemu_refuses_to_dump(
+    guest: Guest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Refusing(str(tmp_path / "qmp"), guest, "", 0, "")
+    with caplog.at_level("INFO", "pydump.qmp"), captured(server, tmp_path / "qmp", QemuOptions()) as image:
+        assert [cpu.registers["rip"] for cpu in image.guest().cpus] == [0x1234]
+        assert not image.warnings()
+    assert "not currently supported: its registers come from a snapshot's stream" in caplog.text
+    assert server.commands.count("dump-guest-memory") == 1 and "migrate" in server.commands
+
+
+def test_a_snapshot_that_may_end_qemu_is_not_taken(guest: Guest, tmp_path: Path) -> None:
+    server = Refusing(str(tmp_path / "qmp"), guest, "", 0, "", describes=False)
+    with (
+        pytest.raises(PlanError, match="no snapshot was tried of a guest of this architecture"),
+        captured(server, tmp_path / "qmp", SNAPSHOT),
+    ):
+        pass
+    assert "migrate" not in server.commands
 
 
 def test_a_snapshot_that_pauses_for_longer_than_it_may_is_given_up(guest: Guest, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pydump.model.memory import MemoryMap
 from pydump.model.progress import Progress, ProgressCallback
 from pydump_qemu_stream.captured import Captured
 from pydump_source_qemu.choose import choose
+from pydump_source_qemu.described import streams_registers
 from pydump_source_qemu.options import QemuOptions
 from pydump_source_qemu.pause_limit import PauseLimit
 from pydump_source_qemu.session import Session
@@ -59,6 +60,11 @@ def capture(
         session.caution(line)
     for line in choice.warnings:
         session.warn(line)
+    if session.no_dump is not None:
+        if choice.way == "snapshot" and streams_registers(session.monitor):
+            _log.info("%s: its registers come from a snapshot's stream", session.no_dump)
+        else:
+            session.warn(f"the registers are left out: {session.no_dump}")
     if layout := choice.layout:
         size = choice.room.size + layout.rest_size
         how = f", {size >> 20} MiB are copied" if choice.way == "copy" else "; it is read where it lies"

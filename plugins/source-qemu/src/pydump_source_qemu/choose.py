@@ -40,7 +40,7 @@ class Offers(Protocol):
         ...
 
     def must_not_dump(self) -> bool:
-        """Whether a dump of QEMU's, which a copy needs for the registers, does harm, and a snapshot can be taken."""
+        """Whether a snapshot can be taken, and a dump of QEMU's, which has the registers, does harm or is refused."""
         ...
 
     def shared(self) -> int:

@@ -9,7 +9,8 @@ from typing import Final
 from pydump.errors import ReadError
 from pydump.model.memory import MemoryMap, RamBlock, Ranges
 from pydump_qemu_stream.elf_head import Head, read_head
-from pydump_source_qemu.pipe import Pipe, elf_stream, widen
+from pydump_source_qemu.described import read_stated
+from pydump_source_qemu.pipe import Pipe, RefusedError, elf_stream, widen
 from pydump_source_qemu.session import Session
 from pydump_source_qemu.store import Store
 
@@ -20,11 +21,18 @@ STEP: Final = 8 << 20
 def read_facts(session: Session) -> Head:
     """The guest's facts, now. QEMU pauses the guest for about a millisecond.
 
+    Of a guest that QEMU does not dump they are what can be had without a dump: no registers, and no memory follows.
+
     Raises:
         SourceError: QEMU does not give them.
     """
-    with session.waited_for(), elf_stream(session.monitor) as pipe:
-        return read_head(pipe)
+    if session.no_dump is None:
+        try:
+            with session.waited_for(), elf_stream(session.monitor) as pipe:
+                return read_head(pipe)
+        except RefusedError as error:
+            session.no_dump = error.message
+    return Head(read_stated(session.monitor), ())
 
 
 def within(head: Head, wanted: MemoryMap) -> Head:

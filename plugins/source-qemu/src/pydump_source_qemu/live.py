@@ -91,7 +91,8 @@ class QemuView(MemoryImage):
         return Captured(self._guest, pieces)
 
     def warnings(self) -> tuple[str, ...]:
-        return tuple(self._session.warnings)
+        refused = self._session.no_dump
+        return (*self._session.warnings, *([f"the registers are not shown: {refused}"] if refused else []))
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         return self._session.describe()

@@ -22,6 +22,10 @@ PIPE_SIZE: Final = 1 << 20
 POLL: Final = 0.0005
 
 
+class RefusedError(SourceError):
+    """This QEMU does not dump this guest, now or later: its target has no dumps, for example."""
+
+
 class Pipe:
     """The reading end.
 
@@ -175,7 +179,8 @@ def elf_stream(monitor: Monitor, window: tuple[int, int] | None = None) -> Itera
         window: ``(begin, length)`` in paddr, or None for all memory.
 
     Raises:
-        SourceError: QEMU refuses to dump, or fails.
+        RefusedError: This QEMU does not dump this guest.
+        SourceError: It does not now, or fails.
     """
     filtered = {} if window is None else {"begin": window[0], "length": window[1]}
     if await_resumed(monitor) == "save-vm":
@@ -236,9 +241,9 @@ def _refused(monitor: Monitor, error: CommandError) -> SourceError:
     hints = {
         "dump in process": "wait until it has ended: query-dump says when",
         "incoming migration": "wait until the guest has arrived",
+        "migration blocker": "wait until its migration has ended",
         "machine initialization": "it was started with --preconfig: x-exit-preconfig lets it go on",
     }
-    return SourceError(
-        f"QEMU does not dump this guest: {error.why}",
-        hint=next((hint for words, hint in hints.items() if words in error.why), None),
-    )
+    message = f"QEMU does not dump this guest: {error.why}"
+    hint = next((hint for words, hint in hints.items() if words in error.why), None)
+    return RefusedError(message) if hint is None else SourceError(message, hint=hint)

@@ -35,6 +35,7 @@ class Session:
         stopped: Whether the guest is paused because of this session.
         consistent: Whether all of memory is of the same moment.
         warnings: What the user should know of how it went, a line each.
+        no_dump: Why QEMU does not dump this guest, once it has refused to; else None.
     """
 
     def __init__(self, monitor: Monitor) -> None:
@@ -43,6 +44,7 @@ class Session:
         self.stopped = False
         self.consistent = True
         self.warnings: list[str] = []
+        self.no_dump: str | None = None
         self._guard: Guard | None = None
         #: The guest's run state before the capture, which it must have afterwards.
         self._state = ""

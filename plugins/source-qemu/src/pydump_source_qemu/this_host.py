@@ -83,9 +83,10 @@ class ThisHost:
         return self._narrow(Captured(guest, pieces), paused=True).intersect(here)
 
     def must_not_dump(self) -> bool:
-        """Whether a dump of QEMU's does harm, and a snapshot can be taken without one."""
-        monitor = self._session.monitor
-        return self._session.dumps_harm and streams_registers(monitor) and can_snapshot(monitor)
+        """Whether a dump of QEMU's does harm or cannot be had, and a snapshot can be taken without one."""
+        session = self._session
+        avoided = session.dumps_harm or session.no_dump is not None
+        return avoided and streams_registers(session.monitor) and can_snapshot(session.monitor)
 
     def shared(self) -> int:
         """Bytes of guest memory that are shared and not allocated in advance."""
