@@ -97,10 +97,30 @@ def _refused_by_host(error: Exception, of_plugin: bool) -> str:
 
 def handle_signals() -> None:
     """From here on a signal undoes what was begun, before the process ends."""
+    sys.unraisablehook = _send_again
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
+
+
+def _send_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception Python dropped, because it was raised within a finalizer.
+
+    It is sent a moment later, from another thread: within this hook its exception would be dropped as well.
+    """
+    number = getattr(lost.exc_type, "signal_number", None)  # of a plugin's own alarm
+    for kind, its in ((KeyboardInterrupt, signal.SIGINT), (Cancelled, signal.SIGTERM)):
+        if number is None and issubclass(lost.exc_type, kind):
+            number = its
+    if number is None:
+        sys.__unraisablehook__(lost)
+        return
+    import threading
+
+    again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _interrupted(number: int, frame: Any) -> None:

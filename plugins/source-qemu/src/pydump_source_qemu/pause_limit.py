@@ -16,6 +16,9 @@ class PauseTooLongError(KeyboardInterrupt):
     stops it.
     """
 
+    #: What to send again where Python drops the exception, because it was raised within a finalizer.
+    signal_number = signal.SIGALRM
+
 
 class PauseLimit:
     """A timer that runs while the guest is paused.
