@@ -17,7 +17,14 @@ C_TYPES = {"B": "u8", "H": "u16", "I": "u32", "Q": "u64", "b": "s8", "h": "s16",
 def setup(app: Any) -> dict[str, Any]:
     """What Sphinx calls."""
     app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "reference" / "_generated"))
+    app.connect("autodoc-process-docstring", leave_out)
     return {"version": "1", "parallel_read_safe": True}
+
+
+def leave_out(app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
+    """Leave out what Python says of a named tuple's fields, "Alias for field number 0": the class describes them."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
 
 
 def write(directory: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydump.catalog import distribution_of
 from pydump.errors import PlanError, UnknownPluginError
@@ -22,8 +22,7 @@ from pydump.plugins import PluginInfo, load, words
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class FormatChoice:
+class FormatChoice(NamedTuple):
     """A format as it was asked for, with what an alias implies.
 
     Attributes:

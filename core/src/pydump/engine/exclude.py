@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydump.engine.salvage import filled
 from pydump.engine.scan import Piece, data_pages, scan
@@ -55,8 +55,7 @@ class Exclusion:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """What a capture left out of a live guest's memory.
 
     Attributes:

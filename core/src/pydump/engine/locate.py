@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydump.builtin.storages import DescriptorStorage, FileStorage
 from pydump.catalog import distribution_of, url_hint
@@ -49,8 +49,7 @@ class Stored:
         return Stored(FileStorage, FileStorage.url(path)) if os.path.isfile(path) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """What a source plugin opens.
 
     Attributes:

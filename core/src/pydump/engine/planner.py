@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydump.engine.defects import defects
 from pydump.engine.exclude import ZERO, Exclusion, LeftOut, check_classes, classes_of, exclude, kernel_ram
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):
     """What the request decides by itself, whatever the guest is.
 
     Attributes:
@@ -51,8 +50,7 @@ class Chosen:
     options: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """A plan, and the plugin instances that carry it out."""
 
     plan: Plan

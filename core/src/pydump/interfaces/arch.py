@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Final, final
+from dataclasses import replace
+from typing import ClassVar, Final, NamedTuple, final
 
 from pydump.interfaces.quirks import Quirks
 from pydump.layout.registers import NoteKind, Register, pack_cpus, registers_of, unpack_cpus
@@ -25,8 +25,7 @@ SMALLEST_PAGE: Final = 4096
 ReadPhysical = Callable[[int, int], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """A run of virtual addresses that is contiguous in paddr.
 
     Attributes:
@@ -76,8 +75,7 @@ class AddressSpace(ABC):
             yield last
 
 
-@dataclass(frozen=True, slots=True)
-class KernelTables:
+class KernelTables(NamedTuple):
     """Page tables that may be the kernel's.
 
     Attributes:

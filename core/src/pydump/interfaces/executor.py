@@ -6,7 +6,7 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Self, TypeVar
 
 from pydump.errors import PydumpError, UnsupportedError
 from pydump.interfaces.sink import Extent, Hole
@@ -22,8 +22,7 @@ _R = TypeVar("_R")
 PIECE_SIZE: Final = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """A piece of guest memory before it is read.
 
     Attributes:
@@ -116,8 +115,7 @@ class Job:
     progress: Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a dump adds up to.
 
     Attributes:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from pydump.errors import UnsupportedError
 from pydump.interfaces.backing import Backing
@@ -45,8 +44,7 @@ class KernelFile(ABC):
 CARRIES: Final = frozenset({"notes", "vmcoreinfo", "excluded", "registers", "arch", "windows"})
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """What the reader half of a format gets.
 
     Attributes:

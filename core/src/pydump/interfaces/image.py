@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydump.errors import UnsupportedError
 from pydump.model.guest import Cpu, Guest
@@ -202,8 +201,7 @@ class KnowsRegisters(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where in a file some guest memory is stored.
 
     Attributes:
@@ -228,8 +226,7 @@ class KnowsPlaces(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPages:
+class StoredPages(NamedTuple):
     """Pages as a file holds them, so that another file can take them over without decompressing and compressing.
 
     Attributes:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from pydump.errors import SourceError
 from pydump.interfaces.arch import AddressSpace, Mapping, ReadPhysical
@@ -41,8 +40,7 @@ WHOLE: Final = 1 << 32
 DECODED_AT_ONCE: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(NamedTuple):
     """One level of a page table.
 
     Attributes:

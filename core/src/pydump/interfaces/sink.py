@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from pydump.interfaces.backing import Backing
@@ -22,8 +21,7 @@ _ZEROS: Final = 1 << 20
 Placement = Literal["anywhere", "parts", "ascending"]
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """Bytes with their place in the output.
 
     Attributes:
@@ -40,8 +38,7 @@ class Extent:
         return self.data.nbytes if isinstance(self.data, memoryview) else len(self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(NamedTuple):
     """A run of zeros with its place in the output; a sink that can leaves it unwritten.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydump.interfaces.sink import Extent, Hole
 
@@ -19,8 +19,7 @@ _S = TypeVar("_S")
 _A = TypeVar("_A")
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """A piece of the stored stream: all bytes that a writer asked for in :attr:`Writer.stored`, end to end.
 
     Attributes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydump.errors import PlanError
 from pydump.model.guest import Cpu
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 PR_PID: Final = "pr_pid"
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(NamedTuple):
     """One register of an architecture's table.
 
     Attributes:
@@ -45,8 +44,7 @@ class Register:
     default: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """Where a register lies in a note.
 
     Attributes:

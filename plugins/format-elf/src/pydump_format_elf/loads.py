@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,7 @@ MANY_TIMES: Final = 1000
 _FIELDS: Final = ("p_paddr", "p_offset", "p_filesz", "p_memsz")
 
 
-@dataclass(frozen=True, slots=True)
-class Loads:
+class Loads(NamedTuple):
     """The memory of a file.
 
     Attributes:

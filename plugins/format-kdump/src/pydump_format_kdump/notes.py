@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydump.errors import FormatError
 from pydump.layout.notes import MAX_NOTES_SIZE, read_notes, split_vmcoreinfo
@@ -13,8 +13,7 @@ from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump_format_kdump.parts import Part
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(NamedTuple):
     """What a dump says beside its memory.
 
     Attributes:
