@@ -9,6 +9,7 @@ import select
 import stat
 from typing import ClassVar, Self
 
+from pydump.builtin.files import refuse_input
 from pydump.builtin.names import open_file_behind, refuse_planted
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.sink import Extent, Hole, Placement, Sink
@@ -49,6 +50,7 @@ class DescriptorSink(Sink):
             raise not_open(label)
         if os.isatty(fd):
             raise PlanError("a dump will not be written to a terminal", hint="redirect it: pydump dump … - > vmcore")
+        refuse_input(label, os.fstat(fd))
         return cls(fd, label)
 
     @classmethod

@@ -8,6 +8,7 @@ import select
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from pydump.builtin.spool import HEAD_SIZE, PACKINGS, Packing, packing_of, spool
 from pydump.errors import FormatError, PlanError, SourceError
@@ -15,6 +16,27 @@ from pydump.interfaces.backing import Backing, data_of
 
 #: Seconds after which it is said that a named pipe has no writer.
 PATIENCE = 2
+
+
+#: The files that are read now, and those that nobody uses any more until they are collected.
+_ALIVE: WeakSet[FileBacking] = WeakSet()
+
+
+def refuse_input(path: str, found: os.stat_result) -> None:
+    """Refuse to write to a file that this process reads.
+
+    Args:
+        path: What the user called the output.
+        found: Its device and inode.
+
+    Raises:
+        PlanError: It is read, by this name or by another.
+    """
+    where = found.st_dev, found.st_ino
+    read = next((one for one in _ALIVE if one.fd >= 0 and one.origin == where), None)
+    if read is not None:
+        which = "the input" if read.path == path else f"the same file as the input {read.path}"
+        raise PlanError(f"{path} is {which}", hint="write to another file")
 
 
 class FileBacking(Backing):
@@ -25,11 +47,14 @@ class FileBacking(Backing):
 
     #: What else opens it, or an empty string.
     _name = ""
+    #: Device and inode of the file that was named, also where its content was copied; None where there is none.
+    origin: tuple[int, int] | None = None
 
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self.fd = fd
         self.size = os.lseek(fd, 0, os.SEEK_END)
+        _ALIVE.add(self)
 
     @classmethod
     def open(
@@ -96,7 +121,8 @@ class FileBacking(Backing):
     def _opened(
         cls, fd: int, label: str, accept: Callable[[bytes], object] | None, packings: Sequence[Packing]
     ) -> FileBacking:
-        mode = os.fstat(fd).st_mode
+        found = os.fstat(fd)
+        mode = found.st_mode
         try:
             if stat.S_ISDIR(mode):
                 raise SourceError(f"{label} is a directory", hint="name a file")
@@ -105,13 +131,16 @@ class FileBacking(Backing):
                 raise SourceError(f"{label} is {kind}", hint="name a file, or send one through a pipe")
             flows = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
             if not flows and packing_of(os.pread(fd, HEAD_SIZE, 0), packings) is None:
-                return cls(label, fd)
+                opened = cls(label, fd)
+                opened.origin = found.st_dev, found.st_ino
+                return opened
             if not flows:
                 os.lseek(fd, 0, os.SEEK_SET)
             with open(fd, "rb", closefd=False) as stream:
                 spooled = spool(stream, label, packings, accept)
             os.close(fd)
             opened = cls(label, spooled.fd)
+            opened.origin = None if flows else (found.st_dev, found.st_ino)
             opened.warnings = spooled.warnings
             return opened
         except OSError as error:
@@ -200,6 +229,7 @@ def unpacked(
         raise
     backing.close()
     opened = FileBacking(backing.path, spooled.fd)
+    opened.origin = backing.origin if isinstance(backing, FileBacking) else None
     opened.warnings = backing.warnings + spooled.warnings
     return opened
 

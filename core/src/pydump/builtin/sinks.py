@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from pydump.builtin.files import refuse_input
 from pydump.errors import PlanError, SinkError
 from pydump.interfaces.backing import Backing
 from pydump.interfaces.sink import Extent, Hole, Placement, SharedOutput, Sink
@@ -55,6 +56,8 @@ class FileSink(Sink):
         if os.path.isdir(path):
             raise PlanError(f"{path} is a directory", hint="name a file in it")
         directory = os.path.dirname(path) or "."
+        with contextlib.suppress(OSError):
+            refuse_input(path, os.stat(path))
         try:
             if _is_there(path) and not force:
                 raise PlanError(f"{path} exists", hint="choose another name, or replace it with --force")

@@ -50,7 +50,8 @@ def _parsed(arguments: list[str]) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         page = context.command_path if context else "pydump"
-        return fail(f"{error.format_message().rstrip('.')}; see {page} --help", error.exit_code)
+        message = " ".join(error.format_message().split()).rstrip(".")
+        return fail(message, error.exit_code, f"see {page} --help")
     if code == EXIT_INTERRUPTED:  # typer's answer to Ctrl-C
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from pydump.cli.console import silence_stdout, tell
@@ -46,9 +46,23 @@ def fail(message: str, code: int, hint: str | None = None) -> int:
     return code
 
 
+def incomplete(lost: int, warnings: Iterable[str]) -> int:
+    """Say that what was made or shown is incomplete, even with ``--quiet``; returns the exit code.
+
+    Args:
+        lost: Bytes of guest memory that are unreadable.
+        warnings: What is known of why; they have been printed unless the user wants errors only.
+    """
+    for warning in warnings if session.quiet else ():
+        tell(f"pydump: warning: {warning}")
+    if lost:
+        tell(f"pydump: incomplete: {lost} bytes of guest memory are unreadable")
+    return EXIT_INCOMPLETE
+
+
 def error_object(message: str, code: int, hint: str | None) -> dict[str, Any]:
     """What JSON has of an error."""
-    return {"error": message, "hint": hint, "exit_code": code}
+    return {"error": " ".join(message.split()), "hint": hint, "exit_code": code}
 
 
 def exit_code_of(work: Callable[[], int]) -> int:

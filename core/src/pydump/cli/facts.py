@@ -28,7 +28,7 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
     """What a vmcore is."""
     guest = opened.known
     image = opened.image
-    excluded, lost = _absent_sizes(image)
+    excluded, lost = absent_sizes(image)
     rows = [("file", path), *image.describe()]
     length = _file_size(path)
     if length is not None:
@@ -74,7 +74,7 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
                 line("  " + "".join(f"{cell:<32}" for cell in cells[at : at + across]).rstrip())
 
 
-def _absent_sizes(image: MemoryImage) -> tuple[int, int | None]:
+def absent_sizes(image: MemoryImage) -> tuple[int, int | None]:
     """Bytes that were left out, and that are lost; None where it takes long to count those."""
     if isinstance(image, KnowsAbsent):
         return image.absent_sizes()
@@ -134,7 +134,7 @@ def info_json(opened: Dump, path: str, symbols: Symbols | None, *, notes: bool) 
     """What a vmcore is, for a program."""
     guest = opened.known
     uts = guest.utsname
-    excluded, lost = _absent_sizes(opened.image)
+    excluded, lost = absent_sizes(opened.image)
     result: dict[str, Any] = {
         "path": path,
         "file_size": _file_size(path),

@@ -47,7 +47,8 @@ def run_sizes(source: MemoryImage, label: str, guest: Guest, arch: type[Arch], r
     except PlanError as error:  # zero pages are found without the kernel
         found, numbers = [], range(2)
         unknown = (f"levels 0 and 1 only: {error}",)
-    parts = list(_parts(guest.memory.ranges().subtract(source.excluded()).subtract(source.unreadable()), found))
+    ram, lost = guest.memory.ranges(), source.unreadable()
+    parts = list(_parts(ram.subtract(source.excluded()).subtract(lost), found))
     samples = [_sample(source, ranges, page) for _, ranges in parts]
     levels = []
     for level in numbers:
@@ -62,8 +63,9 @@ def run_sizes(source: MemoryImage, label: str, guest: Guest, arch: type[Arch], r
         levels.append(LevelSize(level, tuple(sorted(dropped)), left // page, left, packed))
     sizes = tuple((name, ranges.size) for one in found for name, ranges in one.classes.items())
     checks = tuple(check for one in found for check in one.checks)
-    warnings = unknown + tuple(warning for one in found for warning in one.warnings)
-    return SizeReport(label, guest.memory.size, page, tuple(levels), sizes, checks, warnings)
+    warnings = (*source.warnings(), *unknown, *(warning for one in found for warning in one.warnings))
+    lost_size = ram.intersect(lost).size
+    return SizeReport(label, guest.memory.size, page, tuple(levels), sizes, checks, warnings, lost_size)
 
 
 def _parts(held: Ranges, found: list[Classified]) -> Iterator[tuple[frozenset[str], Ranges]]:

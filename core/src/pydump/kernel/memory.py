@@ -115,8 +115,10 @@ class PhysicalMemory:
         Raises:
             ReadError: The source fails.
         """
-        if not self.missing and any(self._absent(paddr, paddr + size)):
-            self.missing = f"the page table at paddr {paddr:#x} was excluded from the source, or is unreadable"
+        excluded, lost = ((), ()) if self.missing else self._absent(paddr, paddr + size)
+        if excluded or lost:
+            why = "was excluded from the source" if excluded else "is unreadable"
+            self.missing = f"the page table at paddr {paddr:#x} {why}"
         self.tables.add((paddr, paddr + size))
         buffer = bytearray(size)
         self._source.read_into(paddr, memoryview(buffer))

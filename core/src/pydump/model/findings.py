@@ -166,6 +166,7 @@ class SizeReport:
         classes: Class name and bytes of each class of pages; a page can be in two.
         checks: What was checked; where one failed, a dump would leave nothing out.
         warnings: A line each.
+        unreadable_size: Bytes of RAM that are lost. They are in no level.
     """
 
     path: str
@@ -175,6 +176,7 @@ class SizeReport:
     classes: tuple[tuple[str, int], ...]
     checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
+    unreadable_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typer import Argument, Option
 
 from pydump.cli import program
 from pydump.cli.arguments import Json, ProgressStyle, SourceArg, Style
-from pydump.cli.console import afterwards, tell, warn
+from pydump.cli.console import afterwards, warn
 from pydump.cli.declared import asked, of_request
-from pydump.cli.ending import EXIT_INCOMPLETE, fail
+from pydump.cli.ending import fail, incomplete
 from pydump.cli.session import session
 from pydump.errors import PlanError
 
@@ -125,12 +125,7 @@ def _show(report: DumpReport, output: str, *, as_json: bool) -> None:
         elif not session.quiet:
             render.report(report, stream)
     if not report.complete:  # to say nothing of it would hide that the file lacks memory
-        if session.quiet:
-            for warning in report.warnings:
-                tell(f"pydump: warning: {warning}")
-        if report.unreadable_size:
-            tell(f"pydump: incomplete: {report.unreadable_size} bytes of guest memory are unreadable")
-        raise typer.Exit(EXIT_INCOMPLETE)
+        raise typer.Exit(incomplete(report.unreadable_size, report.warnings))
 
 
 def _refuse_transient(output: str, split: int | None) -> None:

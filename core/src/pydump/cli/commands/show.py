@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from pydump.cli.arguments import (
     Workers,
 )
 from pydump.cli.console import warn
+from pydump.cli.ending import incomplete
 from pydump.cli.program import ReadingCommand as Command  # noqa: F401  (what each function here becomes)
 from pydump.cli.session import session
 from pydump.errors import PlanError, PydumpError
@@ -47,7 +49,8 @@ def info(
 ) -> None:
     """Show what a vmcore is, how large, and of which guest.
 
-    Of several files the exit code is the highest.
+    Exit codes: 0 complete, 1 failed, 2 cannot be done as asked, 3 shown, but the vmcore lacks pages. Of several files
+    it is the highest.
     """
     import pydump
     from pydump.cli import facts
@@ -79,10 +82,11 @@ def info(
                 return {"vmcoreinfo": raw.decode("utf-8", "replace")}, 0
             symbols = None if vmlinux is None else opened.symbols(vmlinux)
             warn(opened.warnings)
-            if as_json:
-                return facts.info_json(opened, file, symbols, notes=notes), 0
-            facts.info(opened, file, symbols, notes=notes)
-            return {}, 0
+            shown = facts.info_json(opened, file, symbols, notes=notes) if as_json else {}
+            if not as_json:
+                facts.info(opened, file, symbols, notes=notes)
+            lost = facts.absent_sizes(opened.image)[1]
+            return shown, incomplete(lost, opened.warnings) if lost else 0
 
     code = each(files, one, as_json=as_json, blank=not vmcoreinfo)
     if code:
@@ -160,6 +164,7 @@ def dmesg(
         kernel_log.print_followed(found, as_json=as_json or session.json)
         return
     with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
+        warn(opened.image.warnings())
         if as_json or session.json:
             kernel_log.print_json(opened.log())
         else:
@@ -167,7 +172,10 @@ def dmesg(
 
 
 def size(context: typer.Context, file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
-    """Show what each dump level would leave of a guest, before anything is written."""
+    """Show what each dump level would leave of a guest, before anything is written.
+
+    Exit code 3 if the guest's memory is not all there.
+    """
     import pydump
     from pydump.cli import render, sizes
     from pydump.cli.plugin_options import given
@@ -178,6 +186,7 @@ def size(context: typer.Context, file: SourceArg, arch: Arch = None, as_json: Js
         render.print_json(asdict(report))
     else:
         sizes.show(report)
+    _end(report.unreadable_size, report.warnings)
 
 
 def map_(
@@ -196,7 +205,10 @@ def map_(
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
-    """Show what guest memory is made of: zeros, data and its compression ratio, excluded, unreadable."""
+    """Show what guest memory is made of: zeros, data and its compression ratio, excluded, unreadable.
+
+    Exit code 3 if some of it is unreadable.
+    """
     import pydump
     from pydump.cli import maps, render
     from pydump.cli.plugin_options import given
@@ -232,3 +244,10 @@ def map_(
             print(line)
         print()
         render.table(maps.totals(report))
+    _end(report.total("unreadable_size"), report.warnings)
+
+
+def _end(lost: int, warnings: Iterable[str]) -> None:
+    """End with the exit code of what lacks memory, if it does."""
+    if lost:
+        raise typer.Exit(incomplete(lost, warnings))

@@ -19,7 +19,7 @@ class Action(StrEnum):
 
 
 def storage(
-    action: Annotated[Action, Argument(metavar="clean", help="List, or remove, what killed dumps left.")],
+    action: Annotated[Action, Argument(metavar="COMMAND", help="clean: list, or remove, what killed dumps left.")],
     url: Annotated[
         str,
         Argument(metavar="URL", help="An object; a bucket or folder and all below it; or a directory of this machine."),
