@@ -80,3 +80,30 @@ def test_a_dump_is_not_appended_to_its_input(source: bytes, tmp_path: Path, pydu
         )
     assert (done.returncode, (tmp_path / "in").read_bytes() == source) == (2, True)
     assert done.stderr == "pydump: error: standard output is the same file as the input in; write to another file\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("dir", "-d", "31"), "-d is an option of dump; write it after --: -- -d"),
+        (("dir", "--format", "elf"), "--format is an option of dump; write it after --: -- --format"),
+        (("dir", "--nonsense"), "No such option: --nonsense; see pydump watch --help"),
+        (("dir", "vmcore"), "vmcore is not an option of dump; watch names the dumps; only options follow DIR and --"),
+        (("dir", "--", "--qqqq"), "No such option: --qqqq; see pydump dump --help"),
+        (("dir", "--", "-d", "99"), "there is no dump level 99; a level is 0 to 31: a sum of 1, 2, 4, 8 and 16"),
+        (("dir", "--", "--max-rate", "fast"), "'fast' is not a rate; write bytes per second: 200M or 1048576"),
+        (("dir", "--", "--split", "2"), "--split does not go with watch"),
+        (("file",), "file is not a directory; name a directory for the dumps"),
+        (("file/below",), "file is not a directory; name a directory for the dumps"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_watch_is_checked_before_its_guest_is_there(
+    words: tuple[str, ...], said: str, refuse: Refuse, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    assert refuse(2, "watch", "qmp:nowhere", *words).replace(f"{tmp_path}/", "") == said
+
+
+def test_a_watch_without_a_guest_makes_no_directory(refuse: Refuse) -> None:
+    assert refuse(1, "watch", "qmp:nowhere", "dir/below").startswith("cannot connect to nowhere")

@@ -15,6 +15,7 @@ import pytest
 from lab.live import PANICKING, Live, live_guest, wait_for
 
 import pydump as api
+from pydump_source_qemu.source import QemuSource
 
 #: A guest that stays where it panicked.
 PANIC = ("-device", "pvpanic", "-action", "panic=pause")
@@ -53,6 +54,16 @@ def panic(live: Live) -> None:
     """Let it run until it panics."""
     live.qmp.command("cont")
     assert wait_for(lambda: live.state == "guest-panicked")
+
+
+@pytest.mark.parametrize("device", ["", "pvpanic", "pvpanic,id=panic", "pvpanic-pci"])
+def test_a_watch_says_that_qemu_cannot_hear_of_a_panic(device: str, tmp_path: Path) -> None:
+    with live_guest(tmp_path, arguments=("-S", *(("-device", device) if device else ())), program=PANICKING) as live:
+        with QemuSource.watch(live.source.removeprefix("qmp:"), "panicked") as watch:
+            assert [warning.partition(",")[0] for warning in watch.warnings] == (
+                [] if device else ["the guest has no pvpanic device"]
+            )
+        assert live.state == "prelaunch"
 
 
 def test_each_panic_is_captured_and_the_latest_dumps_are_kept(tmp_path: Path) -> None:
@@ -122,7 +133,7 @@ def test_a_guest_that_ends_before_it_panics_is_an_error(tmp_path: Path) -> None:
         (("qmp:{}/none", "{}/dumps", "--on", "boredom"), 2, "unknown event 'boredom'; available: panicked"),
         (("qmp:{}/none", "{}/dumps", "--keep", "0"), 2, "--keep must be at least 1"),
         (("qmp:{}/none", "{}/dumps", "--", "--detach"), 2, "--detach does not go with watch"),
-        (("qmp:{}/none", "{}/file/dumps"), 1, "cannot make"),
+        (("qmp:{}/none", "{}/file/dumps"), 2, "file is not a directory"),
     ],
 )
 def test_what_is_wrong_is_said_before_it_waits(

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydump.cli import children
-from pydump.cli.console import talk
+from pydump.cli.console import talk, warn
+from pydump.cli.declared import asked
+from pydump.cli.plugin_options import given
+from pydump.cli.program import command_named
+from pydump.engine.planner import choose
 from pydump.errors import PlanError, PydumpError, SourceError
 from pydump.interfaces.watch import Watch, Watches
+from pydump.model.request import Request
 from pydump.registry import installed
 
 #: Seconds between two looks at a guest, and between two attempts to reach one.
@@ -74,16 +79,37 @@ class Watched:
 
         Raises:
             PydumpError: The directory or an option is wrong.
+            TyperException: An option is unknown, or has a wrong value.
         """
         if wrong := next((word for word in self.options if word.partition("=")[0] in NOT_HERE), None):
             raise PlanError(f"{wrong} does not go with watch")
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PydumpError(f"cannot make {self.directory}: {error.strerror}") from None
-        with self.connect():  # wait for a guest that is not there yet
-            pass
-        return _run("dump", "--dry-run", "--quiet", *self.options, "--", self.source, str(self._output()))
+        self._check_options()
+        # It is made last; until then the directory in which it will be stands for it.
+        there = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise PlanError(f"{there} is not a directory", hint="name a directory for the dumps")
+        with self.connect() as guest:  # wait for one that is not there yet
+            warn(guest.warnings)
+        output = there / self._output().name
+        code = _run("dump", "--dry-run", "--quiet", *self.options, "--", self.source, str(output))
+        if not code:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise PydumpError(f"cannot make {self.directory}: {error.strerror}") from None
+        return code
+
+    def _check_options(self) -> None:
+        """Look at the options of ``dump`` before a guest is there."""
+        if self.options and not self.options[0].startswith("-"):
+            raise PlanError(
+                f"{self.options[0]} is not an option of dump",
+                hint="watch names the dumps; only options follow DIR and --",
+            )
+        words = [*self.options, "--", self.source, str(self._output())]
+        made: Any = command_named("dump").make_context("pydump dump", words)
+        with made as context:
+            choose(Request(**asked(context), options=given(context)), installed())
 
     def dump(self) -> int:
         """Capture the guest; returns the exit code of ``dump``. Older dumps go once there is a new one."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 
 class Watch(ABC):
-    """A connection to a guest, which hears of one kind of event. Use it as a context manager."""
+    """A connection to a guest, which hears of one kind of event. Use it as a context manager.
+
+    Attributes:
+        warnings: Why the event may not be heard of, a line each.
+    """
+
+    warnings: Sequence[str] = ()
 
     @abstractmethod
     def wait(self, seconds: float) -> bool:

@@ -14,7 +14,8 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any, Final, Self, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPError
@@ -224,17 +225,20 @@ class Monitor:
             raise self.foreign(name)
         return answer
 
-    def rows(self, name: str, **kinds: type) -> list[dict[str, Any]]:
+    def rows(
+        self, name: str, arguments: Mapping[str, Any] = MappingProxyType({}), /, **kinds: type
+    ) -> list[dict[str, Any]]:
         """Run a command that returns a list of objects.
 
         Args:
             name: The command.
+            arguments: Its arguments.
             kinds: Members that each of them has, and their types.
 
         Raises:
             SourceError: As for :meth:`command`.
         """
-        return self._rows(name, self._answer(name, {}), kinds)
+        return self._rows(name, self._answer(name, arguments), kinds)
 
     def _rows(self, name: str, answer: object, kinds: dict[str, type]) -> list[dict[str, Any]]:
         if not isinstance(answer, list):
@@ -251,11 +255,11 @@ class Monitor:
     def _foreign(self, why: str) -> SourceError:
         return SourceError(f"{self.address} does not speak QMP: {why}", hint=NO_QMP)
 
-    def _answer(self, name: str, arguments: dict[str, Any]) -> object:
+    def _answer(self, name: str, arguments: Mapping[str, Any]) -> object:
         seconds = self.limits.command
         return self._execute(name, arguments, seconds, time.monotonic() + seconds)
 
-    def _execute(self, name: str, arguments: dict[str, Any], timeout: float, deadline: float) -> object:
+    def _execute(self, name: str, arguments: Mapping[str, Any], timeout: float, deadline: float) -> object:
         self._own()
         if self._loop.is_closed():
             raise SourceError(f"the connection to {self.address} is closed")

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
+from pydump.cli import program
+from pydump.cli.arguments import Json
+from pydump.cli.session import session
 from pydump.errors import PlanError
+
+
+class Command(program.Command):
+    """``watch``: an option of ``dump`` before ``--`` is an error that says where it goes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse the command line."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            flag = getattr(error, "option_name", None)  # of an option that is unknown
+            dump = program.command_named("dump").get_params(ctx) if flag else ()
+            if any(flag in (*param.opts, *param.secondary_opts) for param in dump):
+                raise PlanError(f"{flag} is an option of dump", hint=f"write it after --: -- {flag}") from None
+            raise
 
 
 def watch(
@@ -27,6 +45,7 @@ def watch(
     wait: Annotated[
         float, Option("--wait", metavar="SECONDS", help="Wait so long for a guest that is not there yet.")
     ] = 0,
+    as_json: Json = False,
 ) -> None:
     """Wait until a guest panics, and capture it.
 
@@ -40,6 +59,7 @@ def watch(
         raise PlanError("--keep must be at least 1")
     if wait < 0:
         raise PlanError("--wait must not be negative")
-    code = watch_for(Watched(source, on, directory, tuple(options or ()), keep, wait), go_on=go_on)
+    words = (*(options or ()), *(["--json"] if as_json or session.json else []))
+    code = watch_for(Watched(source, on, directory, words, keep, wait), go_on=go_on)
     if code:
         raise typer.Exit(code)
