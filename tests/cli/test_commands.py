@@ -85,7 +85,7 @@ def test_help_says_what_one_needs_to_know(run: Run) -> None:
     assert "qmp:SOCKET" in told
     assert "elf, kdump," in told and "or QEMU's names, such as kdump-" in told
     assert "zlib, lzo, snappy, zstd or none. Default: zlib." in told
-    assert "--pause, --qemu-pause <auto|snapshot|copy|full|none> qmp: " in told
+    assert "--pause, --qemu-pause <auto|copy|snapshot|full|none> qmp: " in told
     assert "--scratch, --qemu-scratch DIR qmp: " in told
     assert "--zlib-level N zlib: " in told
     assert "Default: False" not in told

@@ -84,7 +84,8 @@ def _parameter(owner: str, declared: OptionField, panel: str) -> Any:
         if value is not None:
             context.meta.setdefault(_KEY, {}).setdefault(owner, {})[declared.name] = value
 
-    # The choices are shown, checked and completed as those of the command line's own options are.
+    # The choices are shown, checked and completed as those of the command line's own options are. Not kind | None:
+    # Python takes two unions of the same words in another order for one.
     kind: Any = Literal[declared.choices] if declared.choices else declared.type
     metavar = None if declared.choices else declared.metavar or {int: "N", float: "N", str: "TEXT"}.get(declared.type)
     shown = Option(
@@ -97,4 +98,4 @@ def _parameter(owner: str, declared: OptionField, panel: str) -> Any:
         expose_value=False,
     )
     name = f"plugin__{owner}__{declared.name}".replace("-", "_")  # nobody sees it; it must be an identifier
-    return get_click_param(ParamMeta(name=name, default=shown, annotation=kind | None))[0]
+    return get_click_param(ParamMeta(name=name, default=shown, annotation=kind))[0]
