@@ -255,9 +255,9 @@ def test_a_class_of_pages_belongs_to_one_filter() -> None:
 
 
 def test_options_that_nobody_would_read_are_refused() -> None:
-    cls = type("One", (Filter,), {"name": "one", "classes": {}, "knows": None, "classify": None, "Options": NoOptions})
-    (info,) = plugins.load(builtin=[("one", hooked("pydump_register_filters", cls))], installed=False)
-    assert info.error == "ValueError: filter one declares Options, which this role does not have"
+    cls = type("One", (dummy.DummyArch,), {"Options": NoOptions})
+    (info,) = plugins.load(builtin=[("one", hooked("pydump_register_arches", cls))], installed=False)
+    assert info.error == "ValueError: arch dummy declares Options, which this role does not have"
 
 
 def test_a_second_plugin_of_one_name_takes_nothing_from_the_first() -> None:

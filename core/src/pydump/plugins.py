@@ -161,7 +161,7 @@ def claims(role: str, cls: type[Any]) -> Iterator[str]:
     if role == "filter":
         for name in cls.classes:
             yield f"class {name!r}"
-    if role in ("arch", "filter") and hasattr(cls, "Options"):
+    if role == "arch" and hasattr(cls, "Options"):
         raise ValueError(f"{role} {cls.name} declares Options, which this role does not have")
     fields = [field for half in options_of(cls) for field in option_fields(half)]
     if any(field.alias for field in option_fields(getattr(cls, "ReaderOptions", NoOptions))):

@@ -169,7 +169,7 @@ class Registry:
         Raises:
             PlanError: No plugin whose options are known has that name, or none of them has that option.
         """
-        roles = ("compressor", "executor", "format", "source", "storage")
+        roles = ("compressor", "executor", "filter", "format", "source", "storage")
         known = {name for role in roles for name in self.names(role)}
         unknown = sorted(set(options) - known)
         if unknown:

@@ -14,6 +14,7 @@ from pydump.options import option_fields
 if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.executor import Executor
+    from pydump.interfaces.filter import Filter
     from pydump.interfaces.format import Format
     from pydump.interfaces.source import Source
     from pydump.interfaces.storage import Storage
@@ -39,6 +40,13 @@ def compressions(registry: Registry) -> str:
     return f"{', '.join(usable)} or none. Default: {next(iter(usable))}." if usable else "none."
 
 
+def classes(registry: Registry) -> str:
+    """The help of ``--exclude``."""
+    return (
+        f"Leave out these pages: {','.join(['zero', *(name for cls in registry.filters() for name in cls.classes)])}."
+    )
+
+
 def of_readers(registry: Registry) -> list[Any]:
     """A parameter for each option of each format's reader half, and of each source that has them for reading."""
     formats = [(cls.name, cls.ReaderOptions, "Input") for cls in registry.formats()]
@@ -51,16 +59,17 @@ def of_readers(registry: Registry) -> list[Any]:
 
 
 def parameters(registry: Registry) -> list[Any]:
-    """A parameter for each option of each plugin but filters and architectures, and of each format's reader half."""
-    classes: dict[str, tuple[type[Source | Storage | Format | Compressor | Executor], ...]] = {
+    """A parameter for each option of each plugin but architectures, and of each format's reader half."""
+    panels: dict[str, tuple[type[Source | Storage | Format | Filter | Compressor | Executor], ...]] = {
         "Live guest": tuple(cls for cls in registry.sources() if not cls.options_for_reading),
+        "Filter": registry.filters(),
         "Format and compression": (*registry.formats(), *registry.compressors()),
         "Output": registry.storages(),
         "Running": registry.executors(),
     }
     return of_readers(registry) + [
         _parameter(cls.name, declared, panel)
-        for panel, some in classes.items()
+        for panel, some in panels.items()
         for cls in some
         for declared in option_fields(cls.Options)
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pydump.engine.salvage import filled
 from pydump.engine.scan import Piece, data_pages, scan
@@ -12,6 +13,7 @@ from pydump.interfaces.executor import Executor
 from pydump.interfaces.filter import Classified, Filter
 from pydump.model.check import Check
 from pydump.model.memory import MemoryMap, Ranges
+from pydump.options import chosen_options
 from pydump.plugins import returned
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ def exclude(
     read_zeros: bool,
     least: int,
     anyway: bool,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     executor: Executor | None = None,
     left_out: LeftOut | None = None,
 ) -> Exclusion:
@@ -133,6 +136,7 @@ def exclude(
         read_zeros: Must zero pages be looked for? Formats that store all of them as one need not know them.
         least: Runs shorter than this many bytes are kept.
         anyway: Leave pages out even where a check failed.
+        options: Options by plugin name, then by field.
         executor: Whose workers look; default: as many local ones as there are CPUs.
         left_out: What was left out when the guest was captured; then nothing is classified again.
 
@@ -143,9 +147,9 @@ def exclude(
     if left_out:
         found = left_out.found
     elif wanted:
-        found = classified(source, guest, arch, wanted, registry)
+        found = classified(source, guest, arch, wanted, registry, options)
     else:
-        found = _always(source, guest, arch, registry)
+        found = _always(source, guest, arch, registry, options or {})
     chosen = {name: ranges for one in found for name, ranges in one.classes.items() if name in classes | one.always}
     checks = tuple(check for one in found for check in one.checks)
     warnings = tuple(warning for one in found for warning in one.warnings)
@@ -179,7 +183,13 @@ def exclude(
     )
 
 
-def _always(source: MemoryImage, guest: Guest, arch: type[Arch], registry: Registry) -> list[Classified]:
+def _always(
+    source: MemoryImage,
+    guest: Guest,
+    arch: type[Arch],
+    registry: Registry,
+    options: Mapping[str, Mapping[str, Any]],
+) -> list[Classified]:
     """What filters leave out at level 0, too: poisoned pages, for example. Nothing where a filter cannot be sure."""
     found: list[Classified] = []
     if guest.arch is None:
@@ -188,7 +198,7 @@ def _always(source: MemoryImage, guest: Guest, arch: type[Arch], registry: Regis
         if not cls.knows(guest):
             continue
         try:
-            one = cls.classify(source, guest, arch)
+            one = _found_by(cls, source, guest, arch, options)
         except PydumpError:  # such pages are kept; all that was asked for can be done
             continue
         if all(check.passed for check in one.checks):
@@ -197,9 +207,26 @@ def _always(source: MemoryImage, guest: Guest, arch: type[Arch], registry: Regis
 
 
 def classified(
-    source: MemoryImage, guest: Guest, arch: type[Arch], classes: frozenset[str], registry: Registry
+    source: MemoryImage,
+    guest: Guest,
+    arch: type[Arch],
+    classes: frozenset[str],
+    registry: Registry,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Classified]:
-    """What each filter finds that knows one of ``classes``."""
+    """What each filter finds that knows one of ``classes``.
+
+    Args:
+        source: Guest memory.
+        guest: The completed facts.
+        arch: The guest's architecture.
+        classes: What is looked for.
+        registry: What is installed.
+        options: Options by plugin name, then by field.
+
+    Raises:
+        PlanError: No filter finds it in this guest.
+    """
     if not classes:
         return []
     wanted: list[type[Filter]] = [cls for cls in registry.filters() if classes & set(cls.classes) and cls.knows(guest)]
@@ -209,7 +236,19 @@ def classified(
             f"no filter can find the {', '.join(sorted(unknown or classes))} pages of this guest",
             hint=_why_not(guest, registry, classes),
         )
-    return [returned(cls.classify(source, guest, arch), Classified, cls.classify) for cls in wanted]
+    return [_found_by(cls, source, guest, arch, options or {}) for cls in wanted]
+
+
+def _found_by(
+    cls: type[Filter],
+    source: MemoryImage,
+    guest: Guest,
+    arch: type[Arch],
+    options: Mapping[str, Mapping[str, Any]],
+) -> Classified:
+    """What a filter finds, with its options."""
+    chosen = chosen_options(cls.name, cls.Options, options)
+    return returned(cls.classify(source, guest, arch, chosen), Classified, cls.classify)
 
 
 def _why_not(guest: Guest, registry: Registry, classes: frozenset[str]) -> str:

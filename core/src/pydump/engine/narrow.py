@@ -43,7 +43,7 @@ class Narrowing:
                 guest, arch, _ = self._searched(image, paused=paused)
             if not classes or guest.vmcoreinfo is None:
                 return Ranges.empty()
-            found = classified(image, guest, arch, classes, registry)
+            found = classified(image, guest, arch, classes, registry, request.options)
             exclusion = exclude(
                 image, guest, arch, classes, registry,
                 read_zeros=False, least=least, anyway=request.filter_anyway, left_out=LeftOut(Ranges.empty(), found),

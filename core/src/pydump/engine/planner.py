@@ -95,6 +95,8 @@ def choose(request: Request, registry: Registry) -> Chosen:
     if request.compat and (classes or request.ram_only):
         raise PlanError("QEMU leaves no pages out: --compat qemu cannot", hint="leave --compat out")
     check_classes(classes, registry)
+    idle = (cls for cls in registry.filters() if not classes & set(cls.classes))
+    refuse_options(request.options, "filter", idle, "none of its pages are left out")
     return Chosen(request, classes, choice.format, compressor, _format_options(request, choice.format, registry))
 
 
@@ -152,6 +154,7 @@ def make_plan(
             read_zeros=not chosen.format.shares_zero_pages,
             least=chosen.format.least_hole,
             anyway=request.filter_anyway,
+            options=request.options,
             executor=executor,
             left_out=left_out,
         )

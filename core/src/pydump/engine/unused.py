@@ -11,6 +11,7 @@ from pydump.options import NoOptions, option_fields
 if TYPE_CHECKING:
     from pydump.interfaces.compressor import Compressor
     from pydump.interfaces.executor import Executor
+    from pydump.interfaces.filter import Filter
     from pydump.interfaces.format import Format
     from pydump.interfaces.source import Source
     from pydump.interfaces.storage import Storage
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def refuse_options(
     options: Mapping[str, Mapping[str, Any]],
     role: str,
-    others: Iterable[type[Compressor | Executor | Format | Source | Storage]],
+    others: Iterable[type[Compressor | Executor | Filter | Format | Source | Storage]],
     instead: str,
     *,
     reading: bool = False,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydump.model.memory import Ranges
+from pydump.options import NoOptions
 
 if TYPE_CHECKING:
     from pydump.interfaces.arch import Arch
@@ -46,6 +47,7 @@ class Filter(ABC):
     name: ClassVar[str]
     #: What it can leave out. Maps the name of a class, as ``--exclude`` takes it, to what such pages are.
     classes: ClassVar[Mapping[str, str]]
+    Options: ClassVar[type] = NoOptions
 
     @classmethod
     @abstractmethod
@@ -54,13 +56,14 @@ class Filter(ABC):
 
     @classmethod
     @abstractmethod
-    def classify(cls, source: MemoryImage, guest: Guest, arch: type[Arch]) -> Classified:
+    def classify(cls, source: MemoryImage, guest: Guest, arch: type[Arch], options: Any = None) -> Classified:
         """Sort the guest's pages.
 
         Args:
             source: Guest memory; what it does not hold cannot be looked at, and its pages are in no class.
             guest: The completed facts.
             arch: The guest's architecture.
+            options: An instance of ``Options``, or None for the defaults.
 
         Raises:
             PlanError: The guest does not say where its tables are; the hint says what is missing.

@@ -80,7 +80,7 @@ class Request:
         help="Leave out pages, as makedumpfile numbers them: 1 zero, 2 cache, 4 private cache, 8 user, 16 free.",
     )
     exclude: Collection[str] = option(
-        (), panel="Filter", metavar="CLASSES", help="Leave out these pages: zero,cache,cache-private,user,free."
+        (), panel="Filter", metavar="CLASSES", help="Leave out pages of these classes, such as zero,free."
     )
     filter_anyway: bool = option(False, panel="Filter", help="Leave pages out even if the checks on them fail.")
     ram_only: bool = option(False, panel="What to write", help="Leave out firmware and device memory.")

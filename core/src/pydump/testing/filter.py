@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,6 +25,8 @@ from pydump.interfaces.filter import Classified, Filter
 from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
+from pydump.options import with_values
+from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.fresh import native_modules
 
 #: How often the example's memory is damaged, each time in another way.
@@ -53,9 +55,11 @@ class FilterTests:
 
     Attributes:
         filter: The class under test.
+        options: Values for its options, where they are not the defaults.
     """
 
     filter: ClassVar[type[Filter]]
+    options: ClassVar[dict[str, Any]] = {}
 
     def example(self) -> tuple[MemoryImage, Guest, type[Arch]] | None:
         """A guest that the filter knows: its memory, its completed facts, its architecture. None for no example."""
@@ -68,6 +72,11 @@ class FilterTests:
             pytest.skip("it has no example: a subclass of FilterTests with example() tests more")
         return example
 
+    def classify(self, source: MemoryImage, guest: Guest, arch: type[Arch]) -> Classified:
+        """What the filter finds with its options."""
+        options = with_values(self.filter.name, self.filter.Options(), self.options)
+        return self.filter.classify(source, guest, arch, options)
+
     def test_it_says_what_it_is(self) -> None:
         assert re.fullmatch("[a-z][a-z0-9_]*", self.filter.name), "lower-case letters, digits and _ make a name"
         assert self.filter.classes, "it leaves nothing out"
@@ -75,6 +84,8 @@ class FilterTests:
             assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name), f"--exclude cannot take {name!r}"
             assert name != "zero", "zero pages are pydump's own class"
             assert text, f"it does not say what {name} pages are"
+        assert faults_of_options(self.filter) == []
+        assert faults_of_claims("filter", self.filter) == []
 
     def test_importing_it_loads_nothing_native(self) -> None:
         assert native_modules(self.filter) == []
@@ -89,7 +100,7 @@ class FilterTests:
 
     def test_classes_are_declared_and_lie_in_ram(self) -> None:
         source, guest, arch = self.known()
-        found = self.filter.classify(source, guest, arch)
+        found = self.classify(source, guest, arch)
         page = guest.page_size or 4096
         assert set(found.classes) <= set(self.filter.classes)
         assert found.always <= set(self.filter.classes)
@@ -99,17 +110,17 @@ class FilterTests:
 
     def test_nothing_that_must_stay_is_in_a_class(self) -> None:
         source, guest, arch = self.known()
-        self._agrees(self.filter.classify(source, guest, arch))
+        self._agrees(self.classify(source, guest, arch))
 
     def test_the_same_memory_gives_the_same_pages(self) -> None:
         source, guest, arch = self.known()
-        assert self.filter.classify(source, guest, arch) == self.filter.classify(source, guest, arch)
+        assert self.classify(source, guest, arch) == self.classify(source, guest, arch)
 
     @pytest.mark.parametrize("seed", range(TRIALS))
     def test_damaged_memory_gives_pages_or_an_error(self, seed: int) -> None:
         source, guest, arch = self.known()
         try:
-            found = self.filter.classify(_Damaged(source, seed), guest, arch)
+            found = self.classify(_Damaged(source, seed), guest, arch)
         except PydumpError:
             return
         self._agrees(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydump.errors import PydumpError
 from pydump.interfaces.filter import Classified, Filter
@@ -42,7 +42,7 @@ class LinuxFilter(Filter):
         return guest.vmcoreinfo is not None and guest.vmcoreinfo.osrelease is not None
 
     @classmethod
-    def classify(cls, source: MemoryImage, guest: Guest, arch: type[Arch]) -> Classified:
+    def classify(cls, source: MemoryImage, guest: Guest, arch: type[Arch], options: Any = None) -> Classified:
         from pydump.kernel.classes import classify
         from pydump.kernel.memory import KernelMemory
         from pydump.kernel.pages import PageClass, PageRules

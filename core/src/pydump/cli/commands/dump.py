@@ -51,6 +51,8 @@ class Command(program.ReadingCommand):
                 param.help = plugin_options.formats(registry)
             elif param.name == "compression":
                 param.help = plugin_options.compressions(registry)
+            elif param.name == "exclude":
+                param.help = plugin_options.classes(registry)
         return plugin_options.parameters(registry)
 
 

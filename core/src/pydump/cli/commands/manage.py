@@ -77,7 +77,9 @@ def new_plugin(
     name: Annotated[
         str,
         Argument(
-            metavar="NAME", help="What --arch, --format or --compression will call it, or stands before NAME:PATH."
+            metavar="NAME",
+            help="What --arch, --format, --compression or --exclude will call it, or what stands before the colon of a "
+            "source, storage or executor: NAME:PATH.",
         ),
     ],
     memory_only: Annotated[

@@ -9,7 +9,7 @@ from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.testing.filter import FilterTests
-from pydump_filter_skeleton import SkeletonFilter
+from pydump_filter_skeleton import SkeletonFilter, SkeletonOptions
 
 
 class TestSkeleton(FilterTests):
@@ -19,5 +19,7 @@ class TestSkeleton(FilterTests):
         source = BytesImage(Guest(MemoryMap()), {0x1000: bytes(4 << 20)})
         return source, source.guest(), Arch
 
-    def test_the_first_mib_is_left_out(self) -> None:
-        assert self.filter.classify(*self.example()).classes == {"skeleton": Ranges.of([(0x1000, 0x101000)])}
+    def test_the_beginning_is_left_out(self) -> None:
+        for size in (1, 2):
+            found = self.filter.classify(*self.example(), SkeletonOptions(size))
+            assert found.classes == {"skeleton": Ranges.of([(0x1000, 0x1000 + (size << 20))])}
