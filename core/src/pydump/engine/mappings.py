@@ -51,6 +51,7 @@ def linear_mappings(image: MemoryImage) -> NDArray[np.uint64] | None:
     import numpy as np
 
     rows = image.mappings() if isinstance(image, KnowsVaddrs) else None
-    if rows is None or not 0 < len(np.unique(rows[:, 0] - rows[:, 1])) <= MAX_LINEAR:
+    if rows is None:
         return None
-    return rows
+    offsets = np.sort(rows[:, 0] - rows[:, 1])  # np.unique would load numpy.ma
+    return rows if len(rows) and np.count_nonzero(np.diff(offsets)) < MAX_LINEAR else None

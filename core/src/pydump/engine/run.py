@@ -14,7 +14,6 @@ from pydump.engine import hashes
 from pydump.engine.batches import BATCH_SIZE
 from pydump.engine.exclude import ZERO
 from pydump.engine.executors import refuse_live
-from pydump.engine.identity import decisive
 from pydump.engine.live import Input, captured, is_live, view_of
 from pydump.engine.locate import find_stored
 from pydump.engine.narrow import Narrowing
@@ -143,6 +142,8 @@ class _Run:
 
     def _made_of(self, opened: Input) -> Mapping[str, str]:
         """What decides the bytes of the output; nothing for memory that no other run could read again."""
+        from pydump.engine.identity import decisive
+
         if isinstance(opened, MemoryImage) and (found := decisive(opened, self.chosen, self.target, self.batch_size)):
             return found
         if self.chosen.request.resume:
