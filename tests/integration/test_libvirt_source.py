@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 
 import pytest
 from judges import require
-from lab.live import PANICKING
+from lab.live import IDLE, PANICKING
 from test_libvirt_saves import DOMAIN, Virsh, libvirt
 from test_watch import told, watching
 
@@ -139,27 +140,6 @@ def test_a_capture_of_a_running_domain_equals_libvirts_dump(
     truth = domain.directory / f"truth-{way}"
     domain.virsh("dump", "--memory-only", "guest", truth)
     assert_same(tmp_path / "ours", truth)
-
-
-def test_a_capture_of_a_paused_domain_equals_libvirts_dump(domain: Running, tmp_path: Path) -> None:
-    domain.virsh("suspend", "guest")
-    try:
-        before = domain.virsh("domstate", "--reason", "guest")
-        truth = domain.directory / "truth-paused"
-        domain.virsh("dump", "--memory-only", "guest", truth)
-        for way in ("copy", "full", "none"):
-            report = api.dump(domain.source, tmp_path / way, format="elf", options={"libvirt": {"pause": way}})
-            assert domain.virsh("domstate", "--reason", "guest") == before == "paused (user)\n"
-            assert report.paused_seconds == 0 and report.consistent
-            assert api.compare(tmp_path / way, truth).same
-            with api.open(tmp_path / way) as ours, api.open(truth) as theirs:
-                assert ours.notes == theirs.notes
-                assert ours.guest.memory.ranges() == theirs.guest.memory.ranges()
-        with pytest.raises(api.PydumpError, match="the domain guest does not run.*leave --libvirt-pause out") as caught:
-            api.dump(domain.source, tmp_path / "no", options={"libvirt": {"pause": "snapshot"}})
-        assert caught.value.exit_code == 2
-    finally:
-        domain.virsh("resume", "guest")
 
 
 def test_a_domain_that_cannot_give_a_snapshot_is_paused(domain: Running, tmp_path: Path) -> None:
@@ -385,44 +365,62 @@ def test_what_a_killed_capture_has_set_is_set_back_by_the_next(domain: Running, 
     assert domain.state() == before
 
 
-def test_a_domain_that_sleeps_stays_so(domain: Running, tmp_path: Path) -> None:
-    """S3, by a write to its power management. Source: hw/isa/lpc_ich9.c and hw/acpi/core.c of QEMU."""
-    for write in ("/w 0xcf8 0x8000f840", "/w 0xcfc 0x601", "/w 0xcf8 0x8000f844", "/w 0xcfc 0x80", "/h 0x604 0x2400"):
-        domain.virsh("qemu-monitor-command", "guest", "--hmp", f"o{write}")
-    wait_for(lambda: domain.virsh("domstate", "guest") == "pmsuspended\n")
-    assert_captured(domain, "guest", tmp_path)
-    domain.virsh("dompmwakeup", "guest")
-    wait_for(lambda: domain.virsh("domstate", "guest") == "running\n")
+@contextlib.contextmanager
+def small(domain: Running, name: str, program: bytes) -> Iterator[str]:
+    """A domain of 64 MiB that runs a program instead of firmware, and is paused before that; gives its source."""
+    (firmware := domain.directory / f"{name}.rom").write_bytes(program)
+    xml = re.sub("<memory model.*?</memory>", "", DOMAIN.replace("guest", name), flags=re.DOTALL)
+    xml = xml.replace("</os>", f"<loader type='rom'>{firmware}</loader></os><on_crash>preserve</on_crash>")
+    xml = xml.replace("<devices>", "<devices><panic model='isa'/>")
+    (file := domain.directory / f"{name}.xml").write_text(
+        xml.format(qemu=domain.directory / "qemu/bin/qemu-system-x86_64")
+    )
+    domain.virsh("create", file, "--paused")
+    try:
+        yield domain.source.removesuffix("guest") + name
+    finally:
+        with contextlib.suppress(AssertionError):
+            domain.virsh("destroy", name)
 
 
 def assert_captured(domain: Running, name: str, directory: Path) -> None:
     """Each way gives what libvirt's own dump gives, of a domain that does not run, and it stays as it is."""
-    source, truth = domain.source.removesuffix("guest") + name, domain.directory / f"truth-{name}-{directory.name}"
-    domain.virsh("dump", "--memory-only", name, truth)
+    source = domain.source.removesuffix("guest") + name
     before = domain.virsh("domstate", "--reason", name)
+    truth = domain.directory / f"truth-{name}-{before.partition(' ')[0]}"
+    domain.virsh("dump", "--memory-only", name, truth)
     for way in ("auto", "full", "none"):
-        report = api.dump(source, directory / way, format="elf", options={"libvirt": {"pause": way}})
+        output = directory / f"{before.partition(' ')[0]}-{way}"
+        report = api.dump(source, output, format="elf", options={"libvirt": {"pause": way}})
         assert domain.virsh("domstate", "--reason", name) == before, way
         assert report.paused_seconds == 0 and report.consistent and not report.warnings
-        with api.open(directory / way) as ours, api.open(truth) as theirs:
+        with api.open(output) as ours, api.open(truth) as theirs:
             assert ours.notes == theirs.notes
             assert ours.guest.memory.ranges() == theirs.guest.memory.ranges()
-        assert api.compare(directory / way, truth).same
-    with pytest.raises(api.PydumpError, match="does not run.*leave --libvirt-pause out"):
+        assert api.compare(output, truth, workers=1).same
+    with pytest.raises(api.PydumpError, match="does not run.*leave --libvirt-pause out") as caught:
         api.dump(source, directory / "no", options={"libvirt": {"pause": "snapshot"}})
+    assert caught.value.exit_code == 2
     assert domain.virsh("domstate", "--reason", name) == before
 
 
+def test_a_domain_that_is_paused_or_sleeps_is_captured_and_stays_so(domain: Running, tmp_path: Path) -> None:
+    """It sleeps by a write to its power management. Source: hw/isa/lpc_ich9.c and hw/acpi/core.c of QEMU."""
+    with small(domain, "idle", IDLE["x86_64"]):
+        domain.virsh("resume", "idle")
+        domain.virsh("suspend", "idle")
+        assert domain.virsh("domstate", "--reason", "idle") == "paused (user)\n"
+        assert_captured(domain, "idle", tmp_path)
+        domain.virsh("resume", "idle")
+        sleep = ("/w 0xcf8 0x8000f840", "/w 0xcfc 0x601", "/w 0xcf8 0x8000f844", "/w 0xcfc 0x80", "/h 0x604 0x2400")
+        for write in sleep:
+            domain.virsh("qemu-monitor-command", "idle", "--hmp", f"o{write}")
+        wait_for(lambda: domain.virsh("domstate", "idle") == "pmsuspended\n")
+        assert_captured(domain, "idle", tmp_path)
+
+
 def test_a_domain_that_panics_is_captured_and_stays_crashed(domain: Running, tmp_path: Path) -> None:
-    firmware = domain.directory / "panicking"
-    firmware.write_bytes(PANICKING)
-    xml = DOMAIN.format(qemu=domain.directory / "qemu/bin/qemu-system-x86_64").replace("guest", "panics")
-    loader = f"<loader type='rom'>{firmware}</loader></os><on_crash>preserve</on_crash>"
-    panics = domain.directory / "panics.xml"
-    panics.write_text(xml.replace("</os>", loader).replace("<devices>", "<devices><panic model='isa'/>"))
-    source = domain.source.removesuffix("guest") + "panics"
-    domain.virsh("create", panics, "--paused")
-    try:
+    with small(domain, "panics", PANICKING) as source:
         with watching(source, tmp_path / "dumps", "--go-on", "--", "--no-sync", "--workers", "1") as watch:
             told(watch, "watching libvirt:")
             domain.virsh("resume", "panics")
@@ -437,9 +435,6 @@ def test_a_domain_that_panics_is_captured_and_stays_crashed(domain: Running, tmp
         with watching(source, tmp_path / "dumps") as watch:
             told(watch, "error: libvirt has no domain 'panics'")
             assert watch.wait(60) == 1
-    finally:
-        with contextlib.suppress(AssertionError):
-            domain.virsh("destroy", "panics")
 
 
 def test_a_domain_that_libvirt_ends_when_it_panics_is_not_watched(domain: Running, tmp_path: Path) -> None:
