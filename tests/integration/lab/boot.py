@@ -171,7 +171,7 @@ class Guest:
 class Qmp:
     """A QMP connection, just enough of one."""
 
-    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, path: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         deadline = time.monotonic() + 20
         while True:
             self._socket = socket.socket(socket.AF_UNIX)
@@ -180,7 +180,7 @@ class Qmp:
                 break
             except OSError:
                 self._socket.close()
-                if process.poll() is not None or time.monotonic() > deadline:
+                if (process and process.poll() is not None) or time.monotonic() > deadline:
                     raise RuntimeError("QEMU did not start") from None
                 time.sleep(0.05)
         self._socket.settimeout(QMP_TIMEOUT)
