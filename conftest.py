@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""What all tests share, those of plugins too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "tests"
 DATA = HERE / "data"
 #: Modules of slow tests that share nothing but what is kept on the disk: any process takes the next one of them.
 APART = {

@@ -19,7 +19,7 @@ from pydump.kernel.memory import KernelMemory
 from pydump.registry import installed
 from pydump_filter_linux import LinuxFilter
 
-DATA = Path(__file__).parents[1] / "data/filtering"
+DATA = Path(__file__).parents[3] / "tests/data/filtering"
 #: Pages of the cache, of programs, and free ones.
 COUNTS = {
     "aarch64": (3982, 2424, 45613),

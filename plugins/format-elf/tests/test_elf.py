@@ -21,7 +21,7 @@ from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.vmcoreinfo import Vmcoreinfo
 
 Qemu = Callable[[str, str], Path]
-DATA = Path(__file__).parents[1] / "data" / "qemu"
+DATA = Path(__file__).parents[3] / "tests/data/qemu"
 
 
 @contextmanager

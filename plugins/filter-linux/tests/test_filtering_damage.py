@@ -25,7 +25,7 @@ from pydump_filter_linux import LinuxFilter
 
 pytestmark = pytest.mark.slow
 
-DATA = Path(__file__).parents[1] / "data/filtering"
+DATA = Path(__file__).parents[3] / "tests/data/filtering"
 TRIALS = int(os.environ.get("PYDUMP_TRIALS", "60"))
 #: Marks of free pages, before and since Linux 6.12, as _mapcount holds them.
 BUDDY = {"riscv64": 0xF0000000}
