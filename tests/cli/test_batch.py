@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import forked_jobs
 
 Qemu = Callable[[str, str], Path]
 Run = Callable[..., Any]
@@ -139,22 +143,29 @@ def test_a_journal_is_not_mixed_with_another_run(dumps: Path, run: Run, refuse: 
     assert "done is the journal of an earlier run; --resume" in refuse(2, *words)
 
 
-def test_a_killed_run_leaves_no_process_and_is_resumed(
-    qemu: Qemu, tmp_path: Path, pydump_command: list[str], run: Run
-) -> None:
-    """20 dumps, 2 of them damaged; the run is killed twice, and no job that was complete is done again."""
+@pytest.mark.slow
+def test_200_dumps_are_done_once_however_often_the_run_is_killed(qemu: Qemu, tmp_path: Path) -> None:
+    """10 of them are damaged, and named. No process is left of a run that was killed."""
     (tmp_path / "in").mkdir()
     whole = qemu("bare-aarch64", "elf").read_bytes()
-    for number in range(20):
-        (tmp_path / "in" / f"{number:02}.elf").write_bytes(whole if number % 10 else whole[: 10000 + number])
-    words = ["batch", "--resume", "--each", "in/*.elf", "--to", "{name}.kdump", "dump"]
+    damaged = {f"in/{number:03}.elf" for number in range(0, 200, 20)}
+    for number in range(200):
+        content = b"text" * 1000 if number % 20 == 0 else whole
+        (tmp_path / "in" / f"{number:03}.elf").write_bytes(content)
+    words = ["batch", "--resume", "--each", "in/*.elf", "--to", "{name}.kdump", "dump", "--no-sync"]
+    command = [sys.executable, forked_jobs.__file__, *words]
     record = tmp_path / "pydump-batch.done"
+    chance = random.Random(16)
+
+    def ended() -> int:
+        return len({value["job"]["source"] for value in journal(record)}) if record.exists() else 0
+
     for kill in (signal.SIGKILL, signal.SIGTERM):
-        before = record.read_text().count("\n") if record.exists() else 0
-        process = subprocess.Popen([*pydump_command, *words], cwd=tmp_path, stderr=subprocess.PIPE)
+        goal = ended() + chance.randint(20, 60)
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         until = time.monotonic() + 60
-        while time.monotonic() < until and not (record.exists() and record.read_text().count("\n") > before + 6):
-            time.sleep(0.02)
+        while ended() < goal and time.monotonic() < until:
+            time.sleep(0.1)
         children = (Path(f"/proc/{process.pid}/task/{process.pid}/children")).read_text().split()
         process.send_signal(kill)
         process.communicate(timeout=60)
@@ -162,13 +173,16 @@ def test_a_killed_run_leaves_no_process_and_is_resumed(
         while any(os.path.exists(f"/proc/{child}") for child in children) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not any(os.path.exists(f"/proc/{child}") for child in children)
+        assert goal <= ended() < 200
     # As if the last run had been killed between the end of a dump and the journal's line.
     lines = record.read_text().splitlines(keepends=True)
-    last = next(line for line in reversed(lines) if '"begun"' not in line)
+    last = next(line for line in reversed(lines) if '"exit_code": 0' in line)
     record.write_text("".join(line for line in lines if line != last) + last[: len(last) // 2])
-    done = run(*words)
-    assert done.code == 3
-    assert done.out.split("\n")[:2] == ["    18  complete", "     2  incomplete"]
-    counts = Counter(value["job"]["source"] for value in journal(record))
-    assert len(counts) == 20
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[:2] == ["   190  complete", "    10  failed"]
+    assert {name for name in damaged if name in done.stderr} == damaged
+    counts = Counter(value["job"]["source"] for value in journal(record) if value["exit_code"] == 0)
+    assert len(counts) == 190
     assert set(counts.values()) == {1}
+    assert len(list(tmp_path.glob("*.kdump"))) == 190

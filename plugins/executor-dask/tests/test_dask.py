@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -219,6 +220,34 @@ def test_a_cluster_that_is_not_there(tmp_path: Path, argument: str, says: str) -
     with pytest.raises(PydumpError, match=says):
         dump(ram(tmp_path / "ram", 5), tmp_path / "out", executor=f"dask:{argument}", options=options)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_driver_leaves_is_listed_and_removed(cluster: Processes, tmp_path: Path) -> None:
+    """The file has a name while workers write it. Those that still write do not make it again."""
+    cluster.grow(2)
+    source = ram(tmp_path / "ram", 60)
+    command = [sys.executable, "-m", "pydump"]
+    words = ["dump", source, str(tmp_path / "out"), "--arch", "x86_64", "--executor", f"dask:{cluster.address}"]
+    words += ["--compression", "zlib", "--zlib-level", "9", "--no-dedup"]
+    process = subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while not any(tmp_path.glob(".pydump-*")):
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait(30)
+    (left,) = tmp_path.glob(".pydump-*")
+    clean = [*command, "storage", "clean", str(tmp_path)]
+    listed = subprocess.run(clean, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert str(left) in listed
+    subprocess.run([*clean, "--remove"], capture_output=True, timeout=60, check=True)
+    assert os.listdir(tmp_path) == ["ram"]
+    theirs = dump(source, tmp_path / "theirs", executor=f"dask:{cluster.address}")
+    assert theirs == dump(source, tmp_path / "own", workers=1)
+    assert sorted(os.listdir(tmp_path)) == ["own", "ram", "theirs"]
 
 
 def test_workers_of_its_own_end_with_it(tmp_path: Path) -> None:
