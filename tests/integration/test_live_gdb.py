@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab.boot import MACHINES, Guest, Machine, running
+from lab.boot import MACHINES, Guest, continued, running
 from lab.live import SUITES, Live, free_port, live_guest, qemu_of, wait_for
 
 import pydump as api
@@ -190,17 +190,10 @@ def through(wire: Wire, *, hidden: bytes = b"") -> Callable[[bytes], bytes]:
 
 
 @contextlib.contextmanager
-def linux_guest(linux: Guest, machine: Machine, directory: Path) -> Iterator[Wire]:
-    """The stub of a Linux guest with KASLR, which continues a guest that was booted before."""
-    command = [
-        machine.qemu, "-nodefaults", "-display", "none", "-accel", "tcg", "-smp", "2", "-m", f"{machine.memory}M",
-        "-object", f"memory-backend-ram,id=ram,size={machine.memory}M", "-S",
-        "-machine", f"{machine.machine},memory-backend=ram", *machine.arguments,
-        "-chardev", "null,id=console", "-serial", "chardev:console", "-incoming", f"exec:cat {linux.stream}",
-        "-chardev", f"socket,id=gdb,path={directory}/gdb.sock,server=on,wait=off", "-gdb", "chardev:gdb",
-    ]  # fmt: skip
-    with running(command, directory) as (qmp, _), socket.socket(socket.AF_UNIX) as connection:
-        assert wait_for(lambda: qmp.command("query-status")["status"] != "inmigrate", 60)
+def linux_guest(linux: Guest, directory: Path) -> Iterator[Wire]:
+    """The stub of a Linux guest with KASLR."""
+    stub = ("-chardev", f"socket,id=gdb,path={directory}/gdb.sock,server=on,wait=off", "-gdb", "chardev:gdb")
+    with continued(linux, directory, *stub), socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(directory / "gdb.sock"))
         yield Wire(connection)
 
@@ -209,7 +202,7 @@ def test_a_stub_of_virtual_memory(guest: Callable[[str], Guest], tmp_path: Path,
     """Where Linux maps RAM, and where RAM is, come from its registers and its memory."""
     linux = guest("x86_64")
     output, source = tmp_path / "vmcore", f"gdb:{tmp_path}/other.sock"
-    with linux_guest(linux, MACHINES["x86_64"], tmp_path) as wire:
+    with linux_guest(linux, tmp_path) as wire:
         with serving(tmp_path / "other.sock", through(wire)):
             by_firmware = json.loads(pydump("info", "--json", source).stdout)
         (tmp_path / "other.sock").unlink()

@@ -280,6 +280,31 @@ def running(arguments: list[str], directory: Path) -> Iterator[tuple[Qmp, subpro
         sock.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def continued(guest: Guest, directory: Path, *more: str) -> Iterator[tuple[Qmp, subprocess.Popen[bytes]]]:
+    """A guest that was booted before, in the moment of its dumps, and paused.
+
+    Args:
+        guest: The guest.
+        directory: For its monitor.
+        more: Arguments for QEMU.
+    """
+    machine = MACHINES[guest.arch]
+    arguments = [
+        machine.qemu, "-nodefaults", "-display", "none", "-accel", "tcg", "-smp", "2", "-m", f"{machine.memory}M", "-S",
+        "-object", f"memory-backend-ram,id=ram,size={machine.memory}M",
+        "-machine", f"{machine.machine},memory-backend=ram", *machine.arguments,
+        "-chardev", "null,id=console", "-serial", "chardev:console", "-incoming", f"exec:cat {guest.stream}", *more,
+    ]  # fmt: skip
+    with running(arguments, directory) as (qmp, process):
+        deadline = time.monotonic() + QMP_TIMEOUT
+        while qmp.command("query-status")["status"] == "inmigrate":
+            if time.monotonic() > deadline:
+                raise RuntimeError("the guest does not arrive")
+            time.sleep(0.02)
+        yield qmp, process
+
+
 def fetch(arch: str, lab: Path) -> Path:
     """The directory with the kernel of ``arch``, fetched if it is not there.
 
