@@ -72,7 +72,7 @@ def test_drgn_lists_all_tasks_and_their_stacks(
         "stream": lambda: contextlib.nullcontext(str(linux.stream)),
         "live": lambda: live(linux, tmp_path),
     }[form]()
-    named = ("--arch", arch) if form == "lime" else ()
+    named = ("--arch", {"ppc64": "ppc64le"}.get(arch, arch)) if form == "lime" else ()
     with source as name:
         said = json.loads(pydump("shell", name, script, *named, "--vmlinux", linux.vmlinux).stdout)
     if arch == "x86_64":
