@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# Instead of this directory, whose qemu.py would stand before the package of that name.
-sys.path[0] = str(Path(__file__).parents[1] / "integration")
+sys.path.pop(0)  # this directory, whose qemu.py would stand before the package of that name
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
 from lab.live import live_guest
 
