@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,41 @@ DOMAIN = """<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory>
   <devices><emulator>{qemu}</emulator><controller type='usb' model='none'/><memballoon model='none'/>
     <memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory></devices></domain>"""
 
-Virsh = Callable[..., str]
+
+class Virsh:
+    """virsh, and the libvirtd that it talks to, below a directory."""
+
+    def __init__(self, directory: Path, prefix: tuple[str, ...], environment: dict[str, str]) -> None:
+        self._directory, self._prefix, self._environment = directory, prefix, environment
+        self.socket = Path(environment["XDG_RUNTIME_DIR"]) / "libvirt/libvirt-sock"
+        self.start()
+
+    def start(self) -> None:
+        """Start libvirtd."""
+        with (self._directory / "log").open("ab") as log:
+            self.daemon = subprocess.Popen([*self._prefix, "libvirtd"], env=self._environment, stdout=log, stderr=log)
+
+    def restart(self) -> None:
+        """Kill libvirtd and start it again, as one that crashes."""
+        self.daemon.kill()
+        self.daemon.wait()
+        self.start()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self("list")
+                return
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    def __call__(self, *arguments: object) -> str:
+        """What a command of virsh prints."""
+        command = [*self._prefix, "virsh", "-q", "-c", "qemu:///session", *map(str, arguments)]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 @contextlib.contextmanager
@@ -47,26 +81,18 @@ def libvirt(directory: Path, image_format: str) -> Iterator[Virsh]:
         for path in (directory, *directory.rglob("*")):
             os.chown(path, NOBODY, NOBODY)
     subprocess.run([*as_nobody, "mkdir", "-m", "700", variables["run"]], check=True)
-
-    def virsh(*arguments: object) -> str:
-        command = [*as_nobody, "virsh", "-q", "-c", "qemu:///session", *map(str, arguments)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    with (directory / "log").open("wb") as log:
-        daemon = subprocess.Popen([*as_nobody, "libvirtd"], env=environment, stdout=log, stderr=log)
+    virsh = Virsh(directory, as_nobody, environment)
     try:
-        socket, deadline = Path(variables["run"]) / "libvirt/libvirt-sock", time.monotonic() + 20
-        while not socket.exists() and daemon.poll() is None and time.monotonic() < deadline:
+        deadline = time.monotonic() + 20
+        while not virsh.socket.exists() and virsh.daemon.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        require(socket.exists(), "a libvirtd of a session", (directory / "log").read_text()[-300:])
+        require(virsh.socket.exists(), "a libvirtd of a session", (directory / "log").read_text()[-300:])
         yield virsh
     finally:
         with contextlib.suppress(AssertionError):  # it is saved, and so it is gone
             virsh("destroy", "guest")
-        daemon.terminate()
-        daemon.wait(20)
+        virsh.daemon.terminate()
+        virsh.daemon.wait(20)
 
 
 @pytest.mark.parametrize("image_format", FORMATS)

@@ -256,6 +256,23 @@ def test_a_domain_that_is_held_runs_after_a_kill(domain: Running, victim: str) -
     assert domain.state() == before
 
 
+def test_a_domain_that_is_held_runs_after_libvirtd_has_crashed(domain: Running) -> None:
+    before = domain.state()
+    with held(domain) as process:
+        domain.virsh.restart()
+        assert domain.virsh("domstate", "guest") == "paused\n"
+        _, said = process.communicate(timeout=90)
+    assert process.returncode == 0
+    assert b"libvirtd ended meanwhile: whether somebody let the domain run is not known" in said
+    assert domain.state() == before
+    with held(domain) as process:
+        domain.virsh.daemon.kill()
+        process.kill()
+        domain.virsh.restart()
+    wait_for(lambda: not domain.recorders())
+    assert domain.state() == before
+
+
 def test_a_domain_that_somebody_lets_run_is_not_consistent(domain: Running) -> None:
     before = domain.state()
     with held(domain) as process:
@@ -423,6 +440,7 @@ def test_a_domain_that_panics_is_captured_and_stays_crashed(domain: Running, tmp
     with small(domain, "panics", PANICKING) as source:
         with watching(source, tmp_path / "dumps", "--go-on", "--", "--no-sync", "--workers", "1") as watch:
             told(watch, "watching libvirt:")
+            domain.virsh.restart()
             domain.virsh("resume", "panics")
             told(watch, "watching libvirt:")  # again
             assert domain.virsh("domstate", "--reason", "panics") == "crashed (panicked)\n"

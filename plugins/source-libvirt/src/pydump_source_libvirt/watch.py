@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydump.errors import PlanError
+from pydump.errors import PlanError, SourceError
 from pydump.interfaces.watch import Watch
 from pydump_qemu_stream.domain import read_domain
 from pydump_source_libvirt.domain import CRASHED, Domain
@@ -43,15 +43,19 @@ class LibvirtWatch(Watch):
         self._events = Events(self._domain)
 
     def wait(self, seconds: float) -> bool:
-        if self._domain.alive:
-            self._events.wait(seconds)
-        else:
+        if not self._domain.alive:
             insist(self._domain, self._listen)
+        self._events.wait(seconds)
         if CRASHES in self._events.heard:
             return True  # also where the domain has ended with it
-        crashed = self._domain.state() == CRASHED
-        if not crashed:
-            self._domain.refuse_shut_off()
+        try:
+            crashed = self._domain.state() == CRASHED
+            if not crashed:
+                self._domain.refuse_shut_off()
+        except SourceError:
+            if self._domain.alive:
+                raise
+            return False  # libvirtd has ended, and will be started again
         self._known &= crashed
         return crashed and not self._known
 
