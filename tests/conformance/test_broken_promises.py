@@ -145,6 +145,9 @@ NO_RUNS = """
 """
 HOSTILE = "test_damaged_headers_give_memory_or_an_error"
 SAME = "self._made is not None and os.path.samestat(os.lstat(self._path), self._made)"
+PROCESSES = 'ProcessPoolExecutor(workers, get_context("spawn"))'
+#: All of them fill one buffer.
+THREADS = '__import__("concurrent.futures").futures.ThreadPoolExecutor(workers)'
 LEVEL = "self.options.level)"
 COMPRESS = "        return zlib.compress(data, self.options.level)\n"
 SETTLED = "backing.check(self._offsets[0], self._stored.size)\n"
@@ -238,6 +241,7 @@ BROKEN = (
         "except Broken",
         "except PydumpError:\n            return\n        except Broken",
     ),
+    Broken("executor", "test_a_result_is_that_of_its_piece_until_the_next_one_is_asked_for", PROCESSES, THREADS),
     Broken("executor", "test_it_has_workers", "min(n_pieces, self._workers)", "self._workers + 1"),
     Broken("format", "test_it_knows_its_own_files_and_no_others", "head.startswith(MAGIC)", "bool(head)"),
     Broken("format", "test_a_file_cut_off_anywhere", SETTLED, PAST_THE_END),

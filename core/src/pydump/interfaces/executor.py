@@ -77,8 +77,8 @@ class Task(ABC, Generic[_R]):
     def worker(self) -> Callable[[Spec], _R]:
         """What works on one piece at a time. Each has a buffer of its own.
 
-        A result may refer to that buffer, so it is valid until the next call. The call raises a PydumpError where the
-        memory cannot be read, or a plugin fails.
+        A result may refer to that buffer, so it is valid until the next call, which waits until the result was taken.
+        The call raises a PydumpError where the memory cannot be read, or a plugin fails.
         """
 
 

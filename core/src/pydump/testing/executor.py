@@ -9,6 +9,7 @@ A plugin's tests subclass :class:`ExecutorTests`::
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,12 @@ from pydump.engine.scan import Piece, scan
 from pydump.errors import ReadError
 from pydump.interfaces.executor import Executor, Spec, Task
 from pydump.interfaces.image import MemoryImage
+from pydump.interfaces.writer import Encoded
 from pydump.registry import installed
 from pydump.testing import guests
 from pydump.testing.declared import faults_of_claims, faults_of_options
 from pydump.testing.fresh import native_modules
+from pydump.testing.sources import contents
 
 #: Bytes of a piece.
 SIZE = 64 << 10
@@ -46,6 +49,15 @@ class Sums:
         if 0 <= self.fails_at <= start:
             raise ReadError(start, piece.size, "the disk is on fire")
         return start, sum(piece.read())
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The bytes of each piece, where the worker's buffer has them: what becomes of a batch may refer to it, too."""
+
+    def examine(self, piece: Piece) -> Encoded[None]:
+        data = piece.read()
+        return Encoded(piece.runs[0][0], len(data), data, None, len(data), 0)
 
 
 class Endless(Task[int]):
@@ -110,6 +122,17 @@ class ExecutorTests:
         want = list(scan(image, ranges, Sums(), piece_size=SIZE, executor=LocalExecutor(1)))
         assert len(want) == 44
         assert list(scan(image, ranges, Sums(), piece_size=SIZE, executor=opened)) == want
+
+    def test_a_result_is_that_of_its_piece_until_the_next_one_is_asked_for(
+        self, opened: Executor, image: MemoryImage
+    ) -> None:
+        """A worker may fill its buffer again only when the result that lies in it was taken, and one more asked for."""
+        wrong = []
+        for made in scan(image, image.guest().memory.ranges(), Copies(), piece_size=SIZE, executor=opened):
+            time.sleep(0.002)  # others work meanwhile
+            if bytes(made.payload or b"") != contents(image, made.position, made.size):
+                wrong.append(hex(made.position))
+        assert wrong == [], "the results of these pieces were overwritten by those of later ones"
 
     def test_an_error_comes_when_all_before_it_have_been_seen(self, opened: Executor, image: MemoryImage) -> None:
         seen: list[int] = []
