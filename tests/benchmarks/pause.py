@@ -113,7 +113,7 @@ def measure(live: Live, output: Path, rounds: int) -> dict[str, list[float]]:
 
 def measure_filtered(directory: Path, rounds: int) -> dict[str, list[float]]:
     """Seconds that a Linux guest of 2 GiB full of page cache stood still, with all of its pages and without."""
-    kernel = Path(os.environ.get("PYDUMP_LAB", Path.home() / ".cache/pydump-lab"), "kernels/x86_64/kernel")
+    kernel = Path(os.environ.get("PYDUMP_LAB") or Path.home() / ".cache/pydump-lab", "kernels/x86_64/kernel")
     if not kernel.exists():
         say(f"without -d 31: {kernel} is not there")
         return {}

@@ -107,3 +107,18 @@ def test_a_watch_is_checked_before_its_guest_is_there(
 
 def test_a_watch_without_a_guest_makes_no_directory(refuse: Refuse) -> None:
     assert refuse(1, "watch", "qmp:nowhere", "dir/below").startswith("cannot connect to nowhere")
+
+
+@pytest.mark.parametrize("words", [("--vmlinux", "nowhere"), ("nowhere",)], ids=["vmlinux", "script"])
+def test_a_shell_opens_its_files_first(words: tuple[str, ...], source: bytes, refuse: Refuse) -> None:
+    assert refuse(1, "shell", "in", *words) == "cannot open nowhere: No such file or directory"
+
+
+def test_an_error_is_not_added_to_memory_on_standard_output(source: bytes, run: Callable[..., Any]) -> None:
+    done = run("--json", "read", "in", "0xfff00000", "16")
+    assert (done.code, done.raw) == (1, b"")
+
+
+def test_new_plugin_says_in_json_what_it_made(run: Callable[..., Any]) -> None:
+    made = json.loads(run("new-plugin", "compressor", "fast", "--json").out)
+    assert made == {"schema": 1, "role": "compressor", "name": "fast", "folder": "pydump-compressor-fast"}

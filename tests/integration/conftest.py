@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def lab() -> Path:
     """Where kernels and guests are kept."""
-    return Path(os.environ.get("PYDUMP_LAB", Path.home() / ".cache" / "pydump-lab"))
+    return Path(os.environ.get("PYDUMP_LAB") or Path.home() / ".cache" / "pydump-lab")
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def wanted() -> Iterator[tuple[str, str]]:
 
 def asked(arch: str, work: Path) -> dict[tuple[str, str], dict[str, str]]:
     """Every file of a guest before every program that claims to read it."""
-    lab = Path(os.environ.get("PYDUMP_LAB", Path.home() / ".cache" / "pydump-lab"))
+    lab = Path(os.environ.get("PYDUMP_LAB") or Path.home() / ".cache" / "pydump-lab")
     found = {}
     guest = boot(arch, lab)
     for form in forms(arch):

@@ -173,5 +173,6 @@ def test_a_guest_that_waits_is_read_at_full_speed(
     monkeypatch.setattr("pydump.engine.pace.time.sleep", slept.append)
     request = Request(format="dummy", compression="dummy", arch="dummy", max_rate=1)
     live = Recorded(holds=holds)
-    run_dump(live, "live", str(tmp_path / "out"), request, registry, executor=LocalExecutor(1))
+    report = run_dump(live, "live", str(tmp_path / "out"), request, registry, executor=LocalExecutor(1))
     assert (sum(slept) == 0) == holds
+    assert any("--max-rate had no effect" in warning for warning in report.warnings) == holds

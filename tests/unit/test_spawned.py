@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from pydump.errors import UnsupportedError
 from pydump.interfaces.image import MemoryImage
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap
+from pydump.process import start_time
 from pydump.registry import installed
 from pydump.testing import guests
 from pydump.testing.executor import ExecutorTests
@@ -103,3 +107,25 @@ class Own(MemoryImage):
 def test_memory_that_only_this_process_has_is_refused(spawned: SpawnedExecutor) -> None:
     with pytest.raises(UnsupportedError, match="no other process can open"):
         zero_ranges(Own(), Own().guest().memory.ranges(), PAGE, executor=spawned)
+
+
+def test_workers_end_with_a_process_that_is_killed() -> None:
+    script = """if 1:
+        import os, sys, time
+        from pydump.testing.executors import SpawnedExecutor
+        if __name__ == "__main__":
+            executor = SpawnedExecutor(2)
+            print(*{executor._pool.submit(os.getpid).result() for _ in range(9)}, flush=True)
+            time.sleep(60)
+        """
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert workers and all(start_time(pid) is not None for pid in workers)
+        parent.kill()
+    until = time.monotonic() + 30
+    while any(start_time(pid) is not None for pid in workers) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [pid for pid in workers if start_time(pid) is not None] == []

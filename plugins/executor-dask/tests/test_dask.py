@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import time
@@ -278,3 +279,17 @@ def test_a_scheduler_that_is_killed_leaves_nothing(cluster: Processes, tmp_path:
     with pytest.raises(PydumpError, match=r"^the dask scheduler at tcp://127.0.0.1:\d+ is gone$"):
         dump(source, tmp_path / "out", executor=f"dask:{cluster.address}", progress=kill)
     assert os.listdir(tmp_path) == ["ram"]
+
+
+def test_a_cluster_of_its_own_says_nothing_of_ports(tmp_path: Path) -> None:
+    """Port 8787 is that of dask's dashboard; who has it, here or elsewhere, is no matter."""
+    (tmp_path / "ram").write_bytes(guests.memory(16))
+    words = ["dump", "raw:ram@0", "out", "--arch", "x86_64", "--executor", "dask:local:1", "-q"]
+    with socket.socket() as taken:
+        with suppress(OSError):
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        done = subprocess.run(
+            [sys.executable, "-m", "pydump", *words], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+    assert (done.returncode, done.stderr) == (0, "")

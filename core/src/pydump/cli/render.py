@@ -203,8 +203,11 @@ def compare(r: CompareReport, *, quiet: bool, ignored: bool = False) -> None:
     elif not r.same:
         line(f"{r.left} and {r.right} differ in {r.n_differences} place{'s' if r.n_differences != 1 else ''}")
         if all(difference.kind in ("held", "ram") for difference in r.differences):
-            hint = "" if ignored else "; --ignore-excluded does not count pages that a filter left out of one of them"
-            line(f"what both hold is the same{hint}")
+            hint = (
+                "; --ignore-excluded does not count pages that one of them leaves out: at one dump level ELF leaves "
+                "out zero pages and keeps short runs of others, and kdump does neither"
+            )
+            line(f"what both hold is the same{'' if ignored else hint}")
 
 
 def _difference(d: Difference, r: CompareReport) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 from pydump.builtin.descriptors import names_descriptor
 from pydump.builtin.local import LocalExecutor
@@ -31,6 +32,9 @@ from pydump.model.report import DumpReport
 from pydump.model.request import Algorithm, Request
 from pydump.registry import Registry
 from pydump.signals import put_off
+
+#: What is said of a rate that did not count.
+NOT_SLOWED: Final = "--max-rate had no effect: the guest was paused while its memory was read"
 
 
 def run_dump(
@@ -128,9 +132,10 @@ class _Run:
                 reached("written")
             outputs.read_back(progress)
         report = self._report(planned, files, outcome, sum(sizes), flattened=flattened)
+        waited = self.pace is not None and held
         return replace(
             report,
-            warnings=(*report.warnings, *image.warnings()),
+            warnings=(*report.warnings, *image.warnings(), *((NOT_SLOWED,) if waited else ())),
             paused_seconds=capture.paused_seconds,
             consistent=capture.consistent,
             hash=request.hash or algorithm or "",

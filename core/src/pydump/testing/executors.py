@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from pydump.engine.encoding import Encoding
 from pydump.errors import failure
 from pydump.interfaces.executor import Executor, Job, Outcome, Spec, Task, pickled
 from pydump.interfaces.writer import Encoded
+from pydump.process import die_with_parent
 
 R = TypeVar("R")
 
@@ -64,7 +67,9 @@ class SpawnedExecutor(Executor):
 
     def __init__(self, workers: int = 2) -> None:
         self._workers = workers
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        self._pool = ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(), signal.SIGKILL)
+        )
 
     @classmethod
     def open(cls, argument: str, options: Any = None) -> Self:

@@ -62,7 +62,8 @@ class Cluster:
             own = LocalCluster(
                 n_workers=int(count) if count else None,
                 threads_per_worker=1,
-                dashboard_address=None,
+                # Without the dashboard dask has an HTTP server all the same, on a port that is often taken.
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 silence_logs=logging.CRITICAL,
             )
             cluster = cls(Client(own), own.scheduler_address, patience, own)

@@ -85,12 +85,15 @@ def new_plugin(
     memory_only: Annotated[
         bool, Option("--memory-only", help="A format that holds memory alone, without notes and other facts.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a working plugin to start from into a new folder here."""
-    from pydump.cli import console, skeleton
+    from pydump.cli import console, render, skeleton
 
     folder = skeleton.new_plugin(role, name, Path(), memory_only=memory_only)
-    if not session.quiet:
+    if as_json or session.json:
+        render.print_json({"role": role, "name": name, "folder": str(folder)})
+    elif not session.quiet:
         if role == "compressor":
             console.line(skeleton.users_of_compressors())
         console.line(f"{folder}: pip install -e './{folder}[test]', then pytest {folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from pathlib import Path
@@ -30,6 +31,12 @@ def shell(
     """
     import pydump
 
+    for path in (vmlinux, script):
+        try:
+            with contextlib.nullcontext() if path is None else path.open("rb"):
+                pass
+        except OSError as error:
+            raise PydumpError(f"cannot open {path}: {error.strerror}") from None
     with pydump.open(source, arch=arch or session.arch) as vmcore:
         names: dict[str, Any] = {"vmcore": vmcore, "pydump": pydump}
         try:
