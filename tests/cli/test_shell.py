@@ -35,5 +35,5 @@ def test_a_prompt_has_the_dump(qemu: Qemu, run: Run) -> None:
 
 def test_what_cannot_be_done_is_said(qemu: Qemu, refuse: Callable[..., str]) -> None:
     where = qemu("bare-s390x", "elf")
-    assert "VMCOREINFO" in refuse(2, "shell", where, "--vmlinux", "nowhere")
-    assert "cannot read nowhere.py" in refuse(1, "-q", "shell", where, "nowhere.py")
+    assert "VMCOREINFO" in refuse(2, "shell", where, "--vmlinux", where)
+    assert "cannot open nowhere.py" in refuse(1, "-q", "shell", where, "nowhere.py")
