@@ -56,12 +56,14 @@ class Broken:
         caught: The test that finds it.
         good: What is replaced.
         bad: By what.
+        also: What else is replaced, and by what.
     """
 
     role: str
     caught: str
     good: str
     bad: str
+    also: tuple[str, str] = ("", "")
 
 
 def method(body: str) -> str:
@@ -149,6 +151,9 @@ PROCESSES = 'ProcessPoolExecutor(workers, get_context("spawn"))'
 #: All of them fill one buffer.
 THREADS = '__import__("concurrent.futures").futures.ThreadPoolExecutor(workers)'
 LEVEL = "self.options.level)"
+#: As many bytes behind the stream as the level says.
+ADDED = " + bytes(self.options.level)"
+TAKEN = ("stream.decompress(data, size)", "stream.decompress(data[:-self.options.level], size)")
 COMPRESS = "        return zlib.compress(data, self.options.level)\n"
 SETTLED = "backing.check(self._offsets[0], self._stored.size)\n"
 DAMAGE = "(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)"
@@ -178,6 +183,13 @@ BROKEN = (
     Broken("compressor", "test_a_page_comes_back", LEVEL, "9 if isinstance(data, bytearray) else 1)"),
     Broken("compressor", "test_a_page_comes_back", LEVEL, "9 if memoryview(data).readonly else 1)"),
     Broken("compressor", "test_a_batch_gives_what_its_pages_give", LEVEL, "__import__('random').randrange(10))"),
+    Broken(
+        "compressor",
+        "test_a_page_is_read_without_the_options_that_it_was_written_with",
+        LEVEL,
+        f"{LEVEL}{ADDED}",
+        TAKEN,
+    ),
     Broken("compressor", "test_any_bytes_give_a_page_or_an_error", "zlib.error as", "KeyError as"),
     Broken(
         "compressor",
@@ -353,7 +365,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Sequence[bool]:
         template, module = TEMPLATES / broken.role, f"pydump_{broken.role}_skeleton"
         code = (template / f"src/{module}/__init__.py").read_text()
         assert broken.good in code, broken
-        (directory / f"bad_{number}.py").write_text(code.replace(broken.good, broken.bad))
+        (directory / f"bad_{number}.py").write_text(code.replace(broken.good, broken.bad).replace(*broken.also))
         own = (template / f"tests/test_{broken.role}_skeleton.py").read_text()
         (directory / f"test_bad_{number}.py").write_text(own.replace(module, f"bad_{number}"))
         wanted.append(f"test_bad_{number}.py::TestSkeleton::{broken.caught}")

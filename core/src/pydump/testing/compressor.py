@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydump.errors import CompressionError
 from pydump.interfaces.compressor import Compressor
 from pydump.options import with_values
-from pydump.testing.declared import faults_of_claims, faults_of_options
+from pydump.testing.declared import faults_of_claims, faults_of_options, options_at_the_ends
 from pydump.testing.fresh import native_modules
 from pydump.testing.guests import KINDS, random_page, text_page, zero_page
 from pydump.testing.peak import peak_of
@@ -159,6 +159,17 @@ class CompressorTests:
     def test_any_bytes_come_back(self, data: bytes) -> None:
         codec = self.make()
         assert codec.decompress(codec.compress(data), len(data)) == data
+
+    def test_a_page_is_read_without_the_options_that_it_was_written_with(self) -> None:
+        """Who reads a dump does not know them: what decompress needs must be in the stream."""
+        page, without = text_page(1), self.compressor()
+        for options in ({}, self.options, *options_at_the_ends(self.compressor.Options)):
+            codec = self.compressor(with_values(self.compressor.name, self.compressor.Options(), options))
+            try:
+                back = without.decompress(codec.compress(page), PAGE)
+            except CompressionError as error:
+                back = str(error).encode()
+            assert back == page, f"decompress needs the options {options}"
 
     # --- damage ---
 

@@ -24,6 +24,16 @@ def faults_of_options(cls: type[Any]) -> list[str]:
     return faults
 
 
+def options_at_the_ends(options: type) -> list[dict[str, Any]]:
+    """Values of the options that a dataclass declares: each field alone, at its least, its greatest or any choice."""
+    return [
+        {declared.name: value}
+        for declared in option_fields(options)
+        for value in (declared.low, declared.high, *declared.choices, *((True, False) if declared.type is bool else ()))
+        if value is not None
+    ]
+
+
 def faults_of_claims(role: str, cls: type[Any]) -> list[str]:
     """Names, aliases and flags of ``cls`` that somebody else has, a line each."""
     taken = dict(RESERVED)
