@@ -19,7 +19,7 @@ import pydump as api
 
 Pydump = Callable[..., subprocess.CompletedProcess[str]]
 #: MiB of a guest that uses 49 of them.
-MEMORY = 512
+MEMORY = 160
 #: For its registers QEMU begins a dump, and has written what fits into a pipe before it learns that nobody reads on.
 PIPE = 1 << 20
 #: Ways to have guest memory: arguments of QEMU for ``{size}`` and a directory for files.
@@ -99,7 +99,7 @@ def test_what_is_shared_is_mapped_and_the_rest_is_read_otherwise(tmp_path: Path,
 
 
 def test_a_private_dimm_beside_shared_memory(tmp_path: Path, pydump: Pydump) -> None:
-    dimm = ("-m", f"{MEMORY}M,slots=1,maxmem=2G", "-object", "memory-backend-ram,id=d,size=256M")
+    dimm = ("-m", f"{MEMORY}M,slots=1,maxmem=2G", "-object", "memory-backend-ram,id=d,size=128M")
     arguments = (*backend("memfd"), *dimm, "-device", "pc-dimm,memdev=d")
     with live_guest(tmp_path, memory=MEMORY, arguments=arguments) as live:
         assert live.is_running()
@@ -107,11 +107,11 @@ def test_a_private_dimm_beside_shared_memory(tmp_path: Path, pydump: Pydump) -> 
             pydump("dump", "--qemu-access", access, live.source, tmp_path / "vmcore", "--force")
             with api.open(tmp_path / "vmcore") as dump:
                 assert in_step(swept(dump.read))
-                assert dump.stated.memory.size > (MEMORY + 256 - 1) << 20
+                assert dump.stated.memory.size > (MEMORY + 128 - 1) << 20
         said = pydump(
             "-v", "dump", "--pause", "none", "--qemu-access", "shared", live.source, tmp_path / "no", expect=1
         )
-        assert "pauses the guest to send 256 MiB" in said.stderr
+        assert "pauses the guest to send 128 MiB" in said.stderr
         assert live.is_running()
 
 

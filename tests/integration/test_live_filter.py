@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from judges import require_drgn
-from lab.boot import BOOT_TIMEOUT, MACHINES, Guest, Qmp, running
+from lab.boot import BOOT_TIMEOUT, MACHINES, Guest, Qmp, continued
 from lab.counting import MARK, counting_guest
 
 import pydump as api
@@ -57,23 +56,16 @@ class Linux:
 @pytest.fixture(scope="module")
 def linux(guest: Callable[[str], Guest], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
     """An x86_64 guest with page cache, programs and free memory that it has written to."""
-    machine, kernels = MACHINES["x86_64"], guest("x86_64").vmlinux.parent
+    booted = guest("x86_64")
+    machine, kernels = MACHINES["x86_64"], booted.vmlinux.parent
     directory = tmp_path_factory.mktemp("linux")
-    console = directory / "console.log"
-    command = [
-        machine.qemu, "-nodefaults", "-display", "none", "-accel", "tcg",
-        "-object", f"memory-backend-memfd,id=ram,size={machine.memory}M,share=on",
-        "-machine", f"{machine.machine},memory-backend=ram", *machine.arguments, "-m", f"{machine.memory}M",
+    more = (
         "-qmp", f"unix:{directory}/pydump.sock,server=on,wait=off",
-        "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",
         "-kernel", str(kernels / "kernel"), "-initrd", str(kernels / "initramfs.gz"),
         "-append", f"console={machine.console} panic=-1 loglevel=6",
-    ]  # fmt: skip
-    with running(command, directory) as (qmp, process):
-        deadline = time.monotonic() + BOOT_TIMEOUT
-        while not console.exists() or b"LAB-READY" not in console.read_bytes():
-            assert process.poll() is None and time.monotonic() < deadline, "the guest did not get ready"
-            time.sleep(0.1)
+    )  # fmt: skip
+    with continued(booted, directory, *more, backend="memory-backend-memfd,share=on") as (qmp, _):
+        qmp.command("cont")
         yield Linux(qmp, f"qmp:{directory}/pydump.sock")
 
 

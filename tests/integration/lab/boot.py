@@ -281,18 +281,21 @@ def running(arguments: list[str], directory: Path) -> Iterator[tuple[Qmp, subpro
 
 
 @contextlib.contextmanager
-def continued(guest: Guest, directory: Path, *more: str) -> Iterator[tuple[Qmp, subprocess.Popen[bytes]]]:
+def continued(
+    guest: Guest, directory: Path, *more: str, backend: str = "memory-backend-ram"
+) -> Iterator[tuple[Qmp, subprocess.Popen[bytes]]]:
     """A guest that was booted before, in the moment of its dumps, and paused.
 
     Args:
         guest: The guest.
         directory: For its monitor.
         more: Arguments for QEMU.
+        backend: What its memory is, with options.
     """
     machine = MACHINES[guest.arch]
     arguments = [
         machine.qemu, "-nodefaults", "-display", "none", "-accel", "tcg", "-smp", "2", "-m", f"{machine.memory}M", "-S",
-        "-object", f"memory-backend-ram,id=ram,size={machine.memory}M",
+        "-object", f"{backend},id=ram,size={machine.memory}M",
         "-machine", f"{machine.machine},memory-backend=ram", *machine.arguments,
         "-chardev", "null,id=console", "-serial", "chardev:console", "-incoming", f"exec:cat {guest.stream}", *more,
     ]  # fmt: skip
