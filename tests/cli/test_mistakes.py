@@ -122,3 +122,24 @@ def test_an_error_is_not_added_to_memory_on_standard_output(source: bytes, run: 
 def test_new_plugin_says_in_json_what_it_made(run: Callable[..., Any]) -> None:
     made = json.loads(run("new-plugin", "compressor", "fast", "--json").out)
     assert made == {"schema": 1, "role": "compressor", "name": "fast", "folder": "pydump-compressor-fast"}
+
+
+@pytest.mark.parametrize(
+    ("output", "words", "form", "compression"),
+    [
+        ("vmcore", (), "kdump", "zlib"),
+        ("vmcore.elf", (), "elf", "none"),
+        ("a.b.raw", (), "raw", "none"),
+        ("vmcore.lime", (), "lime", "none"),
+        ("vmcore.kdump-lzo", (), "kdump", "lzo"),
+        ("vmcore.elf", ("--format", "kdump"), "kdump", "zlib"),
+        ("vmcore.vmware", (), "kdump", "zlib"),  # it is not written
+        ("vmcore.xz", (), "kdump", "zlib"),
+        ("elf", (), "kdump", "zlib"),
+    ],
+)
+def test_an_output_may_end_with_its_format(
+    output: str, words: tuple[str, ...], form: str, compression: str, source: bytes, run: Callable[..., Any]
+) -> None:
+    report = json.loads(run("dump", "in", output, *words, "--json", "--dry-run").out)
+    assert (report["format"], report["compression"]) == (form, compression)

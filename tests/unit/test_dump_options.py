@@ -54,7 +54,7 @@ def test_an_unknown_keyword_is_refused() -> None:
         ([], "sync", True),
         (["--hash", "sha512"], "hash", "sha512"),
         (["--compat", "qemu"], "compat", "qemu"),
-        ([], "format", "kdump"),
+        ([], "format", None),
         ([], "exclude", ()),
     ],
 )

@@ -30,7 +30,8 @@ def formats(registry: Registry) -> str:
     written = [name for name in registry.names("format") if registry.format(name).format.writes()]
     names = ", ".join(written) or "none is installed: pip install pydump-format-kdump"
     alias = next((alias for cls in registry.formats() for alias in cls.aliases), None)
-    return f"{names}, or QEMU's names, such as {alias}." if alias else f"{names}."
+    known = f"{names}, or QEMU's names, such as {alias}" if alias else names
+    return f"{known}; OUTPUT may end with it, as vmcore.elf does. Default: kdump."
 
 
 def compressions(registry: Registry) -> str:

@@ -10,7 +10,7 @@ from pydump.engine.facts import Facts, stated_facts, with_vmcoreinfo
 from pydump.errors import PydumpError
 from pydump.interfaces.image import MemoryImage
 from pydump.model.memory import Ranges
-from pydump.model.request import Request
+from pydump.model.request import DEFAULT_FORMAT, Request
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.registry import Registry
 
@@ -36,7 +36,7 @@ class Narrowing:
         """Choose; nothing where the guest does not say enough, or a check fails. The plan says afterwards why."""
         request, registry = self._request, self._registry
         classes = classes_of(request) - {ZERO}
-        least = registry.format(request.format).format.least_hole
+        least = registry.format(request.format or DEFAULT_FORMAT).format.least_hole
         try:
             guest, arch, _ = stated_facts(image.guest(), request, registry)
             if guest.vmcoreinfo is None and not request.no_vmcoreinfo:

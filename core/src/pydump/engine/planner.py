@@ -22,7 +22,7 @@ from pydump.interfaces.writer import Writer
 from pydump.model.guest import Guest
 from pydump.model.memory import MemoryMap, Ranges
 from pydump.model.plan import Plan
-from pydump.model.request import Request
+from pydump.model.request import DEFAULT_FORMAT, Request
 from pydump.options import chosen_options
 from pydump.plugins import returned
 from pydump.registry import Registry
@@ -69,7 +69,8 @@ def choose(request: Request, registry: Registry) -> Chosen:
     Raises:
         PlanError: The request contradicts itself, or asks for what is not installed.
     """
-    choice = registry.format(request.format)
+    name = request.format or DEFAULT_FORMAT
+    request, choice = replace(request, format=name), registry.format(name)
     if not choice.format.writes():
         others = ", ".join(cls.name for cls in registry.formats() if cls.writes())
         raise UnsupportedError(f"format {choice.format.name} can be read but not written", hint=f"available: {others}")

@@ -65,7 +65,7 @@ def run_dump(
     Raises:
         PydumpError: It failed; nothing is left at the output.
     """
-    chosen = choose(request, registry)
+    chosen = choose(_with_format(request, target, registry), registry)
     if request.flatten and not chosen.format.reads():
         raise UnsupportedError(
             f"nothing reads a flattened stream of {chosen.format.name}, which has no header", hint="leave --flatten out"
@@ -75,6 +75,14 @@ def run_dump(
     pace = Pace.of(request.max_rate, executor)
     run = _Run(label, target, chosen, registry, executor, batch_size, pace)
     return run.plan(opened) if request.dry_run else run.write(opened, progress, reached or (lambda _: None))
+
+
+def _with_format(request: Request, target: str, registry: Registry) -> Request:
+    """``request`` with the format whose name the output's name ends with, unless the user names one."""
+    ending = target.rpartition(".")[2] if "." in target else ""
+    if request.format is not None or ending not in registry.words("format"):
+        return request
+    return replace(request, format=ending) if registry.format(ending).format.writes() else request
 
 
 @dataclass(frozen=True, slots=True)

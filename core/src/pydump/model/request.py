@@ -14,6 +14,8 @@ from pydump.model.plan import Compat
 from pydump.model.vmcoreinfo import Vmcoreinfo
 from pydump.options import OptionField, option, option_fields
 
+#: The format of an output whose name says nothing.
+DEFAULT_FORMAT: Final = "kdump"
 #: The algorithms with which an output is hashed.
 Algorithm = Literal["sha256", "sha512"]
 
@@ -25,8 +27,12 @@ class Request:
     arch: str | None = option(
         None, panel="Input", metavar="NAME", help="The guest's architecture, instead of what the source says."
     )
-    format: str = option(
-        "kdump", panel="Format and compression", metavar="NAME", help="A format's name, or QEMU's, such as kdump-lzo."
+    format: str | None = option(
+        None,
+        panel="Format and compression",
+        metavar="NAME",
+        help="A format's name, or QEMU's, such as kdump-lzo. Default: kdump, or the format whose name the output ends "
+        "with, as vmcore.elf does.",
     )
     compression: str | None = option(
         None,
