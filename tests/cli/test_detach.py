@@ -108,7 +108,7 @@ def test_what_cannot_be_detached(qemu: Qemu, refuse: Callable[..., str], monkeyp
     elf = qemu("nano-x86_64", "elf")
     assert "--detach writes a file in the background" in refuse(2, "dump", elf, "-", "--detach")
     assert "--detach writes a file in the background" in refuse(2, "dump", elf, "out", "--detach", "--dry-run")
-    assert "there is no job 7; available: none" in refuse(2, "status", "7")
+    assert "there is no job 7; pydump dump --detach starts one" in refuse(2, "status", "7")
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     assert "cannot keep a job in /proc/nowhere/pydump/jobs" in refuse(1, "dump", elf, "out", "--detach")
 

@@ -143,3 +143,24 @@ def test_an_output_may_end_with_its_format(
 ) -> None:
     report = json.loads(run("dump", "in", output, *words, "--json", "--dry-run").out)
     assert (report["format"], report["compression"]) == (form, compression)
+
+
+def test_the_list_of_commands_is_not_cut(run: Callable[..., Any]) -> None:
+    commands = run("--help").out.split("Commands:\n")[1].splitlines()
+    assert len(commands) > 10
+    assert [line for line in commands if line.endswith("...")] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--begin", "1T"), "there is no guest memory from 0x10000000000 on; RAM is at "),
+        (("--format", "elf", "--compression", "lzo"), "leave --compression out, or write --format kdump"),
+        (("--arch", "s390x"), "--arch says s390x, but the source is a guest of x86_64; leave --arch out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_a_dump_cannot_do_is_said_with_a_way_out(
+    words: tuple[str, ...], said: str, source: bytes, refuse: Refuse
+) -> None:
+    assert said in refuse(2, "dump", "in", "out", *words)

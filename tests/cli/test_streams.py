@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import resource
@@ -73,10 +72,10 @@ def test_a_dump_to_a_closed_standard_output(output: str, elf: Path, shell: Calla
 @pytest.mark.parametrize("command", ["info {}", "read {} 0 16", "read {} 0 64K", "map {}", "plugins", "--version"])
 def test_what_cannot_be_printed_is_no_success(command: str, elf: Path, shell: Callable[..., Any]) -> None:
     done = shell(f"pydump {command.format(elf)} >&-")
-    assert (done.returncode, done.stderr) == (1, b"pydump: error: Bad file descriptor: standard output is closed\n")
+    assert (done.returncode, done.stderr) == (1, b"pydump: error: cannot write to standard output: it is closed\n")
     done = shell(f"pydump {command.format(elf)} >/dev/full")
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
-    assert os.strerror(errno.ENOSPC).encode() in done.stderr
+    assert done.stderr == b"pydump: error: cannot write to standard output: No space left on device\n"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ EXIT_INTERRUPTED: Final = 130
 #: What a shell says of a program that SIGPIPE ended, because nobody reads its output any more.
 EXIT_BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 #: What to add to errors of the operating system that concern none of our files.
-_OS_HINTS: Final = {errno.EMFILE: "; raise the limit with ulimit -n", errno.EBADF: ": standard output is closed"}
+_OS_HINTS: Final = {errno.EMFILE: "; raise the limit with ulimit -n"}
+#: Errors of the operating system that come from printing.
+_OF_OUTPUT: Final = (errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: The host's limits: not the fault of the plugin that runs into them.
 _LIMITS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -99,6 +101,9 @@ def _refused_by_host(error: Exception, of_plugin: bool) -> str:
     Files have errors of their own: these are of the standard streams, and of the process's limits.
     """
     if isinstance(error, OSError) and not (of_plugin and error.errno not in _LIMITS):
+        if error.errno in _OF_OUTPUT and not error.filename:
+            why = "it is closed" if error.errno == errno.EBADF else error.strerror
+            return f"cannot write to standard output: {why}"
         hint = _OS_HINTS.get(error.errno or 0, "")
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}{hint}"
     if isinstance(error, ImportError) and not (of_plugin and isinstance(error, ModuleNotFoundError)):

@@ -290,8 +290,9 @@ def job_of(name: str) -> Job:
     known = jobs()
     found = [job for job in known if str(job.number) == name or job.output == _absolute(name)]
     if not found:
-        numbers = ", ".join(str(job.number) for job in known) or "none"
-        raise PlanError(f"there is no job {name}", hint=f"available: {numbers}")
+        numbers = ", ".join(str(job.number) for job in known)
+        hint = f"available: {numbers}" if known else "pydump dump --detach starts one"
+        raise PlanError(f"there is no job {name}", hint=hint)
     return found[-1]
 
 

@@ -184,7 +184,7 @@ def top(
 ) -> None:
     """Turn guest memory into a vmcore that every tool can open.
 
-    With --arch NAME and no command: the dump facts of that architecture.
+    --arch NAME without a command prints what dumps of that architecture hold.
     """
     session.arch, session.verbose, session.quiet = arch, verbose, quiet
     if version:

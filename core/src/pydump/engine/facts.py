@@ -118,11 +118,11 @@ def _check_wanted(arch: type[Arch], guest: Guest, registry: Registry) -> None:
     said = next((cls.name for cls in registry.arches() if cls.machine == guest.machine), f"e_machine {guest.machine}")
     hint = "leave --arch out"
     if guest.machine not in (None, arch.machine):
-        raise PlanError(f"--arch says {arch.name}, and the source is of {said}", hint=hint)
+        raise PlanError(f"--arch says {arch.name}, but the source is a guest of {said}", hint=hint)
     if guest.elf_class is not None and guest.elf_class < arch.elf_class:
-        raise PlanError(f"--arch says {arch.name}, and the source is of {guest.elf_class} bits", hint=hint)
+        raise PlanError(f"--arch says {arch.name}, but the source is of {guest.elf_class} bits", hint=hint)
     if guest.byte_order not in (None, arch.byte_order) and not arch.bi_endian:
-        raise PlanError(f"--arch says {arch.name}, and the source is {guest.byte_order}-endian", hint=hint)
+        raise PlanError(f"--arch says {arch.name}, but the source is {guest.byte_order}-endian", hint=hint)
 
 
 def stated_facts(guest: Guest, request: Request, registry: Registry, *, needed: bool = True) -> Facts:

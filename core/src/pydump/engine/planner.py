@@ -246,7 +246,9 @@ def _compressor(
         wanted = implied
     if not usable:
         if wanted not in (None, "none"):
-            raise UnsupportedError(f"format {request.format} does not compress", hint="leave --compression out")
+            raise UnsupportedError(
+                f"format {request.format} does not compress", hint="leave --compression out, or write --format kdump"
+            )
         return None
     if wanted == "none":
         return None
@@ -281,7 +283,8 @@ def _window(memory: MemoryMap, request: Request, image: MemoryImage) -> MemoryMa
     if not clipped:
         where = ", ".join(f"{block.paddr:#x}..{block.end:#x}" for block in memory.blocks[:4])
         more = ", …" if len(memory) > 4 else ""
-        raise PlanError(f"there is no guest memory in {begin:#x}..{begin + length:#x}", hint=f"RAM is at {where}{more}")
+        asked = f"in {begin:#x}..{begin + length:#x}" if length else f"from {begin:#x} on"
+        raise PlanError(f"there is no guest memory {asked}", hint=f"RAM is at {where}{more}")
     return clipped
 
 

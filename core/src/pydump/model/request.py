@@ -83,7 +83,8 @@ class Request:
         panel="Filter",
         metavar="N",
         alias="-d",
-        help="Leave out pages, as makedumpfile numbers them: 1 zero, 2 cache, 4 private cache, 8 user, 16 free.",
+        help="Leave out pages, as makedumpfile numbers them: 1 zero, 2 cache, 4 cache with private data, 8 user, 16 "
+        "free.",
     )
     exclude: Collection[str] = option(
         (), panel="Filter", metavar="CLASSES", help="Leave out pages of these classes, such as zero,free."

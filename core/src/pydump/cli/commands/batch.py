@@ -64,7 +64,9 @@ def batch(
     executor: Executor = None,
     as_json: Json = False,
 ) -> None:
-    """Run many jobs: dump, verify, info, size or dmesg, each in a process of its own.
+    """Run many jobs, each in a process of its own.
+
+    A job is dump, verify, info, size or dmesg with its options.
 
     Exit code 3 if a job failed, found a defect or was incomplete; the summary names each.
     """

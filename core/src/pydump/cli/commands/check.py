@@ -66,7 +66,7 @@ def compare(
     arch: Arch = None,
     ignore_excluded: Annotated[
         bool,
-        Option("--ignore-excluded", help="Do not count what one of them left out, as a filtered dump does."),
+        Option("--ignore-excluded", help="Do not count pages that one of them leaves out."),
     ] = False,
     workers: Workers = None,
     executor: Executor = None,

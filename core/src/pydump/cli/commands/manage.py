@@ -38,7 +38,10 @@ def status(
     clear: Annotated[bool, Option("--clear", help="Forget the job, or all jobs, that have ended.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show dumps that were started with --detach: how far they are, and how they ended."""
+    """Show dumps that were started with --detach.
+
+    It says how far they are, and how they ended.
+    """
     from pydump.cli import jobs, render
 
     if cancel and job is None:

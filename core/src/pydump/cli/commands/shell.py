@@ -25,7 +25,9 @@ def shell(
     arch: Arch = None,
     vmlinux: Vmlinux = None,
 ) -> None:
-    """Open drgn on a vmcore or a running guest; without drgn or VMCOREINFO, Python.
+    """Open drgn, or Python, on a vmcore or a running guest.
+
+    It is Python where drgn is not installed or the guest has no VMCOREINFO.
 
     vmcore is the open dump, as pydump.open returns it. prog is drgn's program, if drgn is installed.
     """

@@ -40,10 +40,10 @@ def info(
     ] = False,
     vmlinux: Vmlinux = None,
     paddr: Annotated[
-        str | None, Option("--paddr", metavar="ADDR", help="What the dump has of this guest-physical address.")
+        str | None, Option("--paddr", metavar="ADDR", help="Show what the dump holds at this guest-physical address.")
     ] = None,
     vaddr: Annotated[
-        str | None, Option("--vaddr", metavar="ADDR", help="What it has of this virtual address of the kernel.")
+        str | None, Option("--vaddr", metavar="ADDR", help="Show what it holds at this virtual address of the kernel.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -121,7 +121,7 @@ def read(
     vmlinux: Vmlinux = None,
     as_hex: Annotated[bool, Option("--hex", help="A hex dump, even if standard output is not a terminal.")] = False,
 ) -> None:
-    """Write guest memory to standard output; on a terminal as a hex dump."""
+    """Write bytes of guest memory; on a terminal a hex dump."""
     import pydump
     from pydump.builtin.descriptors import write_all
     from pydump.cli import render
@@ -173,9 +173,9 @@ def dmesg(
 
 
 def size(context: typer.Context, file: SourceArg, arch: Arch = None, as_json: Json = False) -> None:
-    """Show what each dump level would leave of a guest, before anything is written.
+    """Show what each dump level would leave of a guest.
 
-    Exit code 3 if the guest's memory is not all there.
+    Nothing is written.     Exit code 3 if the guest's memory is not all there.
     """
     import pydump
     from pydump.cli import render, sizes
@@ -206,9 +206,10 @@ def map_(
     as_json: Json = False,
     progress: Style = ProgressStyle.auto,
 ) -> None:
-    """Show what guest memory is made of: zeros, data and its compression ratio, excluded, unreadable.
+    """Show what guest memory is made of.
 
-    Exit code 3 if some of it is unreadable.
+    The map tells zeros, data and how well it compresses, what was left out, and what is lost. Exit code 3 if some of it
+    is lost.
     """
     import pydump
     from pydump.cli import maps, render

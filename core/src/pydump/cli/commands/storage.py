@@ -19,7 +19,7 @@ class Action(StrEnum):
 
 
 def storage(
-    action: Annotated[Action, Argument(metavar="COMMAND", help="clean: list, or remove, what killed dumps left.")],
+    action: Annotated[Action, Argument(metavar="COMMAND", help="clean lists what is left; --remove removes it.")],
     url: Annotated[
         str,
         Argument(metavar="URL", help="An object; a bucket or folder and all below it; or a directory of this machine."),
@@ -29,10 +29,10 @@ def storage(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List what dumps that were killed left where they were written; --remove removes it.
+    """List, or remove, what killed dumps left behind.
 
-    A store keeps their parts, which nobody sees and somebody pays for. A directory may keep hidden files. A dump that
-    is still being written is listed as well.
+    A store keeps the parts of an unfinished object: nobody sees them, and somebody pays for them. A directory may keep
+    hidden files. A dump that is still being written is listed as well.
     """
     from pydump.cli import render
     from pydump.cli.console import talk
