@@ -65,7 +65,7 @@ CPU_FIELDS = (("env.regs", 16, 8), ("env.eip", 1, 8), ("env.hflags", 1, 4), ("en
 LONG_MODE = 1 << 14
 #: Seconds that it pauses the guest for a snapshot.
 SNAPSHOT_PAUSE = 0.01
-#: The commands after which so many events come that they would show in memory if they were kept. Reading them takes CPU.
+#: The commands after which so many events come that they would show in memory if they were kept. Reading takes CPU.
 FULL_FLOOD = {"query-status", "migrate"}
 EVENT = b'{"event": "NIC_RX_FILTER_CHANGED", "timestamp": {"seconds": 1, "microseconds": 2}}\n'
 #: Values of types that QEMU gives nowhere.

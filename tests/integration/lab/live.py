@@ -191,7 +191,7 @@ def live_guest(
         yield Live(qmp, sock, process, arch)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10) -> bool:
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> bool:
     """Until it holds, but not for long."""
     deadline = time.monotonic() + seconds
     while not condition():
