@@ -99,7 +99,7 @@ def test_a_flood_without_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("a..b:4444", "a..b is no host name"),
+        ("a..b:4444", "a..b is not a host name"),
         ("localhost:²", "cannot connect to localhost:²: No such file"),
         ("localhost:65536", "ports end at 65535"),
         ("localhost:99999999999", "ports end at 65535"),

@@ -91,7 +91,7 @@ def test_registers_come_with_a_snapshot_where_qemu_refuses_to_dump(
 def test_a_snapshot_that_may_end_qemu_is_not_taken(guest: Guest, tmp_path: Path) -> None:
     server = Refusing(str(tmp_path / "qmp"), guest, "", 0, "", describes=False)
     with (
-        pytest.raises(PlanError, match="no snapshot was tried of a guest of this architecture"),
+        pytest.raises(PlanError, match="has not been tested with guests of this target"),
         captured(server, tmp_path / "qmp", SNAPSHOT),
     ):
         pass

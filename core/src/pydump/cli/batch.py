@@ -146,7 +146,7 @@ def each(sources: Sequence[str], to: str, command: str, options: Sequence[str]) 
             target = to.format(name=os.path.splitext(file)[0], file=file)
             jobs.append(_job({"command": command, "source": source, "to": target, "options": list(options)}))
         except (KeyError, IndexError) as error:
-            raise PlanError(f"--to has {error}", hint="available: {name} and {file}") from None
+            raise PlanError(f"--to has the unknown field {error}", hint="available: {name} and {file}") from None
         except ValueError as error:
             raise PlanError(str(error)) from None
     return _distinct(jobs)

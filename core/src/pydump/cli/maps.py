@@ -335,7 +335,7 @@ def check(path: str, *, force: bool) -> str:
         try:
             import PIL.ImageFont  # noqa: F401
         except ImportError:
-            raise PlanError("PNG takes Pillow", hint="pip install 'pydump-core[map]', or write .svg or .html") from None
+            raise PlanError("a PNG needs Pillow", hint="pip install 'pydump-core[map]', or write .svg") from None
     return form
 
 

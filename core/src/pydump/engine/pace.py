@@ -31,7 +31,7 @@ class Pace:
         if rate is None:
             return None
         if rate <= 0:
-            raise PlanError(f"--max-rate {rate}: a dump cannot be that slow", hint="write bytes a second: 200M")
+            raise PlanError(f"--max-rate must be at least 1, not {rate}", hint="write bytes per second: 200M")
         if not executor.inherits:
             raise PlanError(f"the workers of executor {executor.name} cannot share --max-rate", hint="leave one out")
         return cls(rate)

@@ -94,7 +94,7 @@ def choose(request: Request, registry: Registry) -> Chosen:
         raise PlanError("--filter-anyway has no effect where nothing is left out", hint="add -d N or --exclude CLASSES")
     classes = classes_of(request)
     if request.compat and (classes or request.ram_only):
-        raise PlanError("QEMU leaves no pages out: --compat qemu cannot", hint="leave --compat out")
+        raise PlanError("--compat qemu cannot leave pages out, since QEMU does not", hint="leave --compat out")
     check_classes(classes, registry)
     idle = (cls for cls in registry.filters() if not classes & set(cls.classes))
     refuse_options(request.options, "filter", idle, "none of its pages are left out")

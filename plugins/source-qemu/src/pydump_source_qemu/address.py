@@ -54,7 +54,7 @@ def connected(address: str, timeout: float) -> socket.socket:
         try:
             return socket.create_connection((host.strip("[]") or "localhost", int(port)), timeout)
         except UnicodeError:  # what a name would be in the DNS
-            raise SourceError(f"cannot connect to {address}: {host} is no host name", hint="qmp:HOST:PORT") from None
+            raise SourceError(f"cannot connect to {address}: {host} is not a host name", hint="qmp:HOST:PORT") from None
         except OSError as error:
             raise SourceError(
                 f"cannot connect to {address}: {error.strerror or error}",
@@ -63,7 +63,7 @@ def connected(address: str, timeout: float) -> socket.socket:
     hint: str | None = "start QEMU with -qmp unix:PATH,server=on,wait=off"
     try:
         if not stat.S_ISSOCK(os.stat(address).st_mode):
-            raise SourceError(f"{address} is no socket", hint="name QEMU's QMP socket, or host:port")
+            raise SourceError(f"{address} is not a socket", hint="name QEMU's QMP socket, or host:port")
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(timeout)
         try:

@@ -95,7 +95,7 @@ def choose(options: QemuOptions, running: bool, offers: Offers) -> Choice:
     if pause == "none" and access == "stream":
         raise PlanError("QEMU pauses the guest while it streams: --pause none needs --qemu-access shared or process")
     if pause == "snapshot" and access not in ("auto", "stream"):
-        raise PlanError("--pause snapshot has its own way to memory: leave --qemu-access out")
+        raise PlanError("--qemu-access has no effect on --pause snapshot", hint="leave --qemu-access out")
     cautions: tuple[str, ...] = ()
     if pause == "auto" and access == "auto" and running and offers.must_not_dump():
         size = offers.shared()

@@ -133,7 +133,7 @@ class Monitor:
         missing = [name for name in NEEDED if name not in known]
         if missing:
             raise SourceError(
-                f"{self.address} is no QEMU that can be dumped: it has no {', '.join(missing)}",
+                f"{self.address} is not a QEMU that can be dumped: it has no {', '.join(missing)}",
                 hint="connect to the monitor of a virtual machine",
             )
 

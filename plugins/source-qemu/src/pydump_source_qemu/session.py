@@ -84,7 +84,7 @@ class Session:
                 "the guest is not made yet: QEMU was started with --preconfig", hint="x-exit-preconfig lets it go on"
             ) from None
         if dump == "active":
-            raise SourceError("QEMU dumps this guest already", hint="wait until it has ended: query-dump says when")
+            raise SourceError("QEMU is dumping this guest already", hint="wait until query-dump says that it has ended")
         if self.monitor.field("query-status", "status", str) == "inmigrate":
             raise SourceError("the guest has not arrived yet: QEMU waits for an incoming migration")
 

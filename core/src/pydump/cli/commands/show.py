@@ -131,7 +131,7 @@ def read(
     if symbol and vaddr:
         raise PlanError("--symbol and --vaddr exclude each other", hint="leave one of the two out")
     if vmlinux is not None and not symbol:
-        raise PlanError("--vmlinux says where symbols are, and none is asked for", hint="read FILE NAME SIZE --symbol")
+        raise PlanError("--vmlinux has no effect without --symbol", hint="pydump read FILE NAME SIZE --symbol")
     session.stdout_is_data = True
     length = parse_number(size)
     start = 0 if symbol else parse_number(address)

@@ -59,7 +59,7 @@ def snapshot(session: Session, host: ThisHost, tell: Callable[[int], None]) -> C
         raise PlanError("--pause snapshot needs QEMU's UNIX socket")
     if session.no_dump is not None and not streams_registers(monitor):
         # QEMU 7.2 ends with a division by zero when it takes one of an OpenRISC machine.
-        raise PlanError("no snapshot was tried of a guest of this architecture", hint="take --pause copy")
+        raise PlanError("--pause snapshot has not been tested with guests of this target", hint="take --pause copy")
     store = host.room_for_stream(host.wanted)
     if host.scratch:
         store.reserve(host.wanted.ranges())
