@@ -7,6 +7,7 @@ the proxy of these tests does to them, it does to them on the way.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -25,9 +26,9 @@ from s3_proxy import Proxy
 START = 60
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """The address of the server."""
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """The address of a server, which ends with the block."""
     command = [sys.executable, "-W", "ignore", "-u", "-c", "from moto.server import main; main()", "-p", "0"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=False)
     assert process.stderr is not None
@@ -50,15 +51,30 @@ def server() -> Iterator[str]:
     log.close()
 
 
+def credentials(server: str) -> dict[str, str]:
+    """Where fsspec and botocore look for credentials and address."""
+    return {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of the server of these tests."""
+    with serving() as address:
+        yield address
+
+
 @pytest.fixture(scope="session")
 def keys(server: str) -> Iterator[None]:
     """Credentials and address, where fsspec and botocore look for them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", server)
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name, value in credentials(server).items():
+            patch.setenv(name, value)
         yield
 
 

@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import large_guest
 import pydump
 from pydump.cli import batch
 from pydump.cli.facts import info_json
 from pydump.errors import PlanError, PydumpError, ReadError, SinkError, SourceError
-from pydump.interfaces.image import MemoryImage
-from pydump.model.guest import Guest
-from pydump.model.memory import MemoryMap, Ranges
 from pydump.testing import guests
 from pydump_storage_fsspec import S3Storage, parts, remote
 from s3_proxy import Proxy
@@ -337,23 +335,9 @@ def test_each_object_of_a_bucket_is_a_job(boto: Any, bucket: str, keys: None, tm
     journal.close()
 
 
-class Filtered(MemoryImage):
-    """A guest with 1 TiB of RAM, of which one page in a GiB was kept."""
-
-    def guest(self) -> Guest:
-        return Guest(MemoryMap.of([(0, 1 << 40)]), dump_level=31)
-
-    def excluded(self) -> Ranges:
-        kept = Ranges.of((at, at + 4096) for at in range(12 * MIB, 1 << 40, 1 << 30))
-        return self.guest().memory.ranges().subtract(kept)
-
-    def read_into(self, paddr: int, buffer: memoryview) -> None:
-        buffer[:] = np.arange(paddr, paddr + len(buffer), 8, dtype="<u8").data.cast("B")
-
-
 def test_little_is_fetched_of_a_filtered_kdump_of_1_tib(boto: Any, bucket: str, proxy: Proxy) -> None:
     """Its bitmaps have 64 MiB, and the number of a page's descriptor is the number of bits before its own."""
-    pydump.dump(Filtered(), f"s3://{bucket}/kdump", arch="x86_64", no_vmcoreinfo=True, workers=1)
+    pydump.dump(large_guest.Filtered(), f"s3://{bucket}/kdump", arch="x86_64", no_vmcoreinfo=True, workers=1)
     assert boto.head_object(Bucket=bucket, Key="kdump")["ContentLength"] > 64 * MIB
     with pydump.open(f"s3://{bucket}/kdump"):  # and what opens it is loaded
         proxy.down = 0
@@ -366,7 +350,7 @@ def test_little_is_fetched_of_a_filtered_kdump_of_1_tib(boto: Any, bucket: str, 
         assert facts["unreadable_size"] == 0
     proxy.down = 0
     with pydump.open(f"s3://{bucket}/kdump") as dump:
-        paddr = (700 << 30) + 12 * MIB
+        paddr = large_guest.KEPT
         assert dump.read(paddr, 8) == paddr.to_bytes(8, "little")
         assert proxy.down < 256 << 10
         with pytest.raises(ReadError, match="was excluded from the dump"):
