@@ -160,11 +160,12 @@ class Uploads(Writes):
         #: By the number of a part that is not complete: the runs that have pieces of it, and their bytes.
         self._open: dict[int, tuple[list[Future[Cut]], int]] = {}
 
-    def add(self, made: Future[Encodings], places: list[tuple[int, Any]]) -> None:
+    def add(self, made: Future[Encodings], places: list[tuple[int, Any]], worker: str) -> None:
         submit = self._cluster.client.submit
+        how = {"workers": [worker], "allow_other_workers": True, "priority": 1}
         key = str(made.key)
-        run = submit(cut, made, self._output, places, key=key.replace("encode", "cut", 1), priority=1)
-        heard = submit(told, run, key=key.replace("encode", "told", 1), priority=1)
+        run = submit(cut, made, self._output, places, key=key.replace("encode", "cut", 1), **how)
+        heard = submit(told, run, key=key.replace("encode", "told", 1), **how)
         self._cuts.append((run, heard))
         self.running += (run, heard)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
+from distributed import get_worker
+
 from pydump.errors import PydumpError, failure
 from pydump.interfaces.executor import Spec, Task
 from pydump.interfaces.writer import Encoded
@@ -65,11 +67,13 @@ class Encodings:
         batches: Each pickled, in order: what an encoder makes may refer to a buffer that the next batch will be in.
         summaries: What is to be known of them to place them, pickled.
         error: Why there are no more, or None.
+        worker: The address of the worker that made it.
     """
 
     batches: tuple[bytes, ...]
     summaries: bytes
     error: PydumpError | None
+    worker: str
 
     def __sizeof__(self) -> int:
         """What dask takes into account."""
@@ -89,12 +93,12 @@ def encode(data: bytes, token: str, specs: list[Spec]) -> Encodings:
             summaries.append(replace(one, payload=None, table=None))
     except Exception as fault:
         error = _said(fault)
-    return Encodings(tuple(batches), pickle.dumps(summaries, protocol=5), error)
+    return Encodings(tuple(batches), pickle.dumps(summaries, protocol=5), error, get_worker().address)
 
 
-def summary(made: Encodings) -> tuple[bytes, PydumpError | None]:
-    """What the driver needs to know of batches to place them: pickled, and what went wrong with the next."""
-    return made.summaries, made.error
+def summary(made: Encodings) -> tuple[bytes, PydumpError | None, str]:
+    """What the driver needs to place batches: pickled; what went wrong with the next; and where they are."""
+    return made.summaries, made.error, made.worker
 
 
 def write(made: Encodings, data: bytes, places: list[tuple[int, Any]]) -> None:

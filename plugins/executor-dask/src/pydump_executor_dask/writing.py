@@ -31,8 +31,8 @@ class Writes(ABC):
     running: Collection[Future[Any]]
 
     @abstractmethod
-    def add(self, made: Future[Encodings], places: list[tuple[int, Any]]) -> None:
-        """Have a run written, which is the next: see :func:`pydump_executor_dask.worker.write`."""
+    def add(self, made: Future[Encodings], places: list[tuple[int, Any]], worker: str) -> None:
+        """Have the next run written, where it is if that can be: see :func:`pydump_executor_dask.worker.write`."""
 
     @abstractmethod
     def settle(self, most: int) -> None:
@@ -57,9 +57,10 @@ class Extents(Writes):
         self._output, _ = cluster.keep(pickle.dumps((job.encoder, share)), "output")
         self.running: deque[Future[None]] = deque()
 
-    def add(self, made: Future[Encodings], places: list[tuple[int, Any]]) -> None:
+    def add(self, made: Future[Encodings], places: list[tuple[int, Any]], worker: str) -> None:
+        how = {"workers": [worker], "allow_other_workers": True, "priority": 1}
         key = str(made.key).replace("encode", "write", 1)
-        self.running.append(self._cluster.client.submit(write, made, self._output, places, key=key, priority=1))
+        self.running.append(self._cluster.client.submit(write, made, self._output, places, key=key, **how))
 
     def settle(self, most: int) -> None:
         while len(self.running) > most:
@@ -87,12 +88,12 @@ def run_shared(cluster: Cluster, job: Job, share: SharedOutput | SharedParts) ->
 
         def place() -> None:
             """Have the oldest run written, and those after it that are ready."""
-            for data, error in cluster.first(sizes):
+            for data, error, worker in cluster.first(sizes):
                 encodings = made.popleft()
                 places = [tally.place(one) for one in pickle.loads(data)]
                 if error is not None:
                     raise error
-                writes.add(encodings, places)
+                writes.add(encodings, places, worker)
             job.progress(tally.done)
 
         with cluster.watched(writes.running):
