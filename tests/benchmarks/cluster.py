@@ -3,6 +3,7 @@
     python tests/benchmarks/cluster.py                 what takes no file: the driver's rate, and reading from a store
     python tests/benchmarks/cluster.py --dump FILE     also FILE by forked workers and by clusters, to a file and to S3
 
+More words are options of ``pydump dump``: ``--dump raw:RAM@0,RAM@4G -- --arch x86_64 --no-dedup``.
 CPU seconds are those of all processes; of a cluster that was there before, without what it uses while it is idle.
 Everything is measured in turn, and the median is printed.
 """
@@ -79,7 +80,9 @@ class Measured:
         before, ours, began = self._used(), _children(), time.monotonic()
         subprocess.run([sys.executable, "-m", "pydump", *words], check=True, stdout=subprocess.DEVNULL)
         took = time.monotonic() - began
-        spent = [now - then - idle * took for now, then, idle in zip(self._used(), before, self._idle, strict=True)]
+        # On a busy machine a process that is idle uses less than it did.
+        used = zip(self._used(), before, self._idle, strict=True)
+        spent = [max(0.0, now - then - idle * took) for now, then, idle in used]
         return Cost(_children() - ours, spent[0] if spent else 0.0, sum(spent[1:]), took)
 
     def _used(self) -> list[float]:
@@ -119,11 +122,12 @@ def simulated() -> None:
     print(f"by the CPU of scheduler, threads and driver {BATCHES / cpu:.0f} batches a second", flush=True)
 
 
-def overhead(path: str, rounds: int) -> None:
+def overhead(path: str, options: Sequence[str], rounds: int) -> None:
     """Forked workers and clusters, whole and in part."""
     print(f"## {path} to a file, medians of {rounds}")
     with tempfile.TemporaryDirectory() as directory:
         common = ["dump", path, f"{directory}/out", "--force", "--no-sync", "--progress", "none", "--quiet"]
+        common += options
         for count in WORKERS:
             with cluster_of(count) as cluster:
                 measured = Measured(cluster)
@@ -141,7 +145,7 @@ def overhead(path: str, rounds: int) -> None:
                     print(f"   more: {more:.2f} CPU s, {100 * more / forked.cpu:.0f} %", flush=True)
 
 
-def stored(path: str) -> None:
+def stored(path: str, options: Sequence[str]) -> None:
     """A cluster to S3: what goes through the driver. Workers have the server's address, the driver a proxy's."""
     with serving() as server:
         os.environ.update(credentials(server))
@@ -150,7 +154,7 @@ def stored(path: str) -> None:
         boto3.client("s3", endpoint_url=server).create_bucket(Bucket="crash")
         with cluster_of(2) as cluster, Proxy(server) as proxy:
             os.environ["AWS_ENDPOINT_URL"] = proxy.url
-            words = ["dump", path, "s3://crash/x", "--quiet", "--executor", f"dask:{cluster.address}"]
+            words = ["dump", path, "s3://crash/x", "--quiet", "--executor", f"dask:{cluster.address}", *options]
             cost = Measured(cluster).run(*words)
             os.environ["AWS_ENDPOINT_URL"] = server
         size = boto3.client("s3", endpoint_url=server).head_object(Bucket="crash", Key="x")["ContentLength"]
@@ -184,9 +188,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dump", metavar="FILE")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("options", nargs="*", metavar="OPTION")
     given = parser.parse_args()
     simulated()
     read_of_1_tib(given.rounds)
     if given.dump:
-        overhead(given.dump, given.rounds)
-        stored(given.dump)
+        overhead(given.dump, given.options, given.rounds)
+        stored(given.dump, given.options)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 #: Runs of batches that each thread gets, at least, if they are not to be smaller than those of a scan.
-RUNS_EACH: Final = 12
-#: Bytes of memory in a run, at most: a worker may have four of them for each thread.
-LARGEST_RUN: Final = 64 << 20
+RUNS_EACH: Final = 8
+#: Bytes of memory in a run, at most: a worker may have four of them for each thread. A run takes scheduler, worker and
+#: driver some 15 ms, however large it is.
+LARGEST_RUN: Final = 128 << 20
 
 
 class Writes(ABC):
