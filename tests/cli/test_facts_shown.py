@@ -48,7 +48,7 @@ def test_info_of_an_unknown_architecture_shows_what_is_known(
 
 
 def test_an_architecture_that_does_not_fit_is_still_refused(qemu: Qemu, refuse: Refuse) -> None:
-    assert "the source is of" in refuse(2, "info", qemu("bare-s390x", "elf"), "--arch", "x86_64")
+    assert "the source is a guest of s390x" in refuse(2, "info", qemu("bare-s390x", "elf"), "--arch", "x86_64")
 
 
 @pytest.mark.parametrize("how", [(), ("--hex",)])
