@@ -361,9 +361,9 @@ def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, re
 def test_an_arch_that_contradicts_the_source(files: dict[str, bytes], tmp_path: Path, refuse: Refuse) -> None:
     for name in ("elf", "kdump"):
         (tmp_path / name).write_bytes(files[name])
-    assert "the source is of x86_64; leave --arch out" in refuse(2, "dump", "elf", "out", "--arch", "s390x")
+    assert "the source is a guest of x86_64; leave --arch out" in refuse(2, "dump", "elf", "out", "--arch", "s390x")
     assert "the source is little-endian" in refuse(2, "dump", "kdump", "out", "--arch", "s390x")
-    assert "the source is of x86_64" in refuse(2, "compare", "elf", "elf", "--arch", "riscv64")
+    assert "the source is a guest of x86_64" in refuse(2, "compare", "elf", "elf", "--arch", "riscv64")
 
 
 @pytest.mark.parametrize("text", [b"", b"x", b"\x7fELF" * 99, b"OSRELEASE=6.1\n", b"OSRELEASE=6.1\nPAGESIZE=5\n", None])
