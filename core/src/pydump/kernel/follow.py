@@ -106,4 +106,4 @@ class Follower:
 
 
 def _anew() -> PlanError:
-    return PlanError("the kernel log begins anew", hint="was the guest reset?")
+    return PlanError("the kernel log begins anew", hint="the guest may have been reset")

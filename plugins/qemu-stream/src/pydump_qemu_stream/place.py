@@ -217,7 +217,7 @@ def _lay(machine: Machine, main: Sequence[Block]) -> tuple[list[Piece], list[str
             return _cut(main, [(base, size)]), []
     names = "+".join(f"{block.name}=ADDR" for block in main)
     what = f"the machine {machine.name!r}" if machine.name else "this machine"
-    raise PlanError(f"it is not known where {what} has its RAM", hint=f"use --qemu-place {names}")
+    raise PlanError(f"pydump does not know where {what} has its RAM", hint=f"use --qemu-place {names}")
 
 
 def _cut(blocks: Iterable[Block], places: Iterable[tuple[int, int]]) -> list[Piece]:

@@ -107,7 +107,7 @@ class Domain:
         except self._libvirt.libvirtError as error:
             raise SourceError(
                 f"cannot connect to libvirt: {error.get_error_message()}",
-                hint="is libvirtd there? libvirt:qemu:///session:DOMAIN names a domain of the user's own",
+                hint="check that libvirtd runs; libvirt:qemu:///session:DOMAIN names a domain of the user's own",
             ) from None
         try:
             try:
