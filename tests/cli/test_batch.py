@@ -141,10 +141,63 @@ def test_a_list_with_a_misspelt_option_is_refused(dumps: Path, refuse: Refuse, t
     assert "No such option: --quite" in refuse(2, "batch", "jobs")
 
 
-def test_a_journal_is_not_mixed_with_another_run(dumps: Path, run: Run, refuse: Refuse) -> None:
-    words = ("batch", "--journal", "done", "--each", "in/bare*.elf", "info")
-    assert run(*words).code == 0
-    assert "done is the journal of an earlier run; --resume" in refuse(2, *words)
+def test_a_journal_of_other_or_complete_jobs_does_not_stand_in_the_way(dumps: Path, run: Run, tmp_path: Path) -> None:
+    words = ("batch", "--each", "in/bare*.elf")
+    dump = (*words, "--to", "{name}.kdump", "dump")
+    assert run(*dump).code == 0
+    assert run(*words, "info").code == 0
+    assert run(*words, "info").err.count("/2 complete") == 2  # each runs again
+    again = run("batch", "--resume", *dump[1:])  # what was known of the dumps is not lost
+    assert "2  of them skipped" in again.out
+    (dumps / "bare-new.elf").write_bytes((dumps / "cut.elf").read_bytes())
+    said = run(*dump)
+    assert (said.code, said.out) == (2, "")
+    assert "is the journal of an earlier run of these jobs, which is not complete; --resume continues it" in said.err
+
+
+def test_a_run_that_failed_is_continued_with_resume(dumps: Path, run: Run, refuse: Refuse) -> None:
+    words = ("--each", "in/*.elf", "info")
+    assert run("batch", *words).code == 3  # in/text.elf
+    assert "which is not complete; --resume continues it" in refuse(2, "batch", *words)
+    assert run("batch", "--resume", *words).err.count("/4 ") == 1  # the one that failed
+
+
+def test_resume_after_the_command_is_told_where_it_belongs(dumps: Path, run: Run, refuse: Refuse) -> None:
+    words = ("batch", "--each", "in/*.elf", "--to", "{name}.kdump", "dump", "--resume")
+    assert run(*words).code == 3
+    assert "put --resume before dump" in refuse(2, *words)
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_file_that_is_no_journal_is_left_alone(
+    dumps: Path, refuse: Refuse, tmp_path: Path, resume: tuple[str, ...]
+) -> None:
+    (tmp_path / "notes.txt").write_text("buy milk")
+    said = refuse(2, "batch", *resume, "--journal", "notes.txt", "--each", "in/*.elf", "info")
+    assert said.startswith("notes.txt is not a journal of pydump batch; ")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--to", "{name}.kd", "dump", "--detach"), "--detach does not go with batch; leave it out"),
+        (("--to", "{name}.kd", "dump", "out"), "out is not an option of dump; leave it out: "),
+        (("verify", "out"), "out is not an option of verify; leave it out: "),
+        (("info", "--notes", "out"), "out is not an option of info; leave it out: "),
+        (("--to", "-", "info"), "a job cannot write to -; name a file"),
+        (("--to", "fd:1", "dump"), "a job cannot write to fd:1; name a file"),
+        (("--to", "{name", "dump"), "--to {name is not a template; available: {name} and {file}"),
+        (("--to", "{}", "dump"), "--to {} is not a template; available: {name} and {file}"),
+        (("--to", "{name.x}", "dump"), "--to {name.x} is not a template; available: {name} and {file}"),
+        (("--to", "{name[a]}", "dump"), "--to {name[a]} is not a template; available: {name} and {file}"),
+    ],
+)
+def test_words_that_batch_cannot_keep_are_refused_as_they_were_typed(
+    dumps: Path, run: Run, words: tuple[str, ...], why: str
+) -> None:
+    said = run("batch", "--each", "in/bare-s390x.elf", *words)
+    assert (said.code, said.out) == (2, "")  # nobody has asked for JSON
+    assert said.err.startswith(f"pydump: error: {why}")
 
 
 @pytest.mark.slow

@@ -66,6 +66,15 @@ def test_a_job_from_begin_to_end(slow: tuple[str, ...], run: Run, tmp_path: Path
     assert f"  64.0 MiB of 64.0 MiB  {tmp_path / 'out'}  raw:ram@0  20" in shown
 
 
+def test_a_dump_that_lacks_memory_is_incomplete(qemu: Qemu, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cut").write_bytes(qemu("bare-aarch64", "elf").read_bytes()[:20000])
+    assert run("dump", "cut", "out", "--detach").code == 0
+    told = ended(run, "1")
+    assert (told["status"], told["exit_code"], told["error"]) == ("incomplete", 3, None)
+    assert run("status").out.splitlines()[1].split()[:2] == ["1", "incomplete"]
+    assert run("status", "--wait").code == 3
+
+
 def test_what_fails_before_the_capture_leaves_no_job(qemu: Qemu, run: Run, tmp_path: Path, state: Path) -> None:
     (tmp_path / "there").write_text("precious")
     done = run("dump", qemu("nano-x86_64", "elf"), "there", "--detach")

@@ -23,6 +23,10 @@ from pydump.registry import installed
 COMMANDS: Final = ("dump", "verify", "info", "size", "dmesg")
 #: Those that work with several processes.
 PARALLEL: Final = ("dump", "verify")
+#: Exit codes of jobs that have done what can be done.
+ENDED_WELL: Final = (0, 3, 4)
+#: How each line of a journal begins, and no line of a list of jobs.
+BEGINNING: Final = '{"schema": '
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +148,10 @@ def each(sources: Sequence[str], to: str, command: str, options: Sequence[str]) 
         file = source.rstrip("/").rpartition("/")[2]
         try:
             target = to.format(name=os.path.splitext(file)[0], file=file)
+        except (LookupError, AttributeError, TypeError, ValueError):
+            raise PlanError(f"--to {to} is not a template", hint="available: {name} and {file}") from None
+        try:
             jobs.append(_job({"command": command, "source": source, "to": target, "options": list(options)}))
-        except (KeyError, IndexError) as error:
-            raise PlanError(f"--to has the unknown field {error}", hint="available: {name} and {file}") from None
         except ValueError as error:
             raise PlanError(str(error)) from None
     return _distinct(jobs)
@@ -203,14 +208,15 @@ class Journal:
 
     Args:
         path: The file; it is made if it is not there.
-        resume: Keep what is in it; otherwise it must be new or empty.
+        jobs: What this run consists of. What the file has of other jobs stays in it.
+        resume: Go on where an earlier run of these jobs ended; otherwise none may have begun, or all have ended well.
 
     Raises:
-        PlanError: It is there, and ``resume`` is not set.
+        PlanError: It is not a journal, or an earlier run of these jobs is not complete and ``resume`` is not set.
         PydumpError: It cannot be written.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
+    def __init__(self, path: Path, jobs: Sequence[BatchJob], *, resume: bool) -> None:
         self.path = path
         self._known: dict[BatchJob, dict[str, Any]] = {}
         self._begun: dict[BatchJob, dict[str, Any]] = {}
@@ -220,14 +226,24 @@ class Journal:
             lines = self._file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise PydumpError(f"cannot use the journal {path}: {getattr(error, 'strerror', error)}") from None
-        if lines and not resume:
+        try:
+            self._read(lines)
+            if not resume:
+                self._begin_anew(jobs)
+        except PlanError:
             self._file.close()
-            raise PlanError(
-                f"{path} is the journal of an earlier run",
-                hint="--resume continues it; --journal FILE names another; or remove it to begin anew",
-            )
+            raise
         if lines and not lines.endswith("\n"):  # the run was killed while it wrote
             self._file.write("\n")
+
+    def _read(self, lines: str) -> None:
+        """Take in what earlier runs have written.
+
+        Raises:
+            PlanError: That is something else, which nothing may be added to.
+        """
+        if not lines.startswith(BEGINNING[: len(lines)]):
+            raise PlanError(f"{self.path} is not a journal of pydump batch", hint="--journal FILE names another")
         for line in lines.splitlines():
             try:
                 value = json.loads(line)
@@ -235,10 +251,28 @@ class Journal:
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # a line that was cut off: the job runs again
 
+    def _begin_anew(self, jobs: Sequence[BatchJob]) -> None:
+        """Forget earlier runs, so that every job runs.
+
+        Raises:
+            PlanError: Some of the jobs have ended well and some have not: those would be refused or done twice.
+        """
+        known = [job for job in jobs if job in self._known or job in self._begun]
+        well = [job for job in known if self._known.get(job, {}).get("exit_code") in ENDED_WELL]
+        if known and len(well) < len(jobs):
+            given = next((job.command for job in jobs if "--resume" in job.options), None)
+            raise PlanError(
+                f"{self.path} is the journal of an earlier run of these jobs, which is not complete",
+                hint=f"put --resume before {given}: after it, it is an option of {given}"
+                if given
+                else "--resume continues it; --journal FILE names another; or remove it to begin anew",
+            )
+        self._known, self._begun = {}, {}
+
     def complete(self, job: BatchJob) -> bool:
         """Whether a job has ended before as it should, and neither its source nor its output has changed since."""
         value = self._known.get(job)
-        if value is None or value.get("exit_code") not in (0, 3, 4):
+        if value is None or value.get("exit_code") not in ENDED_WELL:
             return False
         return bool(value.get("source_state") == state(job.source) and value.get("output_state") == state(job.to or ""))
 

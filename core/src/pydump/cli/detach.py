@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydump.cli.ending import EXIT_INCOMPLETE
 from pydump.cli.jobs import JobFile
 from pydump.cli.session import session
 from pydump.errors import Cancelled, PydumpError
@@ -90,7 +91,7 @@ def _child(parent: int, writer: int, source: str, output: str, work: Callable[..
     try:
         job = JobFile(source, output)
         report = work(job.tell, captured)
-        job.end(0 if report.complete else 3, report=asdict(report))
+        job.end(0 if report.complete else EXIT_INCOMPLETE, report=asdict(report))
         return 0
     except BaseException as error:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it ends already

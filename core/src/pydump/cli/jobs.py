@@ -1,7 +1,7 @@
 """Dumps that go on behind the command line: what each is, how far it has come, and how it ended.
 
 A job is a JSON file in ``$XDG_STATE_HOME/pydump/jobs`` (``~/.local/state`` where that is not set), written by the
-process that dumps. Status, completed and total are those of QEMU's query-dump.
+process that dumps. Completed and total are those of QEMU's query-dump; so is status, which is also "incomplete".
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydump.cli.ending import EXIT_INCOMPLETE
 from pydump.errors import Cancelled, PlanError, PydumpError
 from pydump.model.progress import Progress
 from pydump.process import start_time
 
-Status = Literal["active", "completed", "failed"]
+Status = Literal["active", "completed", "incomplete", "failed"]
 
 #: Seconds between two writes of how far a job is.
 INTERVAL = 0.5
@@ -46,7 +47,7 @@ class Job:
         pid_started: When that process started, in clock ticks since boot: another with its pid has another start.
         source: As the user named it.
         output: Its path.
-        status: "active", "completed" or "failed".
+        status: "active", "completed", "incomplete" (written, but memory is missing in it) or "failed".
         phase: What is being done, as in :class:`~pydump.model.progress.Progress`.
         completed: Bytes of guest memory done in this phase.
         total: Bytes of guest memory in all.
@@ -166,7 +167,7 @@ class JobFile:
         """It has ended. Where that cannot be written down yet, there may be room in a moment."""
         self.job = replace(
             self.job,
-            status="failed" if error else "completed",
+            status="failed" if error else "incomplete" if exit_code == EXIT_INCOMPLETE else "completed",
             completed=self.job.total if error is None else self.job.completed,
             ended=time.time(),
             exit_code=exit_code,

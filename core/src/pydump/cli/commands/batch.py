@@ -90,7 +90,7 @@ def batch(
     if at_once < 1:
         raise PlanError("--jobs must be at least 1")
     at_once = max(1, min(at_once, len(jobs)))
-    with closing(work.Journal(where, resume=resume)) as kept:
+    with closing(work.Journal(where, jobs, resume=resume)) as kept:
         complete = [job for job in jobs if resume and kept.complete(job)]
         skipped = set(complete)
         for job in complete:
@@ -117,15 +117,41 @@ def _check_options(jobs: Sequence[BatchJob]) -> None:
 
     Raises:
         TyperException: An option is unknown, or has a wrong value.
+        PlanError: A word is not an option, or a job would not write what batch waits for.
     """
+    from pydump.builtin.descriptors import names_descriptor
+
+    for job in jobs:
+        if job.to and names_descriptor(job.to):
+            raise PlanError(f"a job cannot write to {job.to}", hint="name a file")
+    before = dict(vars(session))
+    try:
+        for job in {(job.command, job.options): job for job in jobs}.values():
+            _check_words(job)
+    finally:  # --json of a job is not ours
+        vars(session).clear()
+        vars(session).update(before)
+
+
+def _check_words(job: BatchJob) -> None:
+    """Parse the options of a job alone, then with the files that batch adds."""
     from pydump.cli.program import command_named
 
-    before = dict(vars(session))
-    for job in {(job.command, job.options): job for job in jobs}.values():
-        command, *words = job.words(1)
-        command_named(command).make_context(f"pydump {command}", words).close()
-    vars(session).clear()
-    vars(session).update(before)
+    command, name = command_named(job.command), f"pydump {job.command}"
+    with command.make_context(name, list(job.options), resilient_parsing=True) as context:
+        files = [str(param.name) for param in command.params if param.param_type_name == "argument"]
+        extra = [*(context.params[file] for file in files if context.params.get(file)), *context.args]
+    if extra:
+        word = extra[0] if isinstance(extra[0], str) else extra[0][0]
+        raise PlanError(
+            f"{word} is not an option of {job.command}",
+            hint="leave it out: --each names what is read, --to what is written; in a list, source and to",
+        )
+    with command.make_context(
+        name, [*job.options, "--", job.source, *([job.to] if job.command == "dump" else [])]
+    ) as context:
+        if context.params.get("detach"):
+            raise PlanError("--detach does not go with batch", hint="leave it out: batch waits for each job")
 
 
 def _listed(name: str) -> list[BatchJob]:
