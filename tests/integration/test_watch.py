@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import signal
 import subprocess
@@ -116,6 +117,32 @@ def test_a_guest_that_has_panicked_is_captured_at_once_and_then_it_ends(tmp_path
         assert wait_for(lambda: not live.leftovers())
 
 
+def test_a_dump_that_is_refused_after_the_panic_is_written_without_what_stands_in_the_way(
+    tmp_path: Path, pydump: Callable[..., Any]
+) -> None:
+    """The guest has no kernel, so no VMCOREINFO that says which of its pages are free."""
+    common = ("--no-sync", "--workers", "1", "--compression", "none")
+    with panicking(tmp_path) as live:
+        panic(live)
+        for i, words in enumerate((("-d", "31"), ("--vmcoreinfo", "memory"))):
+            directory = tmp_path / f"dumps{i}"
+            done = pydump("watch", live.source, directory, "--json", "--", *common, *words, expect=3)
+            warning = f"the dump as asked is refused: it is written without {' '.join(words)}"
+            assert f"pydump: warning: {warning}" in done.stderr.splitlines()
+            (vmcore,) = directory.iterdir()
+            report = json.loads(done.stdout)  # a single object: neither the dry run nor the refused dump
+            assert (report["dry_run"], report["output"], report["compression"]) == (False, str(vmcore), "none")
+            assert report["warnings"][-1] == warning
+            assert api.verify(vmcore, workers=1).ok
+        assert live.state == "guest-panicked"
+        assert not live.leftovers()
+
+        # The guest was paused before: pydump has not paused it for 0 ms.
+        done = pydump("watch", live.source, tmp_path / "whole", "--", *common)
+        assert "already, before the capture" in done.stdout
+        assert not pydump("--quiet", "watch", live.source, tmp_path / "quiet", "--", *common).stdout
+
+
 def test_a_guest_that_ends_before_it_panics_is_an_error(tmp_path: Path) -> None:
     with panicking(tmp_path) as live, watching(live.source, tmp_path / "dumps") as watch:
         told(watch, "watching qmp:")
@@ -133,6 +160,7 @@ def test_a_guest_that_ends_before_it_panics_is_an_error(tmp_path: Path) -> None:
         (("qmp:{}/none", "{}/dumps", "--on", "boredom"), 2, "unknown event 'boredom'; available: panicked"),
         (("qmp:{}/none", "{}/dumps", "--keep", "0"), 2, "--keep must be at least 1"),
         (("qmp:{}/none", "{}/dumps", "--", "--detach"), 2, "--detach does not go with watch"),
+        (("qmp:{}/none", "{}/dumps", "--", "--resume"), 2, "--resume does not go with watch"),
         (("qmp:{}/none", "{}/file/dumps"), 2, "file is not a directory"),
     ],
 )

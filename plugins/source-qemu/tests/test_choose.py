@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from pydump_qemu_stream.host import Layout, Region
 from pydump_qemu_stream.process import ImpossibleError
 from pydump_source_qemu.choose import MAX_REST, Choice, choose
 from pydump_source_qemu.options import QemuOptions
+from pydump_source_qemu.source import QemuSource
 
 MiB = 1 << 20
 SIZE = 64 * MiB
@@ -91,8 +93,8 @@ class Host:
         return self.full
 
 
-def chosen(host: Host, *, running: bool = True, **options: str) -> Choice:
-    return choose(QemuOptions(**options), running, host)  # type: ignore[arg-type]
+def chosen(host: Host, *, running: bool = True, **options: Any) -> Choice:
+    return choose(QemuOptions(**options), running, host)
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -102,11 +104,30 @@ def chosen(host: Host, *, running: bool = True, **options: str) -> Choice:
         ({"pause": "none", "access": "stream"}, "--pause none needs --qemu-access shared or process"),
         ({"pause": "snapshot", "access": "process"}, "leave --qemu-access out"),
         ({"pause": "snapshot", "access": "shared"}, "leave --qemu-access out"),
+        ({"pause": "none", "scratch": "/tmp"}, "--scratch has no effect on --pause none"),
+        ({"pause": "none", "memory_limit": 9}, "--memory-limit has no effect on --pause none"),
+        ({"pause": "none", "timeout": 9.0}, "--timeout has no effect on --pause none"),
+        ({"scratch": "/tmp", "memory_limit": 9}, "--memory-limit has no effect on a copy in --scratch"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(options: dict[str, str], message: str, running: bool) -> None:
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str, running: bool) -> None:
     with pytest.raises(PlanError, match=message):
         chosen(Host(private()), running=running, **options)
+    with pytest.raises(PlanError, match=message):  # before anybody speaks to a guest: there is none
+        QemuSource.open("/nowhere", QemuOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"), [({"scratch": "/tmp"}, "--scratch"), ({"memory_limit": 9}, "--memory-limit")]
+)
+def test_what_bounds_a_copy_is_refused_where_memory_is_read_in_place(option: dict[str, Any], flag: str) -> None:
+    with pytest.raises(PlanError, match=f"{flag} has no effect on --pause full: nothing is copied"):
+        chosen(Host(private()), pause="full", **option)
+    # What only QEMU can send is kept.
+    assert chosen(Host(private(rest=MiB)), pause="full", **option).way == "in place"
+    assert chosen(Host(None), pause="full", **option).way == "stream"
+    # Of a guest that is paused already, nothing is copied with any of them.
+    assert chosen(Host(private()), pause="full", running=False, **option).way == "in place"
 
 
 @pytest.mark.parametrize("access", ["auto", "process"])

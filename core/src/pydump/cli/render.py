@@ -139,12 +139,20 @@ def report(r: DumpReport, stream: TextIO) -> None:
     rows += [("fixed" if i == 0 else "", defect) for i, defect in enumerate(r.fixed)]
     rows += _excluded(r)
     if r.paused_seconds is not None:
-        whole = "" if r.consistent else "; the memory is not consistent"
-        rows.append(("guest paused", f"for {1000 * r.paused_seconds:.1f} ms{whole}"))
+        rows.append(("guest paused", _paused(r.paused_seconds, r.consistent)))
     rows += [("note" if i == 0 else "", remark) for i, remark in enumerate(r.remarks)]
     if not r.has_vmcoreinfo and not r.windows:
         rows.append(("vmcoreinfo", "none: drgn and others will not know this kernel"))
     table(rows, stream)
+
+
+def _paused(seconds: float, consistent: bool) -> str:
+    """How long pydump had the guest paused; one that was paused before is not said to have been paused for 0 ms."""
+    if seconds:
+        how = f"for {1000 * seconds:.1f} ms"
+    else:
+        how = "already, before the capture" if consistent else "not by pydump"
+    return how + ("" if consistent else "; the memory is not consistent")
 
 
 def _excluded(r: DumpReport) -> list[tuple[str, str]]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shlex
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydump.cli import children
-from pydump.cli.console import talk, warn
+from pydump.cli.console import afterwards, talk, tell, warn
 from pydump.cli.declared import asked
+from pydump.cli.ending import EXIT_INCOMPLETE
+from pydump.cli.fallback import simpler
 from pydump.cli.plugin_options import given
 from pydump.cli.program import command_named
 from pydump.engine.planner import choose
@@ -23,7 +30,9 @@ from pydump.registry import installed
 #: Seconds between two looks at a guest, and between two attempts to reach one.
 INTERVAL: Final = 0.5
 #: Options of ``dump`` that do not go with it.
-NOT_HERE: Final = ("--detach", "--dry-run", "--split", "--force")
+NOT_HERE: Final = ("--detach", "--dry-run", "--split", "--force", "--resume")
+#: Exit codes of ``dump`` with which there is a dump.
+WRITTEN: Final = (0, EXIT_INCOMPLETE)
 #: What dumps are called: the event, the time in UTC, this.
 SUFFIX: Final = ".vmcore"
 
@@ -91,8 +100,10 @@ class Watched:
         with self.connect() as guest:  # wait for one that is not there yet
             warn(guest.warnings)
         output = there / self._output().name
-        code = _run("dump", "--dry-run", "--quiet", *self.options, "--", self.source, str(output))
-        if not code:
+        code, said = _run("dump", "--dry-run", "--quiet", *self.options, "--", self.source, str(output))
+        if code:
+            _print(said)
+        else:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -112,14 +123,32 @@ class Watched:
             choose(Request(**asked(context), options=given(context)), installed())
 
     def dump(self) -> int:
-        """Capture the guest; returns the exit code of ``dump``. Older dumps go once there is a new one."""
-        code = _run("dump", *self.options, "--", self.source, str(self._output()))
-        if code in (0, 3) and self.keep is not None:
+        """Capture the guest; returns the exit code of ``dump``. Older dumps go once there is a new one.
+
+        Where the dump as asked is refused, it is written without the options that may stand in the way: the guest
+        will not panic again for it. It is incomplete then.
+        """
+        code, said = self._dump(self.options)
+        warnings: tuple[str, ...] = ()
+        for options, left_out in simpler(self.options) if code == PlanError.exit_code else ():
+            warnings = (f"the dump as asked is refused: it is written without {shlex.join(left_out)}",)
+            tell(f"pydump: warning: {warnings[0]}")  # even with --quiet: it says why the dump is not complete
+            code, said = self._dump(options)
+            if code != PlanError.exit_code:
+                break
+        written = code in WRITTEN
+        if written and warnings:
+            code, said = EXIT_INCOMPLETE, _with_warnings(said, warnings)
+        _print(said)
+        if written and self.keep is not None:
             dumps = sorted(self.directory.glob(f"{self.event}-*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
             for old in dumps[: -self.keep]:
                 for path in (old, *self.directory.glob(f"{old.name}.*")):  # and the file with its hash
                     path.unlink(missing_ok=True)
         return code
+
+    def _dump(self, options: Sequence[str]) -> tuple[int, str]:
+        return _run("dump", *options, "--", self.source, str(self._output()))
 
     def _output(self) -> Path:
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
@@ -157,7 +186,7 @@ def watch_for(watched: Watched, *, go_on: bool) -> int:
             return worst(codes)
         talk(f"the guest {watched.event}")
         codes.append(watched.dump())
-        if codes[-1] not in (0, 3) and not _there(watched):
+        if codes[-1] not in WRITTEN and not _there(watched):
             raise SourceError("QEMU ended before the guest could be captured", hint="start it with -action panic=pause")
         if not go_on:
             return codes[0]
@@ -165,7 +194,7 @@ def watch_for(watched: Watched, *, go_on: bool) -> int:
 
 def worst(codes: Sequence[int]) -> int:
     """The exit code of several dumps: a failure, else one that is incomplete."""
-    return next((code for code in codes if code not in (0, 3)), max(codes))
+    return next((code for code in codes if code not in WRITTEN), max(codes))
 
 
 def _there(watched: Watched) -> bool:
@@ -176,11 +205,30 @@ def _there(watched: Watched) -> bool:
         return False
 
 
-def _run(*words: str) -> int:
-    """Run a command of pydump's; returns its exit code."""
-    process = children.start(words)
-    try:
-        return process.wait()
-    finally:
-        if process.returncode is None:
-            children.end([process])
+def _run(*words: str) -> tuple[int, str]:
+    """Run a command of pydump's; returns its exit code and with ``--json`` what it says on standard output."""
+    with tempfile.TemporaryFile() if "--json" in words else contextlib.nullcontext() as out:
+        process = children.start(words, out)
+        try:
+            code = process.wait()
+        finally:
+            if process.returncode is None:
+                children.end([process])
+        if out is None:
+            return code, ""
+        out.seek(0)
+        return code, out.read().decode()
+
+
+def _with_warnings(said: str, warnings: Sequence[str]) -> str:
+    """A report as JSON with more warnings in it; nothing where there is none."""
+    if not said:
+        return said
+    report = json.loads(said)
+    return json.dumps(report | {"warnings": [*report["warnings"], *warnings]}, indent=2) + "\n"
+
+
+def _print(said: str) -> None:
+    """Print what a command said with ``--json``."""
+    with afterwards():
+        sys.stdout.write(said)

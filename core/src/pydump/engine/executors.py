@@ -32,7 +32,13 @@ def open_executor(
     Raises:
         PydumpError: It cannot be opened, for the reason the error gives.
     """
-    name, _, argument = (name or LocalExecutor.name).partition(":")
+    name = LocalExecutor.name if name is None else name
+    if not name or name.endswith(":"):
+        raise PlanError(
+            f"--executor {name or repr(name)} names no workers",
+            hint=f"write {name.rstrip(':')}, or leave --executor out" if name.strip(":") else "leave --executor out",
+        )
+    name, _, argument = name.partition(":")
     cls = registry.executor(name)
     others = (other for other in registry.executors() if other is not cls)
     refuse_options(options or {}, "executor", others, f"the executor is {name}")

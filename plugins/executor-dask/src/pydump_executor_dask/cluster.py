@@ -56,7 +56,7 @@ class Cluster:
             if name.split(".")[0] in ("distributed", "tornado"):
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         kind, _, count = argument.partition(":")
-        if kind in ("", "local"):
+        if not argument or kind == "local":
             if count and not (count.isdecimal() and int(count)):
                 raise PlanError(f"dask:{argument}: {count!r} is not a number of workers", hint="dask:local:2 is two")
             own = LocalCluster(

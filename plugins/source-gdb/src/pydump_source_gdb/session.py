@@ -163,7 +163,9 @@ class Session:
 
     @property
     def paused_seconds(self) -> float:
-        """How long the guest was paused so far."""
+        """How long the guest was paused so far; 0 for one that was paused before."""
+        if self._guard.found.ran is False:
+            return 0.0
         return (self._until or time.monotonic()) - self._since
 
     def describe(self) -> tuple[tuple[str, str], ...]:

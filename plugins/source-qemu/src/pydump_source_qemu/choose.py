@@ -78,6 +78,32 @@ class Choice:
     warnings: tuple[str, ...] = ()
 
 
+def refuse_pairs(options: QemuOptions) -> None:
+    """Refuse options that contradict each other, or of which one has no effect, whatever the guest and the host are.
+
+    Raises:
+        PlanError: There are such options.
+    """
+    pause, access = options.pause, options.access
+    if pause == "none" and access == "stream":
+        raise PlanError("QEMU pauses the guest while it streams: --pause none needs --qemu-access shared or process")
+    if pause == "snapshot" and access not in ("auto", "stream"):
+        raise PlanError("--qemu-access has no effect on --pause snapshot", hint="leave --qemu-access out")
+    if pause == "none" and (idle := _given(options, timeout=True)):
+        raise PlanError(f"{idle} has no effect on --pause none", hint=f"leave {idle} out")
+    if options.scratch and options.memory_limit is not None:
+        raise PlanError("--memory-limit has no effect on a copy in --scratch", hint="leave one of the two out")
+
+
+def _given(options: QemuOptions, *, timeout: bool) -> str:
+    """An option that only a copy of memory, and with ``timeout`` only a pause, takes; "" where none is given."""
+    if options.scratch:
+        return "--scratch"
+    if options.memory_limit is not None:
+        return "--memory-limit"
+    return "--timeout" if timeout and options.timeout is not None else ""
+
+
 def choose(options: QemuOptions, running: bool, offers: Offers) -> Choice:
     """Choose the way.
 
@@ -91,11 +117,8 @@ def choose(options: QemuOptions, running: bool, offers: Offers) -> Choice:
         ImpossibleError: The way that the user wants is not there.
         SourceError: There is no room for the copy that the user wants.
     """
+    refuse_pairs(options)
     pause, access = options.pause, options.access
-    if pause == "none" and access == "stream":
-        raise PlanError("QEMU pauses the guest while it streams: --pause none needs --qemu-access shared or process")
-    if pause == "snapshot" and access not in ("auto", "stream"):
-        raise PlanError("--qemu-access has no effect on --pause snapshot", hint="leave --qemu-access out")
     cautions: tuple[str, ...] = ()
     if pause == "auto" and access == "auto" and running and offers.must_not_dump():
         size = offers.shared()
@@ -108,6 +131,8 @@ def choose(options: QemuOptions, running: bool, offers: Offers) -> Choice:
         layout = _reached(options, running, offers)
         if layout is None:
             return Choice("stream")
+    if running and pause == "full" and not layout.rest_size and (idle := _given(options, timeout=False)):
+        raise PlanError(f"{idle} has no effect on --pause full: nothing is copied", hint=f"leave {idle} out")
     if layout.allocates:
         cost = (
             f"reading the guest's shared memory makes the host allocate up to {layout.allocates >> 20} MiB for it, "

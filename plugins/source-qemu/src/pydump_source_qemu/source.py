@@ -23,10 +23,12 @@ class QemuSource(Source):
 
     @classmethod
     def open(cls, argument: str, options: Any = None) -> QemuGuest:
+        from pydump_source_qemu.choose import refuse_pairs
         from pydump_source_qemu.live import QemuGuest
         from pydump_source_qemu.session import Session
 
         options = options or QemuOptions()
+        refuse_pairs(options)
         if not argument:
             raise PlanError("qmp: does not name a monitor", hint="write qmp:SOCKET or qmp:HOST:PORT")
         session = Session.connect(argument, options.connect_timeout)

@@ -98,15 +98,19 @@ class ThisHost:
 
     def why_no_room(self, size: int) -> str | None:
         """Why there is no room for a copy of ``size`` bytes, or None where there is. It is taken then."""
-        if self._limit is not None and not self.scratch and size > self._limit:
-            return f"it takes {size >> 20} MiB, and --memory-limit is {self._limit >> 20}"
-        if why_not := room_for(size, self.scratch):
+        if why_not := self._over_limit(size) or room_for(size, self.scratch):
             return why_not
         try:
             self.store = self.room(self.wanted)
         except NoRoomError as error:
             return error.message
         return None
+
+    def _over_limit(self, size: int) -> str | None:
+        """Why the user does not want so much memory to be taken, or None where that is no concern."""
+        if self._limit is None or self.scratch or size <= self._limit:
+            return None
+        return f"it takes {size >> 20} MiB, and --memory-limit is {self._limit >> 20}"
 
     def room(self, memory: MemoryMap) -> Store:
         """A store for a copy of memory.
@@ -124,7 +128,7 @@ class ThisHost:
         Raises:
             SourceError: There is no room for all of it.
         """
-        if why_not := room_for(memory.size, self.scratch):
+        if why_not := self._over_limit(memory.size) or room_for(memory.size, self.scratch):
             raise SourceError(
                 f"no room for guest memory, which comes as a stream: {why_not}",
                 hint="--scratch DIR on a disk with room",

@@ -51,7 +51,8 @@ def watch(
 
     The guest is left as it was found. A guest that has panicked already is captured at once.
 
-    Exit codes: those of pydump dump; 1 also if the guest ended before it panicked.
+    Exit codes: those of pydump dump; 1 also if the guest ended before it panicked, 3 also if the dump could not be
+    written as asked and lacks what an option asked for.
     """
     from pydump.cli.watch import Watched, watch_for
 
@@ -59,7 +60,13 @@ def watch(
         raise PlanError("--keep must be at least 1")
     if wait < 0:
         raise PlanError("--wait must not be negative")
-    words = (*(options or ()), *(["--json"] if as_json or session.json else []))
+    words = (
+        *(["--quiet"] if session.quiet else []),
+        *(["--verbose"] if session.verbose else []),
+        *(["--arch", session.arch] if session.arch else []),
+        *(options or ()),
+        *(["--json"] if as_json or session.json else []),
+    )
     code = watch_for(Watched(source, on, directory, words, keep, wait), go_on=go_on)
     if code:
         raise typer.Exit(code)
