@@ -16,7 +16,7 @@ SECURITY = ROOT / "docs/explanation/security.md"
 #: What turns bytes or text from outside into numbers.
 UNPACKS = re.compile(r"\.unpack\(|unpack_from|np\.frombuffer|json\.loads?\(|tomllib|int\.from_bytes")
 #: Unpack only what pydump itself has just made.
-OWN = {"pydump_format_kdump.dedup", "pydump_format_kdump.encoder"}
+OWN = {"pydump.cli.watch", "pydump_format_kdump.dedup", "pydump_format_kdump.encoder"}
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:

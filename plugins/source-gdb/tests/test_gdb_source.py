@@ -20,7 +20,8 @@ class TestGdb(SourceTests):
 def test_memory_and_registers_come_from_the_stub(tmp_path: Path) -> None:
     machine = Machine(status="paused (prelaunch)")
     with serving(tmp_path / "s", machine):
-        api.dump(f"gdb:{tmp_path}/s", tmp_path / "vmcore", format="elf")
+        report = api.dump(f"gdb:{tmp_path}/s", tmp_path / "vmcore", format="elf")
+    assert report.paused_seconds == 0  # it was paused before
     with api.open(str(tmp_path / "vmcore")) as dump:
         assert dump.guest.arch == "riscv64"
         assert dump.read(0x80000000, 0x10000) == machine.memory

@@ -108,6 +108,17 @@ def test_a_snapshot_that_pauses_for_longer_than_it_may_is_given_up(guest: Guest,
         pass
 
 
+def test_a_snapshot_takes_no_more_memory_than_it_may(guest: Guest, tmp_path: Path) -> None:
+    size = guest.head.guest.memory.size
+    server = Server(str(tmp_path / "qmp"), guest, "", 0, "")
+    with (
+        pytest.raises(SourceError, match=f"it takes {size >> 20} MiB, and --memory-limit is 1"),
+        captured(server, tmp_path / "qmp", QemuOptions(pause="snapshot", memory_limit=1)),
+    ):
+        pass
+    assert "migrate" not in server.commands
+
+
 def test_memory_that_moves_meanwhile_is_warned_of(guest: Guest, tmp_path: Path) -> None:
     server = Moving(str(tmp_path / "qmp"), guest, "", 0, "")
     with captured(server, tmp_path / "qmp", SNAPSHOT) as image:

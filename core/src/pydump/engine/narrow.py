@@ -36,7 +36,7 @@ class Narrowing:
         """Choose; nothing where the guest does not say enough, or a check fails. The plan says afterwards why."""
         request, registry = self._request, self._registry
         classes = classes_of(request) - {ZERO}
-        least = registry.format(request.format or DEFAULT_FORMAT).format.least_hole
+        least = registry.format(DEFAULT_FORMAT if request.format is None else request.format).format.least_hole
         try:
             guest, arch, _ = stated_facts(image.guest(), request, registry)
             if guest.vmcoreinfo is None and not request.no_vmcoreinfo:

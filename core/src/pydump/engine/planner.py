@@ -69,7 +69,7 @@ def choose(request: Request, registry: Registry) -> Chosen:
     Raises:
         PlanError: The request contradicts itself, or asks for what is not installed.
     """
-    name = request.format or DEFAULT_FORMAT
+    name = DEFAULT_FORMAT if request.format is None else request.format
     request, choice = replace(request, format=name), registry.format(name)
     if not choice.format.writes():
         others = ", ".join(cls.name for cls in registry.formats() if cls.writes())
