@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pydump.errors import FormatError
 from pydump.interfaces.backing import Backing
@@ -15,10 +16,22 @@ from pydump.model.memory import Ranges
 from pydump_format_kdump.headers import Headers
 from pydump_format_kdump.index import IndexedRank, read_index
 from pydump_format_kdump.layout import DiskDumpHeader32
-from pydump_format_kdump.parts import Part
 
 #: A map of more blocks than this is not believed: real RAM lies in a few dozen.
 MAX_RAM_BLOCKS: Final = 1 << 20
+
+
+class DescRank(Protocol):
+    """Which pages have a descriptor, and its number."""
+
+    def __call__(self, bit: int) -> int:
+        """How many descriptors are of pages before ``bit``."""
+
+    def is_set(self, bits: NDArray[np.int64]) -> NDArray[np.bool]:
+        """Whether each of ``bits``, which ascend, has a descriptor."""
+
+    def of_set(self, bits: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the descriptor of each of ``bits``, which have one, and ascend."""
 
 
 class Holdings:
@@ -39,7 +52,7 @@ class Holdings:
         present: Ranges,
         dumped: Ranges | Callable[[], Ranges],
         unknown: Ranges,
-        rank: Rank | IndexedRank,
+        rank: DescRank,
         n_dumped: int,
         first_paddr: int,
     ) -> None:
@@ -67,7 +80,7 @@ class Holdings:
     @property
     def n_excluded(self) -> int:
         """How many those are."""
-        return self.present.size - self.n_dumped - self.unknown.size
+        return self.present.size - self.n_dumped - self.unknown.size if self.indexed else self.excluded.size
 
 
 def read_holdings(backing: Backing, headers: Headers) -> Holdings:
@@ -104,17 +117,6 @@ def read_holdings(backing: Backing, headers: Headers) -> Holdings:
     unknown = present.subtract(dumped).intersect(Ranges.of(absent)) if absent else Ranges.empty()
     rank = Rank(second_bits)
     return Holdings(ram, dumped, unknown, rank, rank(max_mapnr), _first_paddr(headers, ram))
-
-
-def index_agrees(part: Part, holdings: Holdings) -> bool:
-    """Whether the index of a part says what its bitmaps say; one that has none says nothing."""
-    headers = part.headers
-    index = read_index(part.backing, headers.bitmaps, headers.max_mapnr, headers.byte_order)
-    if index is None:
-        return True
-    counted = [holdings.rank(number * index.chunk_bits) for number in index.chunks.tolist()]
-    same = np.array_equal(index.ram.array, holdings.present.array)
-    return same and (counted, holdings.n_dumped) == (index.before.tolist(), index.n_dumped)
 
 
 def _first_paddr(headers: Headers, ram: Ranges) -> int:

@@ -83,7 +83,7 @@ class Index:
         while -(-n_bits // chunk_bits) > MAX_CHUNKS:
             chunk_bits *= 2
         edges = np.arange(0, -(-n_bits // chunk_bits) + 1) * chunk_bits
-        counts = _count(dumped, edges)
+        counts = count_before(dumped, edges)
         used = np.flatnonzero(np.diff(counts))
         return cls(present, dumped.size, chunk_bits, used, counts[used])
 
@@ -98,7 +98,7 @@ class Index:
         return body + end.replace(checksum=zlib.crc32(body + end.pack(byte_order))).pack(byte_order)
 
 
-def _count(pages: Ranges, edges: NDArray[np.int64]) -> NDArray[np.int64]:
+def count_before(pages: Ranges, edges: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many of ``pages`` lie before each of ``edges``."""
     if not pages:
         return np.zeros(len(edges), np.int64)

@@ -16,11 +16,12 @@ from pydump.interfaces.format import Decompressors
 from pydump.interfaces.image import MemoryImage, Place, StoredPages
 from pydump.model.guest import Guest, Utsname
 from pydump.model.memory import MemoryMap, Ranges
-from pydump_format_kdump.holdings import in_bytes, index_agrees, read_holdings
+from pydump_format_kdump.holdings import in_bytes, read_holdings
 from pydump_format_kdump.layout import COMPRESSION_FLAGS, HEADER_VERSION, DiskDumpHeader64, DumpDh, PageDesc
 from pydump_format_kdump.notes import read_texts
 from pydump_format_kdump.pages import Pages
 from pydump_format_kdump.parts import Part, open_parts
+from pydump_format_kdump.settled import settled
 
 #: Bytes of page descriptors that are fetched of a remote file for the number of lost pages alone.
 LARGE_TABLE: Final = 192 << 10
@@ -45,6 +46,9 @@ class KdumpImage(MemoryImage):
         self._block_size = best.headers.block_size
         self._holdings = read_holdings(best.backing, best.headers)
         self._parts = [self._counted(part) for part in parts]
+        self._holdings, self._damage = settled(best, self._parts, self._holdings)
+        if self._damage:
+            self._parts = [self._counted(part) for part in parts]
         self._texts = read_texts(best, self._parts)
         self._pages = Pages(self._parts, self._holdings, compressor)
         self._memory = self._in_bytes(self._holdings.present)
@@ -213,6 +217,8 @@ class KdumpImage(MemoryImage):
         elif version < 1:
             lines.append(f"header version {version} has no place for notes and VMCOREINFO")
         causes = [self._named(part, cause) for part in self._parts for cause in self._causes(part)]
+        if self._damage:
+            (causes if self._holdings.unknown else lines).append(self._damage)
         for start, end in self._missing:
             causes.append(
                 f"the part with the pfns {start:#x} to {end:#x} is missing; name all parts, separated by commas"
@@ -240,8 +246,8 @@ class KdumpImage(MemoryImage):
 
     def problems(self) -> Iterator[str]:
         """Faults of the structure that reading pages does not meet."""
-        if not self._holdings.indexed and not self._best.cut and not index_agrees(self._best, self._holdings):
-            yield f"{self.path}: the index of the bitmaps is not what they say"
+        if self._damage:
+            yield f"{self.path}: {self._damage}"
         sub, info = self._headers.sub, self._texts.vmcoreinfo
         offset, size = sub.offset_vmcoreinfo, sub.size_vmcoreinfo
         if self._headers.main.header_version >= 4 and offset and info is not None:

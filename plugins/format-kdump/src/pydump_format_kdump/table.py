@@ -26,6 +26,22 @@ _UNKNOWN_FLAGS: Final = np.ones(max(CODEC_NAMES) + 2, bool)
 _UNKNOWN_FLAGS[[0, *CODEC_NAMES]] = False
 
 
+def sound(descs: NDArray[Any], begin: int, end: int, block_size: int) -> NDArray[np.bool]:
+    """Whether each descriptor can be one.
+
+    Args:
+        descs: The descriptors.
+        begin: Where page data begins.
+        end: Where it ends.
+        block_size: Bytes of a page.
+    """
+    offsets, sizes, flags = (descs[name].astype(np.int64) for name in ("offset", "size", "flags"))
+    found = (offsets >= begin) & (sizes > 0) & (sizes <= block_size) & (offsets <= end - sizes)
+    found &= ~_UNKNOWN_FLAGS[np.minimum(flags, len(_UNKNOWN_FLAGS) - 1)]
+    found &= (flags != 0) | (sizes == block_size)
+    return found
+
+
 class DescTable:
     """The descriptors of one part.
 
@@ -67,9 +83,7 @@ class DescTable:
     def _columns(self, descs: NDArray[Any]) -> tuple[NDArray[np.int64], ...]:
         offsets, sizes, flags = (descs[name].astype(np.int64) for name in ("offset", "size", "flags"))
         limit = self._part.backing.size
-        lost = (offsets < self._part.descs_end) | (sizes <= 0) | (sizes > self._block_size) | (offsets > limit - sizes)
-        lost |= _UNKNOWN_FLAGS[np.minimum(flags, len(_UNKNOWN_FLAGS) - 1)]
-        lost |= (flags == 0) & (sizes != self._block_size)
+        lost = ~sound(descs, self._part.descs_end, limit, self._block_size)
         if len(self._holes):
             which = np.searchsorted(self._holes[:, 1], offsets, "right")
             starts = np.append(self._holes[:, 0], limit)
