@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import lzma
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +55,43 @@ def test_the_exit_code_of_a_cut_file(
     done = run(*words)
     assert done.code == code, done.err
     assert ("pydump: incomplete: " in done.err) == (code == 3)
+
+
+def headers_only(form: str, qemu: Callable[[str, str], Path], path: Path) -> bytes:
+    """A file that ends before it states where all RAM is."""
+    if form == "lime":  # within the second header
+        return struct.pack("<IIQQQ", 0x4C694D45, 1, 0x1000, 0x1FFF, 0) + bytes(4096 + 16)
+    elf = qemu("nano-x86_64", "elf")
+    if form == "elf":  # behind the note, the first of its program headers
+        data = elf.read_bytes()
+        return data[: struct.unpack_from("<Q", data, 32)[0] + 56]  # e_phoff
+    flat = form == "flat"
+    pydump.dump(elf, path, format="kdump", compression="none", flatten=flat, workers=1)
+    data = path.read_bytes()
+    path.unlink()
+    (blocks,) = struct.unpack_from("<I", data, 432 + (4096 + 16) * flat)  # sub_hdr_size
+    if flat:
+        return data[: 4096 + 16 + 4096]
+    where = form.removesuffix(".gz").removesuffix(".xz")
+    cut = data[: {"header": 4096, "notes": 4096 + 600, "bitmaps": (1 + blocks) * 4096}[where]]
+    return gzip.compress(cut) if form.endswith("gz") else lzma.compress(cut) if form.endswith("xz") else cut
+
+
+@pytest.mark.parametrize("form", ["header", "notes", "bitmaps", "bitmaps.gz", "notes.xz", "flat", "elf", "lime"])
+def test_what_a_file_without_its_memory_map_lost_is_not_known(
+    form: str, qemu: Callable[[str, str], Path], tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "in").write_bytes(headers_only(form, qemu, tmp_path / "in"))
+    named = ["--arch", "x86_64"] if form == "lime" else []
+    for command in ("info", "map", "size"):
+        done = run(command, "in", *named)
+        assert done.code == 3, done.err
+        assert done.err.splitlines()[-1] == "pydump: incomplete: how much guest memory is lost is not known"
+        assert "0 pages" not in done.err
+        assert "0 block\n" not in done.out
+    assert json.loads(run("info", "--json", "in").out)["unreadable_size"] is None
+    assert run("verify", "in").code == 4
+    assert run("dump", "in", "out", *named).code == (3 if named else 1)  # the others have no memory at all
 
 
 @pytest.mark.parametrize("command", ["info", "map", "size"])

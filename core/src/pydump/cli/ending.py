@@ -48,17 +48,21 @@ def fail(message: str, code: int, hint: str | None = None) -> int:
     return code
 
 
-def incomplete(lost: int, warnings: Iterable[str]) -> int:
+def incomplete(lost: int, warnings: Iterable[str], *, more: bool = False) -> int:
     """Say that what was made or shown is incomplete, even with ``--quiet``; returns the exit code.
 
     Args:
         lost: Bytes of guest memory that are unreadable.
+        more: Whether more is lost, and nobody knows how much.
         warnings: What is known of why; they have been printed unless the user wants errors only.
     """
     for warning in warnings if session.quiet else ():
         tell(f"pydump: warning: {warning}")
-    if lost:
-        tell(f"pydump: incomplete: {lost} bytes of guest memory are unreadable")
+    if more and not lost:
+        tell("pydump: incomplete: how much guest memory is lost is not known")
+    elif lost:
+        behind = "; how much more is lost is not known" if more else ""
+        tell(f"pydump: incomplete: {lost} bytes of guest memory are unreadable{behind}")
     return EXIT_INCOMPLETE
 
 

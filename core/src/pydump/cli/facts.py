@@ -41,7 +41,7 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
         how = f"the {symbols.checked} says so" if symbols.checked else "nothing in the dump confirms it"
         rows.append(("vmlinux", f"of this kernel: {how}; moved by {symbols.shift:#x}"))
     rows.append(
-        ("memory", f"{size(guest.memory.size)} in {len(guest.memory)} block{'s' if len(guest.memory) > 1 else ''}")
+        ("memory", f"{size(guest.memory.size)} in {len(guest.memory)} block{'' if len(guest.memory) == 1 else 's'}")
     )
     rows += [
         ("", f"{block.paddr:#014x} .. {block.end:#014x}  {size(block.size)}") for block in guest.memory.blocks[:16]
@@ -50,7 +50,9 @@ def info(opened: Dump, path: str, symbols: Symbols | None = None, *, notes: bool
         rows.append(("", f"… and {len(guest.memory) - 16} more"))
     if excluded:
         rows.append(("left out", f"{size(excluded)} (dump level {guest.dump_level})"))
-    if lost:
+    if image.more_lost():
+        rows.append(("lost", "how much is not known: the file does not state where all RAM is"))
+    elif lost:
         rows.append(("lost", size(lost)))
     rows.append(("CPUs", str(guest.n_cpus or 0)))
     rows.append(("notes", f"{len(guest.notes)}" if guest.notes else "none"))
@@ -154,7 +156,7 @@ def info_json(opened: Dump, path: str, symbols: Symbols | None, *, notes: bool) 
         "n_cpus": guest.n_cpus,
         "memory": [{"paddr": block.paddr, "size": block.size} for block in guest.memory],
         "excluded_size": excluded,
-        "unreadable_size": lost,
+        "unreadable_size": None if opened.image.more_lost() else lost,
         "dump_level": guest.dump_level,
         "has_vmcoreinfo": guest.vmcoreinfo is not None,
         "warnings": list(opened.warnings),

@@ -136,7 +136,7 @@ def rows(report: MapReport, columns: int) -> Iterator[tuple[int, list[Cell | Non
 def totals(report: MapReport) -> list[tuple[str, str]]:
     """What the map adds up to."""
     ram = report.total("ram_size")
-    lines = [("memory", f"{size(ram)} in {len(report.blocks)} block{'s' if len(report.blocks) > 1 else ''}")]
+    lines = [("memory", f"{size(ram)} in {len(report.blocks)} block{'' if len(report.blocks) == 1 else 's'}")]
     for label, name in (
         ("zero", "zero_size"),
         ("data", "data_size"),

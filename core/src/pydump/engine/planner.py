@@ -210,6 +210,7 @@ def _finished(
         compression=chosen.compressor.name if chosen.compressor else chosen.format.own_compression,
         excluded=image.excluded().union(exclusion.excluded).intersect(window),
         unreadable=_unreadable(image, guest, chosen.format).intersect(window),
+        more_lost=image.more_lost(),
         compat=request.compat,
         options=chosen.options,
         # Who says how to compress wants it done.

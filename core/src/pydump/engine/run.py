@@ -247,6 +247,7 @@ def _report(
         excluded_classes=planned.exclusion.sizes,
         short_size=planned.exclusion.short_size,
         checks=planned.exclusion.checks,
+        more_lost=plan.more_lost,
     )
 
 

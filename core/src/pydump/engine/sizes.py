@@ -65,7 +65,9 @@ def run_sizes(source: MemoryImage, label: str, guest: Guest, arch: type[Arch], r
     checks = tuple(check for one in found for check in one.checks)
     warnings = (*source.warnings(), *unknown, *(warning for one in found for warning in one.warnings))
     lost_size = ram.intersect(lost).size
-    return SizeReport(label, guest.memory.size, page, tuple(levels), sizes, checks, warnings, lost_size)
+    return SizeReport(
+        label, guest.memory.size, page, tuple(levels), sizes, checks, warnings, lost_size, source.more_lost()
+    )
 
 
 def _parts(held: Ranges, found: list[Classified]) -> Iterator[tuple[frozenset[str], Ranges]]:
@@ -100,6 +102,8 @@ def _spread(ranges: Ranges, page: int, count: int) -> Iterator[int]:
     """The paddr of ``count`` pages that lie evenly in ``ranges``."""
     import numpy as np
 
+    if not count:
+        return
     sizes = (ranges.array[:, 1] - ranges.array[:, 0]) // np.uint64(page)
     ends = np.cumsum(sizes)
     for index in ((2 * np.arange(count, dtype=np.uint64) + np.uint64(1)) * ends[-1] // np.uint64(2 * count)).tolist():

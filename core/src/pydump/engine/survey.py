@@ -81,7 +81,9 @@ def run_survey(
             )
         )
     blocks = tuple((block.paddr, block.size) for block in guest.memory)
-    return MapReport(label, guest.arch, cell_size, blocks, tuple(cells), classes=tuple(classes or ()))
+    return MapReport(
+        label, guest.arch, cell_size, blocks, tuple(cells), tuple(classes or ()), more_lost=source.more_lost()
+    )
 
 
 def _class_sizes(classes: Mapping[str, Ranges], here: Ranges) -> tuple[tuple[str, int], ...]:

@@ -77,6 +77,10 @@ class MemoryImage(ABC):
         """RAM that should be there and is not (an incomplete dump)."""
         return Ranges.empty()
 
+    def more_lost(self) -> bool:
+        """Whether more RAM is lost than :meth:`unreadable` has: the file does not state where all RAM is."""
+        return False
+
     def defects(self) -> Iterator[str]:
         """One line for each fault in headers and notes that other readers fail on and this one does not."""
         return iter(())

@@ -167,6 +167,7 @@ class SizeReport:
         checks: What was checked; where one failed, a dump would leave nothing out.
         warnings: A line each.
         unreadable_size: Bytes of RAM that are lost. They are in no level.
+        more_lost: Whether more is lost, and the file ends before it states how much.
     """
 
     path: str
@@ -177,6 +178,7 @@ class SizeReport:
     checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
     unreadable_size: int = 0
+    more_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,7 @@ class MapReport:
         cells: The cells that hold RAM, ascending.
         classes: The classes of pages that it shows; empty in a map of contents.
         warnings: What is missing or odd in the file, a line each.
+        more_lost: Whether more is lost than the cells have, and the file ends before it states how much.
     """
 
     path: str
@@ -225,6 +228,7 @@ class MapReport:
     cells: tuple[Cell, ...]
     classes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    more_lost: bool = False
 
     def total(self, name: str) -> int:
         """The sum of a cell's attribute over all cells."""

@@ -28,6 +28,7 @@ class Plan:
         compression: Name of the compressor, or "none".
         excluded: RAM that the source left out by choice.
         unreadable: RAM that the source says it lost.
+        more_lost: Whether the source lost more, and does not state how much.
         compat: "qemu" to write what QEMU would, mistakes included.
         options: The format's options.
         take_stored: Whether compressed pages may be copied from the source as they are.
@@ -46,6 +47,7 @@ class Plan:
     compression: str = "none"
     excluded: Ranges = field(default_factory=Ranges.empty)
     unreadable: Ranges = field(default_factory=Ranges.empty)
+    more_lost: bool = False
     compat: Compat | None = None
     options: Any = field(default_factory=NoOptions)
     take_stored: bool = True

@@ -38,6 +38,7 @@ class DumpReport:
         taken_size: Bytes of those in pages that were copied as the source's file holds them, unread.
         excluded_size: Bytes left out by choice.
         unreadable_size: Bytes that could not be had.
+        more_lost: Whether more is lost, and the source ends before it states how much.
         output_size: Bytes written (with ``dry_run``, at most).
         seconds: How long it took.
         workers: Processes that encoded.
@@ -93,11 +94,12 @@ class DumpReport:
     memory_hash: str = ""
     remarks: tuple[str, ...] = ()
     resumed_size: int = 0
+    more_lost: bool = False
 
     @property
     def complete(self) -> bool:
         """Is everything in it that the source should have held, and only that?"""
-        return self.unreadable_size == 0 and self.filtered_as_asked
+        return self.unreadable_size == 0 and not self.more_lost and self.filtered_as_asked
 
     @property
     def filtered_as_asked(self) -> bool:

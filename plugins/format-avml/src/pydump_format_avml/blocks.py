@@ -45,6 +45,7 @@ class Index:
         memory: RAM that the file states.
         lost: What of it the file lacks.
         n_blocks: How many blocks there are.
+        cut: Whether blocks may follow that were not found.
         warnings: What is missing or odd, a line each.
     """
 
@@ -52,6 +53,7 @@ class Index:
     memory: Ranges
     lost: Ranges
     n_blocks: int
+    cut: bool
     warnings: tuple[str, ...]
 
 
@@ -75,7 +77,7 @@ def read_index(backing: Backing) -> Index:
     lost = memory.subtract(Ranges.of_array(np.stack([frames[:, 0], frames[:, 0] + frames[:, 1]], axis=1)))
     if lost:
         warnings.append(f"the file is cut off or damaged: {lost.size} bytes of guest memory are lost")
-    return Index(frames, memory, lost, len(walk.blocks), tuple(warnings) + walk.odd)
+    return Index(frames, memory, lost, len(walk.blocks), bool(fault), tuple(warnings) + walk.odd)
 
 
 def _apart(frames: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -43,6 +43,9 @@ class AvmlImage(MemoryImage):
     def unreadable(self) -> Ranges:
         return self._index.lost
 
+    def more_lost(self) -> bool:
+        return self._index.cut
+
     def describe(self) -> tuple[tuple[str, str], ...]:
         count = self._index.n_blocks
         return (("format", f"AVML, {count} block{'' if count == 1 else 's'}"), ("compression", "snappy"))

@@ -28,6 +28,7 @@ class Headers(NamedTuple):
         shdr: The section header struct of its class.
         segments: The program headers of type PT_LOAD and PT_NOTE that the file has, in its order.
         warnings: What is missing or odd, a line each.
+        cut: Whether the file ends before its last program header.
     """
 
     elf_class: int
@@ -36,6 +37,7 @@ class Headers(NamedTuple):
     shdr: Any
     segments: NDArray[Any]
     warnings: tuple[str, ...]
+    cut: bool
 
 
 def read_headers(backing: Backing) -> Headers:
@@ -56,7 +58,7 @@ def read_headers(backing: Backing) -> Headers:
     header: Any = ehdr.unpack(backing.read(0, ehdr.nbytes()), byte_order)
     if header.e_type != ET_CORE:
         raise FormatError(path, f"an ELF file of type {header.e_type}, not a core file", offset=16)
-    count, warnings = _count(backing, header, phdr, shdr, byte_order)
+    count, all_counted, warnings = _count(backing, header, phdr, shdr, byte_order)
     if count and header.e_phentsize != phdr.nbytes():
         raise FormatError(path, f"program headers of {header.e_phentsize} bytes, not {phdr.nbytes()}", offset=0)
     if count > MAX_SEGMENTS:
@@ -72,7 +74,8 @@ def read_headers(backing: Backing) -> Headers:
     if there < count:
         warnings += (f"the file ends after {there} of {count} program headers: what the others say is lost",)
     segments = _table(backing, header.e_phoff, there, phdr.dtype(byte_order))
-    return Headers(bits, byte_order, header, shdr, segments, warnings)
+    cut = there < count or not all_counted
+    return Headers(bits, byte_order, header, shdr, segments, warnings, cut)
 
 
 def first_bytes(backing: Backing, offset: int, size: int) -> int:
@@ -80,19 +83,21 @@ def first_bytes(backing: Backing, offset: int, size: int) -> int:
     return next(backing.missing(offset, size), (offset + size, 0))[0] - offset
 
 
-def _count(backing: Backing, header: Any, phdr: Any, shdr: Any, byte_order: ByteOrder) -> tuple[int, tuple[str, ...]]:
-    """How many program headers the file says it has, and warnings."""
+def _count(
+    backing: Backing, header: Any, phdr: Any, shdr: Any, byte_order: ByteOrder
+) -> tuple[int, bool, tuple[str, ...]]:
+    """How many program headers are known of, whether these are all, and warnings."""
     if header.e_phnum != PN_XNUM:
-        return header.e_phnum, ()
+        return header.e_phnum, True, ()
     if header.e_shoff + shdr.nbytes() <= backing.size:
         first = shdr.unpack(backing.read(header.e_shoff, shdr.nbytes()), byte_order)
-        return first.sh_info or PN_XNUM, ()
+        return first.sh_info or PN_XNUM, True, ()
     count = PN_XNUM
     if header.e_phoff + phdr.nbytes() <= backing.size:
         first = phdr.unpack(backing.read(header.e_phoff, phdr.nbytes()), byte_order)
         if first.p_offset > header.e_phoff:  # the table ends where the first segment begins
             count = min(count, (first.p_offset - header.e_phoff) // phdr.nbytes())
-    return count, (f"the file ends before the number of its program headers: the first {count} are read",)
+    return count, False, (f"the file ends before the number of its program headers: the first {count} are read",)
 
 
 def _table(backing: Backing, offset: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -110,6 +110,9 @@ class ElfImage(PiecesImage):
     def unreadable(self) -> Ranges:
         return self._lost
 
+    def more_lost(self) -> bool:
+        return self._headers.cut
+
     def mappings(self) -> NDArray[np.uint64]:
         return self._mappings
 

@@ -93,6 +93,11 @@ class KdumpImage(MemoryImage):
     def _lost(self) -> Ranges:
         return self._in_bytes(self._pages.lost)
 
+    def more_lost(self) -> bool:
+        headers = self._headers  # the first bitmap states where RAM is
+        size = -(-headers.max_mapnr // 8)
+        return not headers.whole or any(self._best.backing.missing(headers.bitmaps, size))
+
     def absent(self, start: int, end: int) -> tuple[Ranges, Ranges]:
         """What of a range was left out, and what is lost: by its own descriptors, unless all were looked at before."""
         if "_lost" in vars(self) and not self._holdings.indexed:
@@ -141,6 +146,8 @@ class KdumpImage(MemoryImage):
         codecs = [self._codec_label(name) for name, flag in COMPRESSION_FLAGS.items() if status & flag]
         if codecs:
             return ", ".join(codecs)
+        if any(part.backing.size < part.headers.descs for part in self._parts):
+            return "not known: the header says none, and the file ends before its page descriptors"
         found = [self._codec_label(name) for name in self._pages.codec_names()]
         return f"{', '.join(found)}; the header says none" if found else "none"
 
@@ -223,7 +230,9 @@ class KdumpImage(MemoryImage):
             causes.append(
                 f"the part with the pfns {start:#x} to {end:#x} is missing; name all parts, separated by commas"
             )
-        if causes and not self._counts_lost:
+        if causes and self.more_lost():
+            causes[-1] += "; how many pages are lost is not known"
+        elif causes and not self._counts_lost:
             causes[-1] += "; pages are unreadable, and verify counts them"
         elif causes or vars(self).keys() & {"_lost", "_n_lost"}:
             n = self._n_lost

@@ -38,6 +38,7 @@ class LimeImage(PiecesImage):
         ram = Ranges.of((one.paddr, one.paddr + one.size) for one in ranges)
         super().__init__(backing, pieces, MemoryMap.of((start, end - start) for start, end in ram))
         self._n_ranges = len(ranges)
+        self._cut = bool(warnings)
         if ram.size < sum(one.size for one in ranges):
             warnings.append("ranges overlap: where they do, the one that begins first is read")
         if self._lost:
@@ -49,6 +50,9 @@ class LimeImage(PiecesImage):
 
     def unreadable(self) -> Ranges:
         return self._lost
+
+    def more_lost(self) -> bool:
+        return self._cut
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         return (("format", f"LiME, {self._n_ranges} range{'' if self._n_ranges == 1 else 's'}"),)

@@ -54,6 +54,7 @@ class Contents:
         ram: Where RAM lies, in paddr.
         excluded: RAM that the dump's maker left out.
         lost: RAM that the file should hold, and does not.
+        cut: Whether the file ends before it states where all its memory is.
         warnings: What is missing or odd, a line each.
     """
 
@@ -65,6 +66,7 @@ class Contents:
     ram: Ranges
     excluded: Ranges
     lost: Ranges
+    cut: bool
     warnings: tuple[str, ...]
 
 
@@ -83,14 +85,16 @@ def read_contents(backing: Backing) -> Contents:
     warnings: list[str] = []
     ram = _ram(fields, bits, warnings)
     kind = _kind(backing, fields)
-    unknown = Ranges.empty()
+    unknown, cut = Ranges.empty(), False
     if kind == DumpType.FULL:
         runs = _placed(ram, len(header))
     elif kind in BITMAP_TYPES:
         pages, first_page, unknown = _bitmap(backing, len(header), warnings)
         runs = _placed(pages, first_page)
+        cut = bool(unknown) and not len(ram)
     else:
-        runs = _placed(*_ranges(backing, len(header), warnings))
+        pages, first_page, cut = _ranges(backing, len(header), warnings)
+        runs = _placed(pages, first_page)
     pieces, lost = held_pieces(backing, runs.tolist())
     held = Ranges.of((start, end) for start, end, _ in pieces)
     wanted = held.union(lost)
@@ -105,7 +109,7 @@ def read_contents(backing: Backing) -> Contents:
     lost = lost.union(unknown.intersect(listed))
     every = listed.union(wanted)
     excluded = every.subtract(held).subtract(lost)
-    return Contents(header, fields, bits, kind, pieces, every, excluded, lost, tuple(warnings))
+    return Contents(header, fields, bits, kind, pieces, every, excluded, lost, cut, tuple(warnings))
 
 
 def _kind(backing: Backing, fields: DumpHeader) -> DumpType:
@@ -183,8 +187,8 @@ def _bitmap(backing: Backing, at: int, warnings: list[str]) -> tuple[NDArray[np.
     return pages.array.astype(np.int64), first_page, Ranges.of(missing)
 
 
-def _ranges(backing: Backing, at: int, warnings: list[str]) -> tuple[NDArray[np.int64], int]:
-    """The pages of a kernel or complete dump, shape (n, 2), and where in the file the first lies."""
+def _ranges(backing: Backing, at: int, warnings: list[str]) -> tuple[NDArray[np.int64], int, bool]:
+    """The pages of a kernel or complete dump, shape (n, 2), where the first lies, and whether the list is cut off."""
     head = RangeDump.unpack(backing.read(at, RangeDump.nbytes()), "little")
     if head.signature != RangeDump().signature:
         raise FormatError(backing.path, "the header of the list of pages is damaged", offset=at)
@@ -197,11 +201,12 @@ def _ranges(backing: Backing, at: int, warnings: list[str]) -> tuple[NDArray[np.
         warnings.append(f"there is room for {room} runs of pages: {MAX_LISTED} are read")
     table: NDArray[Any] = np.frombuffer(backing.read(start, max(0, min(room, MAX_LISTED)) * dtype.itemsize), dtype)
     ends = np.flatnonzero(table["base_page"] == 0)
+    cut = not len(ends) and head.first_page > backing.size
     if len(ends):
         table = table[: ends[0]]
-    elif head.first_page > backing.size:
+    elif cut:
         warnings.append(f"the file ends at {backing.size:#x}, within the list of its pages")
-    return _believed(table["base_page"], table["page_count"], warnings), min(head.first_page, MAX_OFFSET)
+    return _believed(table["base_page"], table["page_count"], warnings), min(head.first_page, MAX_OFFSET), cut
 
 
 def _placed(pages: NDArray[np.int64], first: int) -> NDArray[np.int64]:

@@ -74,6 +74,9 @@ class WindmpImage(PiecesImage):
     def unreadable(self) -> Ranges:
         return self._contents.lost
 
+    def more_lost(self) -> bool:
+        return self._contents.cut
+
     def describe(self) -> tuple[tuple[str, str], ...]:
         contents = self._contents
         if contents.kind == DumpType.FULL:

@@ -127,7 +127,7 @@ def _show(report: DumpReport, output: str, *, as_json: bool) -> None:
         elif not session.quiet:
             render.report(report, stream)
     if not report.complete:  # to say nothing of it would hide that the file lacks memory
-        raise typer.Exit(incomplete(report.unreadable_size, report.warnings))
+        raise typer.Exit(incomplete(report.unreadable_size, report.warnings, more=report.more_lost))
 
 
 def _refuse_transient(output: str, split: int | None) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -28,6 +27,9 @@ from pydump.cli.ending import incomplete
 from pydump.cli.program import ReadingCommand as Command  # noqa: F401  (what each function here becomes)
 from pydump.cli.session import session
 from pydump.errors import PlanError, PydumpError
+
+if TYPE_CHECKING:
+    from pydump.model.findings import MapReport, SizeReport
 
 
 def info(
@@ -85,8 +87,8 @@ def info(
             shown = facts.info_json(opened, file, symbols, notes=notes) if as_json else {}
             if not as_json:
                 facts.info(opened, file, symbols, notes=notes)
-            lost = facts.absent_sizes(opened.image)[1]
-            return shown, incomplete(lost, opened.warnings) if lost else 0
+            lost, more = facts.absent_sizes(opened.image)[1], opened.image.more_lost()
+            return shown, incomplete(lost or 0, opened.warnings, more=more) if lost or more else 0
 
     code = each(files, one, as_json=as_json, blank=not vmcoreinfo)
     if code:
@@ -187,7 +189,7 @@ def size(context: typer.Context, file: SourceArg, arch: Arch = None, as_json: Js
         render.print_json(asdict(report))
     else:
         sizes.show(report)
-    _end(report.unreadable_size, report.warnings)
+    _end(report.unreadable_size, report)
 
 
 def map_(
@@ -246,10 +248,10 @@ def map_(
             print(line)
         print()
         render.table(maps.totals(report))
-    _end(report.total("unreadable_size"), report.warnings)
+    _end(report.total("unreadable_size"), report)
 
 
-def _end(lost: int, warnings: Iterable[str]) -> None:
+def _end(lost: int, report: SizeReport | MapReport) -> None:
     """End with the exit code of what lacks memory, if it does."""
-    if lost:
-        raise typer.Exit(incomplete(lost, warnings))
+    if lost or report.more_lost:
+        raise typer.Exit(incomplete(lost, report.warnings, more=report.more_lost))
