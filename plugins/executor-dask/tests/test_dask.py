@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -265,6 +266,44 @@ def test_workers_of_its_own_end_with_it(tmp_path: Path) -> None:
             if str(tmp_path) in entry.read_text():
                 left.append(entry)
     assert left == []
+
+
+@pytest.mark.parametrize("moment", ["the first worker starts", "both workers start"])
+def test_ctrl_c_while_own_workers_start_prints_one_line(moment: str, tmp_path: Path) -> None:
+    """Ctrl-C goes to the process group of a terminal: to the workers as well, of which each would print a traceback."""
+    source = ram(tmp_path / "ram")
+    command = [sys.executable, "-m", "pydump", "dump", source, str(tmp_path / "out"), "--arch", "x86_64"]
+    command += ["--executor", "dask:local:2", "--progress", "none"]
+    n = 1 if "first" in moment else 2
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as run:
+        end = time.monotonic() + 60
+        while len(workers := spawned(run.pid)) < n:
+            assert run.poll() is None and time.monotonic() < end
+            time.sleep(0.005)
+        os.killpg(run.pid, signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+    assert (run.returncode, said) == (130, "pydump: error: interrupted; nothing was left at the output\n")
+    assert os.listdir(tmp_path) == ["ram"]
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def spawned(session: int) -> list[int]:
+    """The workers that a process has started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getsid(int(entry.name)) == session and b"spawn_main" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def test_a_scheduler_that_is_killed_leaves_nothing(cluster: Processes, tmp_path: Path, short_runs: None) -> None:

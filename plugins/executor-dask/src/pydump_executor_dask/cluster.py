@@ -6,13 +6,18 @@ import contextlib
 import hashlib
 import logging
 import pickle
+import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from multiprocessing import resource_tracker
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 from distributed import Client, Future, LocalCluster
 from distributed import TimeoutError as DaskTimeoutError
+from distributed.utils import LoopRunner
+from tornado.ioloop import IOLoop
 
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.executor import Spec, Task, pickled
@@ -25,6 +30,18 @@ RUN_SIZE: Final = 16 << 20
 RUN_LENGTH: Final = 64
 #: Dask tasks of each thread that are under way: while one is done the next is ready.
 AHEAD: Final = 2
+
+
+class _OwnCluster(LocalCluster):
+    """A cluster on this machine that ends with this process, also where its start is interrupted."""
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)  # type: ignore[no-untyped-call]
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.close()
+            raise
 
 
 class Cluster:
@@ -59,7 +76,8 @@ class Cluster:
         if not argument or kind == "local":
             if count and not (count.isdecimal() and int(count)):
                 raise PlanError(f"dask:{argument}: {count!r} is not a number of workers", hint="dask:local:2 is two")
-            own = LocalCluster(
+            own = _OwnCluster(
+                loop=_loop(),
                 n_workers=int(count) if count else None,
                 threads_per_worker=1,
                 # Without the dashboard dask has an HTTP server all the same, on a port that is often taken.
@@ -203,6 +221,33 @@ class Cluster:
             if one is not None:
                 with contextlib.suppress(Exception):
                     one.close()
+
+
+def _loop() -> IOLoop:
+    """The loop of a cluster of our own, in a thread that blocks SIGINT, and so do the workers that it starts.
+
+    Ctrl-C goes to every process of the terminal's group. The workers are told by this process to end, and end with it;
+    of themselves they would print a traceback each.
+    """
+    _start_tracker()  # it unblocks the signal in the thread that starts it
+    runner = LoopRunner()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()  # a thread, and a process, inherit what is blocked
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    loop: IOLoop = runner.loop
+    return loop
+
+
+def _start_tracker() -> None:
+    """Start the process that removes the semaphores of this one when it has ended, without a warning of each."""
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    sys.warnoptions.append(quiet)  # it is started with these
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(quiet)
 
 
 def runs(specs: Iterator[Spec], run_size: int = RUN_SIZE) -> Iterator[list[Spec]]:
