@@ -336,6 +336,9 @@ def test_requests_that_make_no_sense(files: dict[str, bytes], tmp_path: Path, re
     )
     assert "unknown format 'vmdk'; available: avml, elf, kdump, " in refuse(2, "dump", "in", "out", "--format", "vmdk")
     assert "available:" in refuse(2, "dump", "in", "out", "--arch", "vax")
+    for words in (("dump", "in", "out"), ("info", "in"), ("verify", "in"), ("size", "in")):
+        assert "unknown arch ''" in refuse(2, "--arch", "", *words)
+        assert "unknown arch ''" in refuse(2, *words, "--arch", "")
     assert "does not compress" in refuse(2, "dump", "in", "out", "--format", "elf", "--compression", "lzo")
     assert "means lzo" in refuse(2, "dump", "in", "out", "--format", "kdump-lzo", "--compression", "zlib")
     assert "RAM is at" in refuse(2, "dump", "in", "out", "--begin", "1T", "--length", "4K")

@@ -31,6 +31,7 @@ TEXT = Vmcoreinfo(b"OSRELEASE=6.1.0\nPAGESIZE=4096\n")
         ({"compat": "qemu", "split": 2}, "QEMU writes one file"),
         ({"vmcoreinfo": TEXT, "no_vmcoreinfo": True}, "exclude each other"),
         ({"executor": "local:1", "workers": 2}, "--workers does not go with --executor"),
+        ({"arch": ""}, "unknown arch ''"),
         ({"format": ""}, "unknown format ''"),
         ({"executor": ""}, "--executor '' names no workers; leave --executor out"),
         ({"executor": ":"}, "--executor : names no workers; leave --executor out"),

@@ -92,7 +92,7 @@ def complete(guest: Guest, wanted: str | None, registry: Registry, *, needed: bo
             if known
             else "install the architecture's plugin, such as pydump-arch-x86-64, and name it with --arch",
         )
-    arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
+    arch = find_arch(guest, registry) if wanted is None else registry.arch(wanted)
     warnings: tuple[str, ...] = ()
     if wanted:
         _check_wanted(arch, guest, registry)
@@ -184,7 +184,7 @@ def _with_given(guest: Guest, request: Request, registry: Registry) -> Guest:
 
 def _with_cpus(guest: Guest, cpus: tuple[Cpu, ...], wanted: str | None, registry: Registry) -> Guest:
     """``guest`` with the notes of ``cpus`` instead of its own. Done before it is completed: other facts follow."""
-    arch = registry.arch(wanted) if wanted else find_arch(guest, registry)
+    arch = find_arch(guest, registry) if wanted is None else registry.arch(wanted)
     if arch is GenericArch:
         raise PlanError("registers need an architecture", hint="name it with --arch")
     _check_registers(arch, given_kinds(arch.note_kinds, cpus), cpus)

@@ -89,19 +89,9 @@ def refuse_pairs(options: QemuOptions) -> None:
         raise PlanError("QEMU pauses the guest while it streams: --pause none needs --qemu-access shared or process")
     if pause == "snapshot" and access not in ("auto", "stream"):
         raise PlanError("--qemu-access has no effect on --pause snapshot", hint="leave --qemu-access out")
-    if pause == "none" and (idle := _given(options, timeout=True)):
+    given = {"scratch": bool(options.scratch), "memory-limit": options.memory_limit, "timeout": options.timeout}
+    if pause == "none" and (idle := next((f"--{name}" for name, value in given.items() if value), "")):
         raise PlanError(f"{idle} has no effect on --pause none", hint=f"leave {idle} out")
-    if options.scratch and options.memory_limit is not None:
-        raise PlanError("--memory-limit has no effect on a copy in --scratch", hint="leave one of the two out")
-
-
-def _given(options: QemuOptions, *, timeout: bool) -> str:
-    """An option that only a copy of memory, and with ``timeout`` only a pause, takes; "" where none is given."""
-    if options.scratch:
-        return "--scratch"
-    if options.memory_limit is not None:
-        return "--memory-limit"
-    return "--timeout" if timeout and options.timeout is not None else ""
 
 
 def choose(options: QemuOptions, running: bool, offers: Offers) -> Choice:
@@ -131,8 +121,8 @@ def choose(options: QemuOptions, running: bool, offers: Offers) -> Choice:
         layout = _reached(options, running, offers)
         if layout is None:
             return Choice("stream")
-    if running and pause == "full" and not layout.rest_size and (idle := _given(options, timeout=False)):
-        raise PlanError(f"{idle} has no effect on --pause full: nothing is copied", hint=f"leave {idle} out")
+    if running and pause == "full" and options.scratch and not layout.rest_size:
+        raise PlanError("--scratch has no effect on --pause full: nothing is copied", hint="leave --scratch out")
     if layout.allocates:
         cost = (
             f"reading the guest's shared memory makes the host allocate up to {layout.allocates >> 20} MiB for it, "

@@ -43,7 +43,7 @@ def verify(
         with shown(ProgressStyle.none if session.quiet else progress) as tell:
             report = pydump.verify(
                 file,
-                arch=arch or session.arch,
+                arch=session.arch if arch is None else arch,
                 options=given(context),
                 hash_memory=hash_memory,
                 workers=workers,
@@ -86,7 +86,7 @@ def compare(
         report = pydump.compare(
             left,
             right,
-            arch=arch or session.arch,
+            arch=session.arch if arch is None else arch,
             options=given(context),
             ignore_excluded=ignore_excluded,
             workers=workers,

@@ -82,7 +82,7 @@ def dump(
 
     session.stdout_is_data = is_stdout(output)
     wanted = asked(context)
-    wanted["arch"] = wanted["arch"] or session.arch
+    wanted["arch"] = session.arch if wanted["arch"] is None else wanted["arch"]
     dry_run = wanted["dry_run"]
     _refuse_transient(output, wanted["split"])
     session.lost = _lost(output, resume=wanted["resume"])

@@ -39,7 +39,7 @@ def shell(
                 pass
         except OSError as error:
             raise PydumpError(f"cannot open {path}: {error.strerror}") from None
-    with pydump.open(source, arch=arch or session.arch) as vmcore:
+    with pydump.open(source, arch=session.arch if arch is None else arch) as vmcore:
         names: dict[str, Any] = {"vmcore": vmcore, "pydump": pydump}
         try:
             names["prog"] = vmcore.drgn(vmlinux)

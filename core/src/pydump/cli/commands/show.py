@@ -68,7 +68,7 @@ def info(
     as_json = as_json or session.json
 
     def one(file: str) -> tuple[dict[str, Any], int]:
-        with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
+        with pydump.open(file, arch=session.arch if arch is None else arch, options=given(context)) as opened:
             if asked is not None:
                 found = opened.look_up(parse_number(asked), virtual=paddr is None)
                 if not as_json:
@@ -137,7 +137,7 @@ def read(
     session.stdout_is_data = True
     length = parse_number(size)
     start = 0 if symbol else parse_number(address)
-    with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
+    with pydump.open(file, arch=session.arch if arch is None else arch, options=given(context)) as opened:
         warn(opened.image.warnings())
         if symbol:
             start = opened.symbols(vmlinux).address(address)
@@ -163,10 +163,10 @@ def dmesg(
     from pydump.cli.plugin_options import given
 
     if follow:
-        found = pydump.follow(file, arch=arch or session.arch, options=given(context))
+        found = pydump.follow(file, arch=session.arch if arch is None else arch, options=given(context))
         kernel_log.print_followed(found, as_json=as_json or session.json)
         return
-    with pydump.open(file, arch=arch or session.arch, options=given(context)) as opened:
+    with pydump.open(file, arch=session.arch if arch is None else arch, options=given(context)) as opened:
         warn(opened.image.warnings())
         if as_json or session.json:
             kernel_log.print_json(opened.log())
@@ -183,7 +183,7 @@ def size(context: typer.Context, file: SourceArg, arch: Arch = None, as_json: Js
     from pydump.cli import render, sizes
     from pydump.cli.plugin_options import given
 
-    report = pydump.sizes(file, arch=arch or session.arch, options=given(context))
+    report = pydump.sizes(file, arch=session.arch if arch is None else arch, options=given(context))
     warn(report.warnings)
     if as_json or session.json:
         render.print_json(asdict(report))
@@ -225,7 +225,7 @@ def map_(
     with shown(ProgressStyle.none if session.quiet else progress) as tell:
         report = pydump.survey(
             file,
-            arch=arch or session.arch,
+            arch=session.arch if arch is None else arch,
             options=given(context),
             max_cells=cells,
             by_class=by is MapBy.page_class,

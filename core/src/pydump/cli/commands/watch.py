@@ -63,7 +63,7 @@ def watch(
     words = (
         *(["--quiet"] if session.quiet else []),
         *(["--verbose"] if session.verbose else []),
-        *(["--arch", session.arch] if session.arch else []),
+        *(["--arch", session.arch] if session.arch is not None else []),
         *(options or ()),
         *(["--json"] if as_json or session.json else []),
     )
