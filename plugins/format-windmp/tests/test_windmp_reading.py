@@ -151,6 +151,24 @@ def test_dump_cut_within_its_bitmap_loses_the_pages_that_it_does_not_name(tmp_pa
         assert any("within the bitmap" in line for line in dump.image.warnings())
 
 
+@pytest.mark.parametrize("pfn", [0, 159, 700])
+def test_a_flipped_bit_of_the_bitmap_does_not_move_pages(pfn: int, tmp_path: Path) -> None:
+    guest, at = made(64, False), 8192 + 56
+    for pages in (RAM, SOME):
+        data = bytearray(guest.bitmap(pages))
+        data[at + pfn // 8] ^= 1 << pfn % 8
+        (tmp_path / "in").write_bytes(data)
+        with pydump.open(str(tmp_path / "in")) as dump:
+            lost = dump.image.unreadable()
+            assert any("the bitmap is damaged" in line for line in dump.image.warnings())
+            if pages is RAM:
+                assert not lost
+                for start, end in paddrs(RAM):
+                    assert dump.read(start, end - start) == guest.ram[start:end]
+            else:
+                assert paddrs(RAM).subtract(dump.image.excluded()).subtract(lost) == Ranges.empty()
+
+
 @pytest.mark.parametrize("size", [4, 8, 8191, 8192 + 55])
 def test_dump_cut_within_its_headers_is_refused(size: int, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(made(64, False).bitmap(RAM)[:size])

@@ -85,11 +85,13 @@ def read_contents(backing: Backing) -> Contents:
     warnings: list[str] = []
     ram = _ram(fields, bits, warnings)
     kind = _kind(backing, fields)
-    unknown, cut = Ranges.empty(), False
+    unknown, doubtful, cut = Ranges.empty(), Ranges.empty(), False
     if kind == DumpType.FULL:
         runs = _placed(ram, len(header))
     elif kind in BITMAP_TYPES:
         pages, first_page, unknown = _bitmap(backing, len(header), warnings)
+        if not unknown:
+            pages, doubtful = _settled(backing, len(header), pages, ram, first_page, warnings)
         runs = _placed(pages, first_page)
         cut = bool(unknown) and not len(ram)
     else:
@@ -106,8 +108,8 @@ def read_contents(backing: Backing) -> Contents:
     elif backing.warnings:
         warnings += backing.warnings
     listed = Ranges.of((start * PAGE_SIZE, end * PAGE_SIZE) for start, end in ram.tolist())
-    lost = lost.union(unknown.intersect(listed))
-    every = listed.union(wanted)
+    lost = lost.union(unknown.intersect(listed)).union(doubtful)
+    every = listed.union(wanted).union(doubtful)
     excluded = every.subtract(held).subtract(lost)
     return Contents(header, fields, bits, kind, pieces, every, excluded, lost, cut, tuple(warnings))
 
@@ -185,6 +187,27 @@ def _bitmap(backing: Backing, at: int, warnings: list[str]) -> tuple[NDArray[np.
             f"the header says that {summary.total_present_pages} pages are present, the bitmap {pages.size}"
         )
     return pages.array.astype(np.int64), first_page, Ranges.of(missing)
+
+
+def _settled(
+    backing: Backing, at: int, pages: NDArray[np.int64], ram: NDArray[np.int64], first_page: int, warnings: list[str]
+) -> tuple[NDArray[np.int64], Ranges]:
+    """The pages of a bitmap dump, where a bit was flipped those that it must mean; and what nobody can tell, in paddr.
+
+    Pages follow each other in the order of the bits: a flipped one gives those behind it the contents of others. It
+    shows where the file holds as many pages as its header says, and the bitmap another number.
+    """
+    stated = SummaryDump.unpack(backing.read(at, SummaryDump.nbytes()), "little").total_present_pages
+    by_bits, by_runs = (Ranges.of((start, end) for start, end in rows.tolist()) for rows in (pages, ram))
+    if by_bits.size == stated or backing.size != first_page + stated * PAGE_SIZE:
+        return pages, Ranges.empty()
+    for found in (by_runs, by_bits.intersect(by_runs)):
+        if found.size == stated:
+            warnings.append("the bitmap is damaged: the runs of RAM in the header are used")
+            return found.array.astype(np.int64), Ranges.empty()
+    lost = Ranges.of((start * PAGE_SIZE, end * PAGE_SIZE) for start, end in pages.tolist())
+    warnings.append(f"the bitmap is damaged: which page is whose is lost, {lost.size} bytes are unreadable")
+    return pages[:0], lost
 
 
 def _ranges(backing: Backing, at: int, warnings: list[str]) -> tuple[NDArray[np.int64], int, bool]:
