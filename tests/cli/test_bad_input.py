@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import resource
@@ -22,6 +23,8 @@ from pydump.errors import PydumpError
 
 Qemu = Callable[[str, str], Path]
 Refuse = Callable[..., str]
+#: Bare memory of a guest of which only the architecture is known.
+BARE = ("raw:in@0", "out", "--arch", "x86_64")
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +407,55 @@ def test_no_room_for_what_comes_through_a_pipe(
     monkeypatch.setenv("TMPDIR", "/nowhere")
     said = refuse(1, "info", "-", stdin=files["elf"])
     assert "cannot keep standard input in /nowhere" in said
-    assert "set TMPDIR" in said
+    assert "set TMPDIR to a directory that is there and can be written to" in said
+
+
+@pytest.mark.parametrize("words", [("dump", "-", "x"), ("info", "-"), ("compare", "-", "in"), ("info", "fd:0")])
+def test_closed_standard_input_is_called_closed(
+    words: tuple[str, ...], files: dict[str, bytes], tmp_path: Path, pydump_command: list[str]
+) -> None:
+    (tmp_path / "in").write_bytes(files["elf"])
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *pydump_command, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    name = "fd:0" if "fd:0" in words else "standard input"
+    assert (done.returncode, done.stderr.startswith(f"pydump: error: {name} is closed; ")) == (1, True), done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_device_that_holds_nothing_is_empty(refuse: Refuse) -> None:
+    assert refuse(1, "info", "/dev/null") == "/dev/null is empty"
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "compare"])
+def test_standard_input_is_read_once(command: str, files: dict[str, bytes], refuse: Refuse) -> None:
+    assert refuse(2, command, "-", "-", stdin=files["elf"]) == "standard input can be read once; give - once"
+
+
+def test_a_newline_in_a_name_is_shown_as_in_reports(tmp_path: Path, run: Callable[..., Any]) -> None:
+    (tmp_path / "a\nb").touch()
+    assert run("info", "a\nb").err == "pydump: error: a\\x0ab is empty\n"
+    assert json.loads(run("info", "a\nb", "--json").out)["error"] == "a\nb is empty"
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("info", "in", "--paddr", "zz"), "--paddr: 'zz' is not an address or size"),
+        (("info", "in", "--vaddr", "zz"), "--vaddr: 'zz' is not an address or size"),
+        (("read", "in", "zz", "1"), "ADDR: 'zz' is not an address or size"),
+        (("read", "in", "0", "zz"), "SIZE: 'zz' is not an address or size"),
+        (("dump", "raw:in@zz", "out"), "raw: 'zz' is not an address or size"),
+        (("dump", "raw:in[zz:]@0", "out"), "raw: 'zz' is not an address or size"),
+        (("dump", "in", "out", "--ram-only"), "--ram-only: VMCOREINFO does not state the size of struct page"),
+        (("dump", *BARE, "--ram-only"), "--ram-only: too little is known of this guest to walk its page tables"),
+        (("dump", *BARE, "--format", "elf", "--paging"), "--paging: too little is known of this guest to walk"),
+    ],
+)
+def test_an_error_names_what_was_asked_for(
+    words: tuple[str, ...], what: str, files: dict[str, bytes], tmp_path: Path, refuse: Refuse
+) -> None:
+    (tmp_path / "in").write_bytes(files["elf"])
+    assert refuse(2, *words).startswith(what)
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a" * 300])

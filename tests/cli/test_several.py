@@ -56,6 +56,17 @@ def test_info_shows_every_file(files: tuple[str, str, str], run: Run) -> None:
     assert [one.split()[:2] for one in shown] == [["file", files[0]], ["file", files[2]]]
 
 
+def test_each_message_says_which_of_the_files_it_is_about(
+    files: tuple[str, str, str], qemu: Qemu, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "cut.elf").write_bytes(qemu("bare-aarch64", "elf").read_bytes()[:20000])
+    said = run("info", "cut.elf", files[2], files[0]).err.splitlines()
+    assert "pydump: warning: raw:ram@0: the source does not name the guest's architecture" in "\n".join(said)
+    assert any(line.startswith("pydump: incomplete: cut.elf: ") for line in said)
+    alone = run("info", files[2]).err
+    assert alone.startswith("pydump: warning: the source does not name")
+
+
 @pytest.mark.parametrize("command", ["verify", "map", "compare"])
 def test_one_worker_finds_what_many_find(command: str, qemu: Qemu, run: Run) -> None:
     elf = str(qemu("nano-x86_64", "elf"))

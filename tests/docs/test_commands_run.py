@@ -54,7 +54,7 @@ def test_no_code_stands_where_nothing_runs_it() -> None:
 
 def test_the_readmes_commands(place: Path, variables: dict[str, str]) -> None:
     """Those of its list that need nothing but a dump; the others say here why they are not run."""
-    elsewhere = {"part1,part2": "it takes a split dump", "ssh ": "it takes another host", "qmp:": "it takes a guest",
+    elsewhere = {"ssh ": "it takes another host", "qmp:": "it takes a guest",
                  "libvirt:": "it takes libvirt", "--vmlinux": "it takes the kernel's file",
                  "raw:": "it takes files of RAM"}  # fmt: skip
     lines = re.findall(r"^    (pydump .*?)(?:  +#.*)?$", (ROOT / "README.md").read_text(), re.M)

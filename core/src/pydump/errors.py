@@ -166,7 +166,7 @@ def failure(error: Exception, doer: str = "internal error", *, plugin: str = "",
         return error
     import traceback
 
-    said = f"{type(error).__name__}: {error}" + (f", {where}" if where else "")
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}" + (f", {where}" if where else "")
     hint = "PYDUMP_DEBUG=1 shows the traceback"
     found = PydumpError(f"{doer}: {said}", hint=hint)
     if package := _plugin_in(error) or plugin:

@@ -182,8 +182,12 @@ def _wanted(known: OptionField) -> str:
     return "true or false" if known.type is bool else "text"
 
 
-def parse_number(text: str) -> int:
+def parse_number(text: str, of: str = "") -> int:
     """A number as people write addresses and sizes: ``0x40000000``, ``1048576``, ``512M``.
+
+    Args:
+        text: What was typed.
+        of: What it was typed for, such as an option, which the error names.
 
     Raises:
         PlanError: It is none.
@@ -193,7 +197,8 @@ def parse_number(text: str) -> int:
     )
     if not match:
         shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}…"
-        raise PlanError(f"{shown!r} is not an address or size", hint="write 0x40000000, 1048576 or 512M")
+        what = f"{of}: {shown!r}" if of else repr(shown)
+        raise PlanError(f"{what} is not an address or size", hint="write 0x40000000, 1048576 or 512M")
     return int(match[1], 0 if match[1].startswith("0x") else 10) * _UNITS[match[2]]
 
 

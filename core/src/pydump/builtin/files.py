@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -111,10 +112,14 @@ class FileBacking(Backing):
             SourceError: It is not open, or cannot be read.
         """
         try:
-            fd = os.dup(number)
+            closed = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+            fd = -1 if closed else os.dup(number)
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"cannot open {label}: {reason}") from None
+        if closed:  # standard input that was closed is open for writing: see __main__
+            how = "is closed" if number == 0 else "is not open for reading"
+            raise SourceError(f"{label} {how}", hint="redirect it: < vmcore, or send a dump through a pipe")
         return cls._opened(fd, label, accept, packings)
 
     @classmethod
@@ -127,6 +132,8 @@ class FileBacking(Backing):
             if stat.S_ISDIR(mode):
                 raise SourceError(f"{label} is a directory", hint="name a file")
             if stat.S_ISCHR(mode):
+                if os.path.samestat(found, os.stat(os.devnull)):
+                    raise SourceError(f"{label} is empty")
                 kind = "a terminal" if os.isatty(fd) else "a device without an end"
                 raise SourceError(f"{label} is {kind}", hint="name a file, or send one through a pipe")
             flows = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

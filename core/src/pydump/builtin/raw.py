@@ -188,7 +188,7 @@ class _Named(NamedTuple):
         if not at:
             path, address = text, "0"
         if os.path.exists(path):  # a file of that very name comes first
-            return cls(path, parse_number(address))
+            return cls(path, parse_number(address, "raw"))
         match = PART.fullmatch(path)
         if match is None and BRACKET.search(path):
             raise PlanError(f"raw: the bracket in {text!r} is not [OFFSET:SIZE]", hint=FORM)
@@ -196,10 +196,10 @@ class _Named(NamedTuple):
         if not path:
             raise PlanError(f"raw:{argument} does not name a file", hint=FORM)
         if match is None:
-            return cls(path, parse_number(address))
-        offset = parse_number(match["offset"]) if match["offset"] else 0
-        size = parse_number(match["size"]) if match["size"] else None
-        return cls(path, parse_number(address), offset, size, stated=True)
+            return cls(path, parse_number(address, "raw"))
+        offset = parse_number(match["offset"], "raw") if match["offset"] else 0
+        size = parse_number(match["size"], "raw") if match["size"] else None
+        return cls(path, parse_number(address, "raw"), offset, size, stated=True)
 
     def open(self) -> _Piece:
         path, offset = self.path, self.offset

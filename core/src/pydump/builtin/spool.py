@@ -6,6 +6,7 @@ A bomb is bounded: it is unpacked in small pieces, zeros take no room, and copyi
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
@@ -133,7 +134,8 @@ def spool(
             _copy(pieces, file.fileno(), label, directory)
             return Spooled(os.dup(file.fileno()), tuple(warnings))
     except OSError as error:
-        raise _no_room(label, directory, error.strerror or str(error)) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise _not_kept(label, directory, error.strerror or str(error), full=full) from None
 
 
 def _pieces(stream: Readable) -> Iterator[bytes]:
@@ -195,7 +197,7 @@ def _copy(pieces: Iterator[bytes], fd: int, label: str, directory: str) -> None:
         nonlocal at
         free = os.fstatvfs(fd)
         if free.f_bavail * free.f_frsize < min(RESERVE, free.f_blocks * free.f_frsize // 20) + len(data):
-            raise _no_room(label, directory, "there is too little room left on the disk")
+            raise _not_kept(label, directory, "there is too little room left on the disk", full=True)
         for start in range(0, len(data), len(HOLE)):
             block = memoryview(data)[start : start + len(HOLE)]
             if block != HOLE[: len(block)]:
@@ -213,8 +215,8 @@ def _copy(pieces: Iterator[bytes], fd: int, label: str, directory: str) -> None:
     os.truncate(fd, at)
 
 
-def _no_room(label: str, directory: str, why: str) -> SourceError:
+def _not_kept(label: str, directory: str, why: str, *, full: bool) -> SourceError:
     return SourceError(
         f"cannot keep {label} in {directory} while it is read: {why}",
-        hint="set TMPDIR to a directory with room for it",
+        hint="set TMPDIR to a directory " + ("with room for it" if full else "that is there and can be written to"),
     )

@@ -73,7 +73,7 @@ class Done:
     Attributes:
         job: Which.
         exit_code: Of its process.
-        error: Its last message, if it failed or is incomplete.
+        error: Its last message if it failed or is incomplete, else None.
         seconds: How long it took.
         source_state: What tells whether the source has changed: see :func:`state`.
         output_state: The same of what it wrote.
@@ -82,7 +82,7 @@ class Done:
 
     job: BatchJob
     exit_code: int
-    error: str
+    error: str | None
     seconds: float
     source_state: list[list[int]] | str | None
     output_state: list[list[int]] | str | None

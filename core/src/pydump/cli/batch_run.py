@@ -90,10 +90,10 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _error(messages: Any, code: int) -> str:
+def _error(messages: Any, code: int) -> str | None:
     """What a job has said last, if it did not end well."""
     if code == 0:
-        return ""
+        return None
     messages.seek(max(0, messages.seek(0, os.SEEK_END) - MAX_MESSAGES))
     lines = messages.read().decode(errors="replace").splitlines()
     if lines:

@@ -56,7 +56,12 @@ def warn(warnings: Iterable[str]) -> None:
     """Print warnings on standard error, a line each; those that were printed when they arose are left out."""
     for warning in warnings:
         if warning not in session.warned:
-            talk(f"warning: {warning}")
+            talk(f"warning: {of_file(warning)}")
+
+
+def of_file(text: str) -> str:
+    """``text`` with the file that it is about, where a command works on several and the text does not name it."""
+    return f"{session.file}: {text}" if session.file not in text else text
 
 
 def listen(*, reasons: bool) -> None:
@@ -68,7 +73,7 @@ def listen(*, reasons: bool) -> None:
             text = record.getMessage()
             if record.levelno >= logging.WARNING:
                 session.warned.add(text)
-                talk(f"warning: {text}")
+                talk(f"warning: {of_file(text)}")
             else:
                 tell(f"pydump: {text}")
 

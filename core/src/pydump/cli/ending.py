@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from pydump.cli.console import silence_stdout, tell
+from pydump.cli.console import of_file, silence_stdout, tell
 from pydump.cli.session import session
 from pydump.errors import Cancelled, PluginError, PydumpError, failure
 
@@ -30,7 +30,7 @@ _LIMITS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 def complain(message: str, hint: str | None = None) -> None:
     """Print an error on one line of standard error."""
-    tell("pydump: error: " + " ".join(f"{message}; {hint}".split() if hint else message.split()))
+    tell(f"pydump: error: {message}; {hint}" if hint else f"pydump: error: {message}")
 
 
 def fail(message: str, code: int, hint: str | None = None) -> int:
@@ -57,18 +57,18 @@ def incomplete(lost: int, warnings: Iterable[str], *, more: bool = False) -> int
         warnings: What is known of why; they have been printed unless the user wants errors only.
     """
     for warning in warnings if session.quiet else ():
-        tell(f"pydump: warning: {warning}")
+        tell(f"pydump: warning: {of_file(warning)}")
     if more and not lost:
-        tell("pydump: incomplete: how much guest memory is lost is not known")
+        tell(f"pydump: incomplete: {of_file('')}how much guest memory is lost is not known")
     elif lost:
         behind = "; how much more is lost is not known" if more else ""
-        tell(f"pydump: incomplete: {lost} bytes of guest memory are unreadable{behind}")
+        tell(f"pydump: incomplete: {of_file('')}{lost} bytes of guest memory are unreadable{behind}")
     return EXIT_INCOMPLETE
 
 
 def error_object(message: str, code: int, hint: str | None) -> dict[str, Any]:
     """What JSON has of an error."""
-    return {"error": " ".join(message.split()), "hint": hint, "exit_code": code}
+    return {"error": message, "hint": hint, "exit_code": code}
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
@@ -114,7 +114,7 @@ def _refused_by_host(error: Exception, of_plugin: bool) -> str:
         root: BaseException = error  # NumPy wraps what the loader says in a page of advice
         while root.__cause__ is not None:
             root = root.__cause__
-        return f"cannot load a library: {root}"
+        return f"cannot load a library: {' '.join(str(root).split())}"
     return ""
 
 

@@ -17,7 +17,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     ),
     "verify": (
         ("pydump verify vmcore", "Read everything back"),
-        ("pydump verify part1,part2", "Check a split dump"),
+        ("pydump verify part.0,part.1", "Check a split dump"),
         ("pydump verify --json one two three", "Check three dumps, and print what is found as JSON"),
     ),
     "compare": (

@@ -131,7 +131,7 @@ def report(r: DumpReport, stream: TextIO) -> None:
         rows.append(("resumed", f"{size(r.resumed_size)} had been stored before"))
     if r.hashes:
         how = "computed while writing" if r.hashed == "while writing" else "computed by reading the output back"
-        rows += [(r.hash if i == 0 else "", digest) for i, digest in enumerate(r.hashes)] + [("", how)]
+        rows += [((r.hash or "") if i == 0 else "", digest) for i, digest in enumerate(r.hashes)] + [("", how)]
     if r.memory_hash:
         rows.append(("memory hash", f"{r.hash} {r.memory_hash}"))
     if r.taken_size:

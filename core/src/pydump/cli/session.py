@@ -15,6 +15,7 @@ class Session:
         verbose: Whether to explain choices.
         quiet: Whether to print errors only.
         written: Whether the output is complete and in its place, so that an interruption no longer undoes it.
+        file: Which of several files a command works on; empty where there is one only.
         lost: What an interruption does to the output, as the end of a message; empty without one.
         warned: Warnings that were printed when they arose.
     """
@@ -25,6 +26,7 @@ class Session:
     verbose = False
     quiet = False
     written = False
+    file = ""
     lost = ""
 
     def __init__(self) -> None:

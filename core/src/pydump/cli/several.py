@@ -7,7 +7,8 @@ from typing import Any
 
 from pydump.cli import render
 from pydump.cli.ending import complain, error_object
-from pydump.errors import Cancelled, PydumpError
+from pydump.cli.session import session
+from pydump.errors import Cancelled, PlanError, PydumpError
 
 #: Shows one file, or returns what JSON has of it; and the exit code.
 Work = Callable[[str], tuple[dict[str, Any], int]]
@@ -27,7 +28,9 @@ def each(files: Sequence[str], work: Work, *, as_json: bool, blank: bool = False
 
     Raises:
         PydumpError: The only file could not be opened.
+        PlanError: Standard input is named twice.
     """
+    refuse_twice(files)
     if len(files) == 1:
         value, code = work(files[0])
         if as_json:
@@ -38,6 +41,7 @@ def each(files: Sequence[str], work: Work, *, as_json: bool, blank: bool = False
     for file in files:
         if blank and not as_json and values and "error" not in values[-1]:
             print()
+        session.file = file
         try:
             value, code = work(file)
         except Cancelled:
@@ -46,8 +50,20 @@ def each(files: Sequence[str], work: Work, *, as_json: bool, blank: bool = False
             complain(error.message, error.hint)
             code = error.exit_code
             value = {"path": file, **error_object(error.message, code, error.hint)}
+        finally:
+            session.file = ""
         values.append(value)
         worst = max(worst, code)
     if as_json:
         render.print_json({"files": values})
     return worst
+
+
+def refuse_twice(files: Sequence[str]) -> None:
+    """Refuse standard input more than once: the second reader would find it empty.
+
+    Raises:
+        PlanError: It is named twice.
+    """
+    if files.count("-") > 1:
+        raise PlanError("standard input can be read once", hint="give - once")

@@ -28,7 +28,15 @@ def with_keywords_of(
     def decorate(function: Callable[[A, B, T], R]) -> Callable[Concatenate[A, B, P], R]:
         @wraps(function)
         def call(first: A, second: B, /, *args: P.args, **keywords: P.kwargs) -> R:
-            return function(first, second, cls(*args, **keywords))
+            try:
+                made = cls(*args, **keywords)
+            except TypeError:  # it names the dataclass; the caller knows the function only
+                try:
+                    inspect.signature(call).bind(first, second, *args, **keywords)
+                except TypeError as error:
+                    raise TypeError(f"{function.__name__}() {error}") from None
+                raise
+            return function(first, second, made)
 
         own = list(inspect.signature(function).parameters.values())[:2]
         keywords = inspect.signature(cls).parameters.values()

@@ -62,7 +62,7 @@ class Outputs:
         self._sizes_beside: dict[str, int] = {}
         self._committed = False
         self.digests: tuple[str, ...] = ()
-        self.hashed: Literal["", "while writing", "read back"] = ""
+        self.hashed: Literal["while writing", "read back"] | None = None
 
     def check(self, beside: Iterable[str] = ()) -> None:
         """Refuse what cannot be written, and leave no trace.

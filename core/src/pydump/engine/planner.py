@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -163,12 +165,23 @@ def make_plan(
         guest = replace(guest, dump_level=guest.dump_level | level)
         warnings += exclusion.warnings
     if request.ram_only:
-        guest = replace(guest, memory=kernel_ram(image, guest, arch))
+        with _asked_by("--ram-only"):
+            guest = replace(guest, memory=kernel_ram(image, guest, arch))
     mappings = None
     if request.paging:
-        mappings, incomplete = kernel_mappings(image, guest, arch)
+        with _asked_by("--paging"):
+            mappings, incomplete = kernel_mappings(image, guest, arch)
         warnings += incomplete
     return _finished(image, chosen, Facts(guest, arch, warnings), exclusion, mappings, trusted=trusted, look=True)
+
+
+@contextlib.contextmanager
+def _asked_by(option: str) -> Iterator[None]:
+    """Name the option that asks for what cannot be done: a dump without it needs none of this."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(f"{option}: {error.message}", hint=error.hint) from None
 
 
 def _needs_arch(chosen: Chosen) -> bool:

@@ -146,7 +146,7 @@ class _Run:
             warnings=(*report.warnings, *image.warnings(), *((NOT_SLOWED,) if waited else ())),
             paused_seconds=capture.paused_seconds,
             consistent=capture.consistent,
-            hash=request.hash or algorithm or "",
+            hash=request.hash or algorithm,
             hashes=outputs.digests,
             hashed=outputs.hashed,
             resumed_size=outputs.resumed_size,
@@ -192,10 +192,10 @@ def _memory_hash(
     algorithm: Algorithm | None,
     executor: Executor,
     progress: ProgressCallback | None,
-) -> str:
-    """The hash of the memory that the dump holds, or nothing where none is wanted."""
+) -> str | None:
+    """The hash of the memory that the dump holds, or None where none is wanted."""
     if algorithm is None:
-        return ""
+        return None
     page_size = planned.plan.guest.page_size or hashes.PAGE
     readable = planned.plan.readable()
     return hashes.hash_memory(image, readable, algorithm, page_size=page_size, executor=executor, progress=progress)
@@ -222,7 +222,7 @@ def _report(
         format=plan.format,
         compression=plan.compression,
         producer=planned.compressor.producer if planned.compressor else "none",
-        advice=planned.compressor.advice if planned.compressor else "",
+        advice=planned.compressor.advice or None if planned.compressor else None,
         flattened=flattened,
         arch=guest.arch,
         machine=guest.machine,

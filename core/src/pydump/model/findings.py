@@ -33,8 +33,8 @@ class VerifyReport:
         n_faults: How many there were.
         seconds: How long it took.
         intact: Could all of its memory be read back? Then a dump of it fixes what is wrong.
-        memory_hash: The SHA-256 of guest memory in hexadecimal, which does not depend on the format, where it was asked
-            for.
+        memory_hash: The SHA-256 of guest memory in hexadecimal, which does not depend on the format, or None where it
+            was not asked for.
     """
 
     path: str
@@ -43,7 +43,7 @@ class VerifyReport:
     n_faults: int
     seconds: float
     intact: bool = True
-    memory_hash: str = ""
+    memory_hash: str | None = None
 
     @property
     def ok(self) -> bool:

@@ -19,11 +19,12 @@ class DumpReport:
         compression: The compressor's name, or "none".
         producer: The library that compressed, with its version.
         parts: The files of a split dump, as they were named; none for one file.
-        hash: The algorithm of the hashes, such as "sha256"; empty where nothing was hashed.
+        hash: The algorithm of the hashes, such as "sha256", or None where nothing was hashed.
         hashes: The hash of the output in hexadecimal, or of each part.
-        hashed: How it was computed: "while writing", or by reading the output: "read back".
-        memory_hash: The hash of guest memory in hexadecimal, which does not depend on the format.
-        advice: What compresses faster, and how to get it; empty where nothing does.
+        hashed: How it was computed: "while writing", or by reading the output: "read back"; or None.
+        memory_hash: The hash of guest memory in hexadecimal, which does not depend on the format, or None where it was
+            not asked for.
+        advice: What compresses faster, and how to get it, or None where nothing does.
         flattened: Was the output written as a flattened stream?
         arch: The architecture's name, or None where no plugin knows it.
         machine: ELF e_machine, or None where nobody said.
@@ -85,13 +86,13 @@ class DumpReport:
     checks: tuple[Check, ...] = ()
     paused_seconds: float | None = None
     consistent: bool = True
-    advice: str = ""
+    advice: str | None = None
     windows: bool = False
     parts: tuple[str, ...] = ()
-    hash: str = ""
+    hash: str | None = None
     hashes: tuple[str, ...] = ()
-    hashed: Literal["", "while writing", "read back"] = ""
-    memory_hash: str = ""
+    hashed: Literal["while writing", "read back"] | None = None
+    memory_hash: str | None = None
     remarks: tuple[str, ...] = ()
     resumed_size: int = 0
     more_lost: bool = False

@@ -81,7 +81,9 @@ def compare(
     from pydump.cli import render
     from pydump.cli.plugin_options import given
     from pydump.cli.progress import shown
+    from pydump.cli.several import refuse_twice
 
+    refuse_twice((left, right))
     with shown(ProgressStyle.none if session.quiet else progress) as tell:
         report = pydump.compare(
             left,

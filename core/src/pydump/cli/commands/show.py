@@ -62,7 +62,7 @@ def info(
 
     if paddr is not None and vaddr is not None:
         raise PlanError("--paddr and --vaddr exclude each other", hint="leave one of the two out")
-    asked = vaddr if paddr is None else paddr
+    asked, flag = (vaddr, "--vaddr") if paddr is None else (paddr, "--paddr")
     if [asked is not None, notes, vmcoreinfo].count(True) > 1:
         raise PlanError("--paddr or --vaddr, --notes and --vmcoreinfo exclude each other", hint="use one of them")
     as_json = as_json or session.json
@@ -70,7 +70,7 @@ def info(
     def one(file: str) -> tuple[dict[str, Any], int]:
         with pydump.open(file, arch=session.arch if arch is None else arch, options=given(context)) as opened:
             if asked is not None:
-                found = opened.look_up(parse_number(asked), virtual=paddr is None)
+                found = opened.look_up(parse_number(asked, flag), virtual=paddr is None)
                 if not as_json:
                     facts.address(found)
                 return asdict(found), 0
@@ -135,8 +135,8 @@ def read(
     if vmlinux is not None and not symbol:
         raise PlanError("--vmlinux has no effect without --symbol", hint="pydump read FILE NAME SIZE --symbol")
     session.stdout_is_data = True
-    length = parse_number(size)
-    start = 0 if symbol else parse_number(address)
+    length = parse_number(size, "SIZE")
+    start = 0 if symbol else parse_number(address, "ADDR")
     with pydump.open(file, arch=session.arch if arch is None else arch, options=given(context)) as opened:
         warn(opened.image.warnings())
         if symbol:
