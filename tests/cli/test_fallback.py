@@ -20,7 +20,7 @@ from pydump.cli.fallback import simpler
             "--format elf --paging --timeout 9 --pause copy",
             [
                 ("--format elf --timeout 9 --pause copy", "--paging"),
-                ("--timeout 9 --pause copy", "--format elf --paging"),
+                ("--timeout 9 --pause copy", "--format elf"),
             ],
         ),
         ("--compression zlib --zlib-level 3 --max-rate 1M", [("--max-rate 1M", "--compression zlib --zlib-level 3")]),
@@ -31,4 +31,15 @@ from pydump.cli.fallback import simpler
     ],
 )
 def test_what_the_dump_holds_is_left_out_first_and_then_its_format(words: str, steps: list[tuple[str, str]]) -> None:
-    assert [tuple(map(" ".join, step)) for step in simpler(words.split())] == steps
+    kept = tuple(words.split())
+    for step in [*steps, (" ".join(kept), "") if not steps else (steps[-1][0], "")]:
+        kept, left_out = simpler(kept, 2)
+        assert (" ".join(kept), " ".join(left_out)) == step
+
+
+def test_a_dump_that_fails_does_without_the_way_to_memory_that_was_named() -> None:
+    words = ("-d", "31", "--qemu-access=shared", "--pause", "none")
+    assert simpler(words, 1) == (("-d", "31", "--pause", "none"), ("--qemu-access=shared",))
+    assert simpler(("-d", "31", "--scratch", "/tmp"), 1) == (("-d", "31", "--scratch", "/tmp"), ())
+    for code in (0, 3, 130):
+        assert simpler(words, code) == (words, ())

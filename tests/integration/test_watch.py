@@ -119,17 +119,19 @@ def test_a_guest_that_has_panicked_is_captured_at_once_and_then_it_ends(tmp_path
         assert wait_for(lambda: not live.leftovers())
 
 
-def test_a_dump_that_is_refused_after_the_panic_is_written_without_what_stands_in_the_way(
+def test_a_dump_that_cannot_be_had_after_the_panic_is_written_without_what_stands_in_the_way(
     tmp_path: Path, pydump: Callable[..., Any]
 ) -> None:
-    """The guest has no kernel, so no VMCOREINFO that says which of its pages are free."""
+    """The guest has no kernel, so no VMCOREINFO that says which of its pages are free, and no shared memory."""
     common = ("--no-sync", "--workers", "1", "--compression", "none")
     with panicking(tmp_path) as live:
         panic(live)
-        for i, words in enumerate((("-d", "31"), ("--vmcoreinfo", "memory"))):
+        for i, words in enumerate(
+            (("-d", "31"), ("--vmcoreinfo", "memory"), ("--qemu-access", "shared", "--ram-only"))
+        ):
             directory = tmp_path / f"dumps{i}"
             done = pydump("watch", live.source, directory, "--json", "--", *common, *words, expect=3)
-            warning = f"the dump as asked is refused: it is written without {' '.join(words)}"
+            warning = f"the dump as asked cannot be had: it is written without {' '.join(words)}"
             assert f"pydump: warning: {warning}" in done.stderr.splitlines()
             (vmcore,) = directory.iterdir()
             report = json.loads(done.stdout)  # a single object: neither the dry run nor the refused dump

@@ -1,4 +1,4 @@
-"""Leaves options of ``dump`` out where the dump that was asked for is refused, and any dump is better than none."""
+"""Leaves options of ``dump`` out where the dump that was asked for cannot be had, and any dump is better than none."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from typing import Any, Final
 import typer
 
 from pydump.cli.program import command_named
+from pydump.errors import PlanError, PydumpError
 
-#: Panels of options to leave out, one step after the other: first what the dump holds, then how it is written.
-STEPS: Final = (
-    ("Filter", "What to write", "Input"),
-    ("Filter", "What to write", "Input", "Format and compression"),
-)
+#: By the exit code of a dump: what to leave out, one step after the other, by the panels of options and by flags. A
+#: dump that is refused does without what it should hold, then also without how it is written. One that fails does
+#: without the way to memory; whether the guest is paused stays as the user wants it.
+STEPS: Final[dict[int, tuple[tuple[str, ...], ...]]] = {
+    PlanError.exit_code: (("Filter", "What to write", "Input"), ("Format and compression",)),
+    PydumpError.exit_code: (("--qemu-access",),),
+}
 #: An option of those panels that is kept: without it the guest may not be known at all.
 KEPT: Final = "arch"
 
 
-def simpler(words: Sequence[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The options of a dump that asks for less and less.
+def simpler(words: Sequence[str], code: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The options of a dump that asks for less.
 
     Args:
         words: Options of ``dump`` as on its command line, which it has accepted.
+        code: The exit code of the dump with all of them.
 
-    Yields:
-        The words that are kept, and those that are left out: at least one, and more each time.
+    Returns:
+        The words that are kept, and those that are left out: none where that would not help.
     """
     command: Any = command_named("dump")
     params = {flag: param for param in command.get_params(typer.Context(command)) for flag in param.opts}
-    before: tuple[str, ...] = ()
-    for panels in STEPS:
+    for step in STEPS.get(code, ()):
         kept: list[str] = []
         left_out: list[str] = []
         for param, its in _options(words, params):
-            dropped = command.panel_of(param) in panels and param.name != KEPT
+            dropped = not {command.panel_of(param), *param.opts}.isdisjoint(step) and param.name != KEPT
             (left_out if dropped else kept).extend(its)
-        if len(left_out) > len(before):
-            before = tuple(left_out)
-            yield tuple(kept), before
+        if left_out:
+            return tuple(kept), tuple(left_out)
+    return tuple(words), ()
 
 
 def _options(words: Sequence[str], params: dict[str, Any]) -> Iterator[tuple[Any, tuple[str, ...]]]:

@@ -125,20 +125,20 @@ class Watched:
     def dump(self) -> int:
         """Capture the guest; returns the exit code of ``dump``. Older dumps go once there is a new one.
 
-        Where the dump as asked is refused, it is written without the options that may stand in the way: the guest
+        Where the dump as asked cannot be had, it is written without the options that may stand in the way: the guest
         will not panic again for it. It is incomplete then.
         """
-        code, said = self._dump(self.options)
-        warnings: tuple[str, ...] = ()
-        for options, left_out in simpler(self.options) if code == PlanError.exit_code else ():
-            warnings = (f"the dump as asked is refused: it is written without {shlex.join(left_out)}",)
-            tell(f"pydump: warning: {warnings[0]}")  # even with --quiet: it says why the dump is not complete
+        options, warning = self.options, ""
+        missing: tuple[str, ...] = ()
+        code, said = self._dump(options)
+        while (simplified := simpler(options, code))[1]:
+            options, missing = simplified[0], (*missing, *simplified[1])
+            warning = f"the dump as asked cannot be had: it is written without {shlex.join(missing)}"
+            tell(f"pydump: warning: {warning}")  # even with --quiet: it says why the dump is not complete
             code, said = self._dump(options)
-            if code != PlanError.exit_code:
-                break
         written = code in WRITTEN
-        if written and warnings:
-            code, said = EXIT_INCOMPLETE, _with_warnings(said, warnings)
+        if written and warning:
+            code, said = EXIT_INCOMPLETE, _with_warning(said, warning)
         _print(said)
         if written and self.keep is not None:
             dumps = sorted(self.directory.glob(f"{self.event}-*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
@@ -220,12 +220,12 @@ def _run(*words: str) -> tuple[int, str]:
         return code, out.read().decode()
 
 
-def _with_warnings(said: str, warnings: Sequence[str]) -> str:
-    """A report as JSON with more warnings in it; nothing where there is none."""
+def _with_warning(said: str, warning: str) -> str:
+    """A report as JSON with one more warning in it; nothing where there is none."""
     if not said:
         return said
     report = json.loads(said)
-    return json.dumps(report | {"warnings": [*report["warnings"], *warnings]}, indent=2) + "\n"
+    return json.dumps(report | {"warnings": [*report["warnings"], warning]}, indent=2) + "\n"
 
 
 def _print(said: str) -> None:
