@@ -87,6 +87,23 @@ def test_elf_leaves_zero_pages_out(guest: str, tmp_path: Path) -> None:
             assert whole.read(start, end - start) == bytes(end - start)
 
 
+@pytest.mark.parametrize(
+    ("format_", "wanted", "told"),
+    [
+        ("kdump", {"dump_level": 1}, True),
+        ("kdump", {"exclude": ["zero"]}, True),
+        ("kdump", {"dump_level": 17}, False),
+        ("elf", {"dump_level": 1}, False),
+    ],
+)
+def test_zero_pages_alone_change_nothing_in_a_kdump_and_it_says_so(
+    format_: str, wanted: dict[str, Any], told: bool, guest: str, tmp_path: Path
+) -> None:
+    report = pydump.dump(guest, tmp_path / "out", format=format_, **wanted)
+    line = "kdump stores all zero pages as one: to leave them out changes nothing"
+    assert (line in report.warnings) == told
+
+
 def test_ram_only_leaves_the_firmware_out(guest: str, tmp_path: Path) -> None:
     report = pydump.dump(guest, tmp_path / "out", ram_only=True)
     assert report.ram_size == 96 << 20

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pydump
-from pydump.errors import FormatError, PydumpError
+from pydump.errors import FormatError, PlanError, PydumpError
 from pydump.model.memory import Ranges
 from windows_guest import BLOCKS, BUILD, PAGE, WindowsGuest
 
@@ -234,3 +236,29 @@ def test_page_tables_and_pointers_that_lead_nowhere_cost_the_registers_only(tmp_
         with pydump.open(str(tmp_path / "in")) as dump:
             assert dump.cpus == ()
             assert dump.read(0, PAGE) == bytes(ram[:PAGE])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda dump: list(dump.log()),
+        lambda dump: dump.symbols(),
+        lambda dump: dump.drgn(),
+        lambda dump: dump.classes(),
+        lambda dump: pydump.dump(dump.image, "out", dump_level=31, dry_run=True),
+        lambda dump: pydump.dump(dump.image, "out", ram_only=True, dry_run=True),
+    ],
+    ids=["log", "symbols", "drgn", "classes", "dump level 31", "RAM only"],
+)
+def test_what_linux_alone_has_is_refused_by_the_name_of_windows(ask: Callable[[Any], Any], tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(made(64, False).full())
+    with pydump.open(str(tmp_path / "in")) as dump, pytest.raises(PlanError, match="the guest runs Windows") as error:
+        ask(dump)
+    assert "VMCOREINFO" not in str(error.value)
+
+
+def test_sizes_of_a_windows_guest_name_windows(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(made(64, False).full())
+    (warning,) = (line for line in pydump.sizes(str(tmp_path / "in")).warnings if line.startswith("levels 0 and 1"))
+    assert "the guest runs Windows" in warning
+    assert "VMCOREINFO" not in warning

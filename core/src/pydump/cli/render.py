@@ -135,7 +135,8 @@ def report(r: DumpReport, stream: TextIO) -> None:
     if r.memory_hash:
         rows.append(("memory hash", f"{r.hash} {r.memory_hash}"))
     if r.taken_size:
-        rows.append(("copied", f"{size(r.taken_size)} as compressed in the source, unchecked: pydump verify checks it"))
+        rows.append(("copied", f"{size(r.taken_size)} as compressed in the source, unchecked"))
+        rows.append(("", "a damaged page among them is still damaged and not counted; pydump verify finds it"))
     rows += [("fixed" if i == 0 else "", defect) for i, defect in enumerate(r.fixed)]
     rows += _excluded(r)
     if r.paused_seconds is not None:

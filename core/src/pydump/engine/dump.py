@@ -8,7 +8,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pydump.builtin.local import LocalExecutor
-from pydump.engine.facts import Facts, complete, is_unknown, with_registers, with_utsname, with_vmcoreinfo
+from pydump.engine.facts import (
+    Facts,
+    complete,
+    is_unknown,
+    require_linux,
+    with_registers,
+    with_utsname,
+    with_vmcoreinfo,
+)
 from pydump.engine.generic import GenericArch
 from pydump.engine.live import Input, is_live, view_of
 from pydump.errors import PydumpError
@@ -179,6 +187,7 @@ class Dump:
         """
         from pydump.engine.symbols import Symbols
 
+        require_linux(self.known, "symbols are those of Linux")
         info = self.stated.vmcoreinfo
         if info is None and not self._live and not self._unknown():
             info = self._with_vmcoreinfo().vmcoreinfo
@@ -244,6 +253,7 @@ class Dump:
         """
         from pydump.kernel.log import read_log
 
+        require_linux(self.known, "dmesg reads the log of Linux")
         return read_log(self._kernel_memory())
 
     def drgn(self, vmlinux: str | os.PathLike[str] | None = None) -> Program:
@@ -260,6 +270,7 @@ class Dump:
         """
         from pydump.engine.program import drgn_program
 
+        require_linux(self.known, "drgn reads Linux")
         kernel = self._kernel_memory()
         program = drgn_program(kernel, self._physical_memory(), self._searched().guest, changes=self._live)
         if vmlinux is not None:

@@ -255,6 +255,8 @@ def _why_not(guest: Guest, registry: Registry, classes: frozenset[str]) -> str:
     """Why no filter can sort a guest's pages, and what to do."""
     if guest.arch is None:
         return "this needs the architecture's plugin"
+    if guest.windows is not None:
+        return "the guest runs Windows, whose pages no installed filter knows"
     if guest.vmcoreinfo is None:
         return "it has no VMCOREINFO; if it runs Linux, pydump dump --vmcoreinfo FILE takes that of its kernel"
     asked = [cls.name for cls in registry.filters() if classes & set(cls.classes)]
@@ -295,9 +297,11 @@ def kernel_ram(source: MemoryImage, guest: Guest, arch: type[Arch]) -> MemoryMap
     Raises:
         PlanError: The guest does not say where its struct pages are.
     """
+    from pydump.engine.facts import require_linux
     from pydump.kernel.memory import KernelMemory
     from pydump.kernel.vmemmap import struct_pages
 
+    require_linux(guest, "--ram-only reads the struct pages of Linux")
     kernel = KernelMemory.of(source, guest, arch)
     page = kernel.page_size
     known = Ranges.of((run.pfn * page, (run.pfn + run.count) * page) for run in struct_pages(kernel, arch))

@@ -34,6 +34,20 @@ class Facts(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+def require_linux(guest: Guest, what: str) -> None:
+    """Refuse a guest that runs Windows.
+
+    Args:
+        guest: Its completed facts.
+        what: What there is of Linux only, as in "dmesg reads the log of Linux".
+
+    Raises:
+        PlanError: It runs Windows.
+    """
+    if guest.windows is not None:
+        raise PlanError(f"the guest runs Windows, and {what}")
+
+
 def find_arch(guest: Guest, registry: Registry) -> type[Arch]:
     """The architecture of a guest: by name, by e_machine, by uname, by its notes; the generic one if none is found."""
     arches = registry.arches()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from pydump.builtin.local import LocalExecutor
-from pydump.engine.facts import complete
+from pydump.engine.facts import complete, require_linux
 from pydump.engine.live import Input, is_live
 from pydump.engine.open import open_source
 from pydump.engine.salvage import filled
@@ -127,6 +127,7 @@ def _kernels(image: MemoryImage, arch: str | None, registry: Registry, last: Rec
         guests = [stated]
     else:
         facts = complete(stated, arch, registry)
+        require_linux(facts.guest, "dmesg reads the log of Linux")
         readable = filled(image, facts.guest.page_size or SMALLEST_PAGE)
         found = find_vmcoreinfo(readable, stated.memory, facts.guest.byte_order or "little", executor=LocalExecutor(1))
         guests = [replace(stated, vmcoreinfo=info) for info in found]

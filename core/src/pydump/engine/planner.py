@@ -164,6 +164,8 @@ def make_plan(
         level = level if exclusion.trusted and level is not None else exclusion.level
         guest = replace(guest, dump_level=guest.dump_level | level)
         warnings += exclusion.warnings
+        if chosen.classes == {ZERO} and chosen.format.shares_zero_pages:
+            warnings += (f"{chosen.format.name} stores all zero pages as one: to leave them out changes nothing",)
     if request.ram_only:
         with _asked_by("--ram-only"):
             guest = replace(guest, memory=kernel_ram(image, guest, arch))

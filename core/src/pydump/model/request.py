@@ -95,7 +95,10 @@ class Request:
     dry_run: bool = option(False, panel="Running", help="Show what would be done; write nothing.")
     force: bool = option(False, panel="Output", help="Replace an existing output.")
     resume: bool = option(
-        False, panel="Output", help="Continue what an interrupted run of the same dump left in an object store."
+        False,
+        panel="Output",
+        help="Continue what an interrupted run of the same dump left in an object store. Ctrl-C on a run begun without "
+        "this option removes what it has stored.",
     )
     sync: bool = option(True, panel="Output", help="Wait until the data is on the disk.")
     #: Options of plugins by their names, then by field: ``{"zlib": {"level": 6}}``.

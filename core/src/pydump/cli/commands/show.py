@@ -77,7 +77,8 @@ def info(
             if vmcoreinfo:
                 text = opened.find_vmcoreinfo()
                 if text is None:
-                    raise PydumpError(f"{file} has no VMCOREINFO")
+                    windows = "the guest runs Windows" if opened.known.windows else None
+                    raise PydumpError(f"{file} has no VMCOREINFO", hint=windows)
                 raw = text.text.rstrip(b"\0")
                 if not as_json:
                     _print_text(raw)
