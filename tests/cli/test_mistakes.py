@@ -131,6 +131,8 @@ def test_new_plugin_says_in_json_what_it_made(run: Callable[..., Any]) -> None:
         ("vmcore.elf", (), "elf", "none"),
         ("a.b.raw", (), "raw", "none"),
         ("vmcore.lime", (), "lime", "none"),
+        ("vmcore.ELF", (), "elf", "none"),
+        ("vmcore.Kdump-LZO", (), "kdump", "lzo"),
         ("vmcore.kdump-lzo", (), "kdump", "lzo"),
         ("vmcore.elf", ("--format", "kdump"), "kdump", "zlib"),
         ("vmcore.vmware", (), "kdump", "zlib"),  # it is not written
@@ -143,6 +145,17 @@ def test_an_output_may_end_with_its_format(
 ) -> None:
     report = json.loads(run("dump", "in", output, *words, "--json", "--dry-run").out)
     assert (report["format"], report["compression"]) == (form, compression)
+
+
+@pytest.mark.parametrize("ending", ["elf.gz", "xz", "ZST", "dmp", "vmware"])
+def test_a_name_that_ends_as_another_file_says_that_it_is_a_kdump(
+    ending: str, source: bytes, run: Callable[..., Any]
+) -> None:
+    (remark,) = json.loads(run("dump", "in", f"out.{ending}", "--json", "--dry-run").out)["remarks"]
+    last = ending.rpartition(".")[2].lower()
+    assert remark == f"it is a kdump, though its name ends with .{last}; --format chooses another"
+    for words in (("out",), ("out.elf",), ("out.7",), (f"out.{ending}", "--format", "kdump")):
+        assert json.loads(run("dump", "in", *words, "--json", "--dry-run").out)["remarks"] == []
 
 
 def test_the_list_of_commands_is_not_cut(run: Callable[..., Any]) -> None:

@@ -70,6 +70,15 @@ def test_a_kdump_says_which_pages_are_damaged(workers: int, flatten: bool, damag
         assert status & INCOMPLETE
 
 
+def test_damaged_pages_that_are_copied_are_not_counted_and_verify_finds_them(damaged: Path, tmp_path: Path) -> None:
+    with pydump.open(damaged) as dump:
+        compression = "lzo" if "lzo" in dict(dump.image.describe())["compression"] else "zlib"
+    report = pydump.dump(damaged, tmp_path / "out", compression=compression, workers=1, sync=False)
+    assert report.taken_size >= LOST.size
+    assert report.complete
+    assert pydump.verify(tmp_path / "out").n_faults >= len(PADDRS)
+
+
 def test_any_number_of_workers_writes_the_same(damaged: Path, tmp_path: Path) -> None:
     for workers in (1, 3):
         pydump.dump(damaged, tmp_path / str(workers), compression=other(damaged), workers=workers, sync=False)

@@ -262,3 +262,13 @@ def test_sizes_of_a_windows_guest_name_windows(tmp_path: Path) -> None:
     (warning,) = (line for line in pydump.sizes(str(tmp_path / "in")).warnings if line.startswith("levels 0 and 1"))
     assert "the guest runs Windows" in warning
     assert "VMCOREINFO" not in warning
+
+
+@pytest.mark.parametrize(("name", "format_"), [("out.dmp", "windmp"), ("out.DMP", "windmp"), ("out", "kdump")])
+def test_output_that_ends_as_a_windows_dump_is_one_of_a_windows_guest(name: str, format_: str, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(made(64, False).full())
+    report = pydump.dump(str(tmp_path / "in"), str(tmp_path / name), dry_run=True)
+    assert (report.format, report.remarks) == (format_, ())
+    elf = tmp_path / "in.elf"  # its note says that it runs Windows
+    pydump.dump(str(tmp_path / "in"), str(elf), sync=False, workers=1)
+    assert pydump.dump(str(elf), str(tmp_path / name), dry_run=True).format == format_

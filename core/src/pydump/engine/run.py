@@ -26,15 +26,21 @@ from pydump.errors import UnsupportedError
 from pydump.interfaces.executor import Executor, Outcome
 from pydump.interfaces.image import MemoryImage
 from pydump.interfaces.writer import Writer
+from pydump.layout.windows import windows_of
 from pydump.model.memory import MemoryMap
 from pydump.model.progress import Milestone, ProgressCallback
 from pydump.model.report import DumpReport
-from pydump.model.request import Algorithm, Request
+from pydump.model.request import DEFAULT_FORMAT, Algorithm, Request
 from pydump.registry import Registry
 from pydump.signals import put_off
 
 #: What is said of a rate that did not count.
 NOT_SLOWED: Final = "--max-rate had no effect: the guest was paused while its memory was read"
+
+#: What is written of a guest that runs Windows where the output's name ends as that of a Windows dump.
+WINDOWS_DUMP: Final = "win-dmp"
+#: Endings of other files that hold guest memory.
+MISLEADING: Final = frozenset({"dmp", "gz", "xz", "zst"})
 
 
 def run_dump(
@@ -65,7 +71,8 @@ def run_dump(
     Raises:
         PydumpError: It failed; nothing is left at the output.
     """
-    chosen = choose(_with_format(request, target, registry), registry)
+    request, told = _with_format(request, target, opened, registry)
+    chosen = choose(request, registry)
     if request.flatten and not chosen.format.reads():
         raise UnsupportedError(
             f"nothing reads a flattened stream of {chosen.format.name}, which has no header", hint="leave --flatten out"
@@ -73,16 +80,27 @@ def run_dump(
     executor = executor or LocalExecutor()
     refuse_live(opened, executor)
     pace = Pace.of(request.max_rate, executor)
-    run = _Run(label, target, chosen, registry, executor, batch_size, pace)
+    run = _Run(label, target, chosen, registry, executor, batch_size, pace, told)
     return run.plan(opened) if request.dry_run else run.write(opened, progress, reached or (lambda _: None))
 
 
-def _with_format(request: Request, target: str, registry: Registry) -> Request:
-    """``request`` with the format whose name the output's name ends with, unless the user names one."""
-    ending = target.rpartition(".")[2] if "." in target else ""
-    if request.format is not None or ending not in registry.words("format"):
-        return request
-    return replace(request, format=ending) if registry.format(ending).format.writes() else request
+def _with_format(request: Request, target: str, opened: Input, registry: Registry) -> tuple[Request, tuple[str, ...]]:
+    """``request`` with the format that the output's name ends with, unless the user names one; and remarks on it."""
+    if request.format is not None or "." not in target:
+        return request, ()
+    ending = target.rpartition(".")[2].lower()
+    word = WINDOWS_DUMP if ending == "dmp" and _runs_windows(opened) else ending
+    known = registry.words("format")
+    if word in known and registry.format(word).format.writes():
+        return replace(request, format=word), ()
+    if ending not in MISLEADING and ending not in known:
+        return request, ()
+    return request, (f"it is a {DEFAULT_FORMAT}, though its name ends with .{ending}; --format chooses another",)
+
+
+def _runs_windows(opened: Input) -> bool:
+    guest = view_of(opened).guest()
+    return (guest.windows or windows_of(guest.notes)) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +114,7 @@ class _Run:
     executor: Executor
     batch_size: int
     pace: Pace | None
+    told: tuple[str, ...]
     began: float = field(default_factory=time.monotonic)
 
     def plan(self, opened: Input) -> DumpReport:
@@ -183,7 +202,7 @@ class _Run:
         )
         if split or names_descriptor(target) or find_stored(target, self.registry).storage != FileStorage:
             return report
-        return replace(report, remarks=planned.writer.remarks(target))
+        return replace(report, remarks=(*self.told, *planned.writer.remarks(target)))
 
 
 def _memory_hash(
