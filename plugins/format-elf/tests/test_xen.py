@@ -97,6 +97,7 @@ def test_pages_by_their_frame_numbers(magic: int, order: str, tmp_path: Path) ->
         for i, pfn in enumerate(pfns):
             assert dump.read(pfn * PAGE, PAGE) == memory(len(pfns))[i * PAGE : (i + 1) * PAGE]
         assert any("machine addresses" in line for line in dump.image.warnings()) == (magic == PV)
+        assert not dump.image.more_lost()
 
 
 def test_registers_of_an_hvm_guest_become_notes(tmp_path: Path) -> None:
@@ -131,6 +132,7 @@ def test_a_cut_core_reads_what_is_there(cut: int, tmp_path: Path) -> None:
 def test_more_pages_than_have_a_place(tmp_path: Path) -> None:
     with opened(tmp_path / "in", core(PFNS, memory(len(PFNS)), count=1000)) as dump:
         assert any("1000 pages are stated, and the places of 7" in line for line in dump.image.warnings())
+        assert dump.image.more_lost()
 
 
 @pytest.mark.parametrize(

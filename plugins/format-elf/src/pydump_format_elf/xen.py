@@ -119,6 +119,7 @@ class XenImage(PiecesImage):
         self._page_size = header.xch_page_size
         self._is_pv = header.xch_magic == MAGIC_PV
         runs = _read_runs(backing, places, header, byte_order, warnings)
+        self._more_lost = bool(warnings)  # pages are stated whose places are not there
         pieces, self._lost = held_pieces(backing, runs)
         ram = Ranges.of((paddr, paddr + size) for paddr, _, size in runs)
         super().__init__(backing, pieces, MemoryMap.of((start, end - start) for start, end in ram))
@@ -144,6 +145,9 @@ class XenImage(PiecesImage):
 
     def unreadable(self) -> Ranges:
         return self._lost
+
+    def more_lost(self) -> bool:
+        return self._more_lost
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         kind = "paravirtualized" if self._is_pv else "HVM or PVH"
