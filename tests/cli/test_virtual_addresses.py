@@ -86,7 +86,7 @@ def test_a_root_outside_ram_is_no_root(qemu: Callable[..., Path], run: Run, refu
     command = ("dump", "raw:ram@0", "out", "--arch", "x86_64", "--cpus", "cpus", "--format", "elf", "--paging")
     assert "too little is known" in refuse(2, *command)
     (tmp_path / "cpus").write_text(x86_64_cpus(run, qemu("mini-x86_64-smp2", "elf"), **{**PAGING_ON, "cr3": 0x50000}))
-    assert refuse(2, *command).startswith("the guest's page tables map nothing")
+    assert refuse(2, *command).startswith("--paging: the guest's page tables map nothing")
 
 
 def test_page_tables_that_were_left_out_are_told(

@@ -354,7 +354,7 @@ def test_a_guest_that_qemu_dumps(guest: Live, tmp_path: Path, pydump: Pydump) ->
     reader.join(10)
     try:
         said = pydump("dump", guest.source, tmp_path / "no", expect=1).stderr
-        assert "dumps this guest already" in said
+        assert "QEMU is dumping this guest already" in said
     finally:
         opened[0].close()
     assert wait_for(guest.is_running)

@@ -328,7 +328,7 @@ def test_each_object_of_a_bucket_is_a_job(boto: Any, bucket: str, keys: None, tm
         assert dump.read(4096, 4096) == guests.text_page(1)
 
     good, bad = batch.each(batch.matching(pattern), to, "dump", options)
-    journal = batch.Journal(tmp_path / "pydump-batch.done", resume=True)
+    journal = batch.Journal(tmp_path / "pydump-batch.done", [good, bad], resume=True)
     assert (journal.complete(good), journal.complete(bad)) == (True, False)
     boto.put_object(Bucket=bucket, Key="out/a.kdump", Body=b"changed")
     assert not journal.complete(good)

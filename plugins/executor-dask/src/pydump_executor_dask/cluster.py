@@ -21,6 +21,7 @@ from tornado.ioloop import IOLoop
 
 from pydump.errors import PlanError, PydumpError
 from pydump.interfaces.executor import Spec, Task, pickled
+from pydump.signals import put_off
 from pydump_executor_dask.worker import installed, keep, work
 
 _R = TypeVar("_R")
@@ -30,18 +31,6 @@ RUN_SIZE: Final = 16 << 20
 RUN_LENGTH: Final = 64
 #: Dask tasks of each thread that are under way: while one is done the next is ready.
 AHEAD: Final = 2
-
-
-class _OwnCluster(LocalCluster):
-    """A cluster on this machine that ends with this process, also where its start is interrupted."""
-
-    def __init__(self, **options: Any) -> None:
-        try:
-            super().__init__(**options)  # type: ignore[no-untyped-call]
-        except BaseException:
-            with contextlib.suppress(Exception):
-                self.close()
-            raise
 
 
 class Cluster:
@@ -76,15 +65,7 @@ class Cluster:
         if not argument or kind == "local":
             if count and not (count.isdecimal() and int(count)):
                 raise PlanError(f"dask:{argument}: {count!r} is not a number of workers", hint="dask:local:2 is two")
-            own = _OwnCluster(
-                loop=_loop(),
-                n_workers=int(count) if count else None,
-                threads_per_worker=1,
-                # Without the dashboard dask has an HTTP server all the same, on a port that is often taken.
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                silence_logs=logging.CRITICAL,
-            )
-            cluster = cls(Client(own), own.scheduler_address, patience, own)
+            cluster = cls._started(int(count) if count else None, patience)
         elif "://" in argument:
             try:
                 client = Client(argument, timeout=patience)
@@ -98,6 +79,31 @@ class Cluster:
             cluster._check()
         except BaseException:
             cluster.close()
+            raise
+        return cluster
+
+    @classmethod
+    def _started(cls, n_workers: int | None, patience: int) -> Self:
+        """A cluster of our own.
+
+        Ctrl-C is put off until it is there: a worker that loses this process before it knows what to do prints a
+        traceback.
+        """
+        cluster = None
+        try:
+            with put_off():
+                own = LocalCluster(
+                    loop=_loop(),
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    # Without the dashboard dask has an HTTP server all the same, on a port that is often taken.
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                    silence_logs=logging.CRITICAL,
+                )
+                cluster = cls(Client(own), own.scheduler_address, patience, own)
+        except BaseException:
+            if cluster is not None:
+                cluster.close()
             raise
         return cluster
 
