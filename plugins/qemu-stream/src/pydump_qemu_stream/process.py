@@ -119,12 +119,7 @@ class Process:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._directory)
         except OSError as error:
             raise self._denied(name, error) from error
-        try:
-            self.check()
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+        return self._checked(fd)
 
     def names(self, name: str) -> list[str]:
         """What a directory of ``/proc/PID`` holds.
@@ -164,17 +159,21 @@ class Process:
                 failure = failure or (None if isinstance(error, FileNotFoundError) else error)
                 continue
             if fd >= 0:
-                try:
-                    self.check()
-                except BaseException:
-                    os.close(fd)
-                    raise
-                return fd
+                return self._checked(fd)
         why = f": {failure.strerror}" if failure else ""
         raise ImpossibleError(
             f"the file with the guest's memory, {mapping.path}, cannot be opened{why}",
             hint="run pydump as root, or as the user that QEMU runs as",
         )
+
+    def _checked(self, fd: int) -> int:
+        """A file that was opened just now, if :meth:`check` passes after it; else it is closed."""
+        try:
+            self.check()
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def check(self) -> None:
         """Check that the process runs, holds the other end of the socket, and has no other rights than its maker had.
