@@ -198,9 +198,9 @@ def _settled(
     shows where the file holds as many pages as its header says, and the bitmap another number.
     """
     stated = SummaryDump.unpack(backing.read(at, SummaryDump.nbytes()), "little").total_present_pages
-    by_bits, by_runs = (Ranges.of((start, end) for start, end in rows.tolist()) for rows in (pages, ram))
-    if by_bits.size == stated or backing.size != first_page + stated * PAGE_SIZE:
+    if int((pages[:, 1] - pages[:, 0]).sum()) == stated or backing.size != first_page + stated * PAGE_SIZE:
         return pages, Ranges.empty()
+    by_bits, by_runs = (Ranges.of((start, end) for start, end in rows.tolist()) for rows in (pages, ram))
     for found in (by_runs, by_bits.intersect(by_runs)):
         if found.size == stated:
             warnings.append("the bitmap is damaged: the runs of RAM in the header are used")
